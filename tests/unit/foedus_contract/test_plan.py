@@ -1,0 +1,76 @@
+"""The plan's own arithmetic and consistency, with the numbers of the design written out."""
+
+import json
+import math
+
+import pytest
+
+from foedus_contract.errors import InvalidInput
+from foedus_contract.plan import TrainingPlan, threshold_for
+
+DIGEST = "sha256:" + "0" * 64
+
+
+def plan_fields(silos: int = 10, **privacy: object) -> dict:
+    settings = {
+        "epsilon": 1.0,
+        "delta": 1e-5,
+        "clip": 1.0,
+        "noiseMultiplier": 17.0,
+        "gridPerClip": 1 << 20,
+        "threshold": 7,
+        "colluders": 1,
+        "minHonest": 6,
+        "epsilonPld": 0.99,
+        "epsilonRdp": 1.1,
+    }
+    return {
+        "namespace": "default",
+        "job": "bbc-news",
+        "uid": "u-1",
+        "rounds": 20,
+        "spareAttempts": 1,
+        "seed": 1,
+        "microBatch": 32,
+        "model": {"digest": DIGEST, "labels": ["a", "b"], "maxTokens": 64, "lora": None},
+        "optimizer": {"learningRate": 1.0, "headLearningRate": 1.0, "momentum": 0.9},
+        "privacy": settings | privacy,
+        "deadlines": {"joinSeconds": 60, "stageSeconds": 60, "computeSeconds": 60},
+        "silos": [{"name": f"silo-{i:02}", "dataDigest": DIGEST, "records": 170} for i in range(1, silos + 1)],
+    }
+
+
+@pytest.mark.parametrize(("silos", "threshold"), [(4, 3), (5, 4), (6, 5), (9, 7), (10, 7), (12, 9), (50, 34)])
+def test_more_than_two_thirds_must_survive(silos, threshold):
+    assert threshold_for(silos) == threshold
+
+
+def test_numbers_of_the_ten_silo_plan():
+    plan = TrainingPlan.model_validate(plan_fields())
+    assert (plan.attempts, plan.total_records) == (21, 1700)
+    assert plan.sensitivity(2693) == (1 << 20) + 26  # √2693 / 2 = 25.95
+    assert plan.share_scale(2693) == pytest.approx(17.0 * 1_048_602 / math.sqrt(6), rel=1e-12)
+
+
+def test_the_digest_changes_with_any_number_of_the_promise():
+    digests = {
+        TrainingPlan.model_validate(plan_fields(**change)).digest()
+        for change in ({}, {"noiseMultiplier": 17.5}, {"clip": 2.0}, {"gridPerClip": 5})
+    }
+    assert len(digests) == 4
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        (plan_fields(threshold=6, minHonest=5), "threshold"),
+        (plan_fields(threshold=11, minHonest=10), "threshold"),
+        (plan_fields(minHonest=7), "minHonest"),
+        (plan_fields(silos=3), "silos"),
+        (plan_fields() | {"silos": plan_fields()["silos"][::-1]}, "name order"),
+        (plan_fields(noiseMultiplier=math.nan), "noiseMultiplier"),
+    ],
+)
+def test_an_inconsistent_plan_is_refused(fields, says):
+    with pytest.raises(InvalidInput, match=says):
+        TrainingPlan.from_json(json.dumps(fields))

@@ -1,0 +1,42 @@
+"""The one canonical encoding for everything that is signed or hashed, with a domain tag and a version.
+
+Canonical JSON: UTF-8, keys sorted, no insignificant space, no NaN or infinity, bytes as lower-case hex. A digest
+or a signature covers `len(tag) || tag || canonical JSON`, so words said in one domain never stand in another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+ENCODING_VERSION = "v1"
+
+Canonical = None | bool | int | float | str | bytes | Sequence["Canonical"] | Mapping[str, "Canonical"]
+
+
+def canonical_json(value: Canonical) -> bytes:
+    """Return the one byte string that stands for `value`. Raises ValueError on NaN or infinity."""
+    text = json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8")
+
+
+def domain_bytes(domain: str, value: Canonical) -> bytes:
+    """Return what is hashed or signed for `value` in `domain`, e.g. `foedus/secagg/keys`."""
+    tag = f"{domain}/{ENCODING_VERSION}".encode()
+    return len(tag).to_bytes(2, "big") + tag + canonical_json(value)
+
+
+def digest(domain: str, value: Canonical) -> str:
+    """Return `sha256:<hex>` of `value` in `domain`."""
+    return "sha256:" + hashlib.sha256(domain_bytes(domain, value)).hexdigest()
+
+
+def _plain(value: Canonical) -> object:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,16 @@
+"""Bounds on everything that crosses a border; each number has its reason."""
+
+from __future__ import annotations
+
+MAX_SILOS = 50  # the complete secure-aggregation graph costs n² shares; beyond 50 another protocol is needed
+MIN_SILOS = 4  # with fewer, t = ⌊2n/3⌋+1 tolerates no dropout
+MAX_COORDINATES = 1 << 24  # one masked vector is then 64 MiB, what a coordinator can hold for 50 silos
+MAX_ATTEMPTS = 10_000  # rounds plus spare attempts of one job
+MAX_RECORDS = 100_000  # a silo's records: δ = 1e-5 must stay below 1/N
+MAX_HEADER_BYTES = 256 * 1024  # a roster or share delivery of 50 silos is below 100 KiB
+MAX_PAYLOAD_BYTES = 4 * MAX_COORDINATES + 1024 * 1024  # a vector of uint32, or an adapter, and its header
+MAX_RESULT_BYTES = 4096  # the kubelet keeps this much of a termination message
+MAX_MANIFEST_BYTES = 1024 * 1024  # etcd refuses objects above 1.5 MiB
+MAX_DATA_BYTES = 4 * 1024**3  # one silo's data file
+MAX_LINE_BYTES = 1024 * 1024  # one record of a data file
+RING_BITS = 32  # masked vectors live in Z_2^32

@@ -1,0 +1,131 @@
+"""The plan of one training job: public numbers that engine, coordinator and every silo agree on by digest."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from foedus_contract import limits
+from foedus_contract.canonical import digest
+from foedus_contract.models import ContractModel, Digest, SiloName
+
+
+def threshold_for(silos: int) -> int:
+    """Return t = ⌊2n/3⌋ + 1: more than two thirds must survive, so two disjoint survivor views cannot exist."""
+    return 2 * silos // 3 + 1
+
+
+class LoraPlan(ContractModel):
+    """Which factors are trained: rank, scaling numerator, module names, how many of the last layers."""
+
+    rank: Annotated[int, Field(ge=1, le=256)]
+    alpha: Annotated[int, Field(ge=1, le=1024)]
+    target_modules: tuple[str, ...]
+    last_layers: Annotated[int, Field(ge=1, le=128)]
+
+
+class ModelPlan(ContractModel):
+    """Base model by digest, labels in the order of the logits, fixed token length, adapter (None: head alone)."""
+
+    digest: Digest
+    labels: tuple[str, ...]
+    max_tokens: Annotated[int, Field(ge=8, le=512)]
+    lora: LoraPlan | None
+
+
+class OptimizerPlan(ContractModel):
+    """Server-side momentum on the noisy mean: post-processing, so its settings cost no privacy."""
+
+    learning_rate: Annotated[float, Field(gt=0, le=1000)]
+    head_learning_rate: Annotated[float, Field(gt=0, le=1000)]
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+
+
+class PrivacyPlan(ContractModel):
+    """What is promised and how: (ε, δ), clip C, noise multiplier σ, the ring's grid, t, c and n_min.
+
+    `noise_multiplier` is the standard deviation of the noise that n_min shares add up to, in units of the sum's
+    sensitivity Δ. `grid_per_clip` is the number of grid units in one clip norm. `epsilon_pld` and `epsilon_rdp`
+    are the whole plan's ε (all attempts, the discretisation gap included).
+    """
+
+    epsilon: Annotated[float, Field(gt=0)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    clip: Annotated[float, Field(gt=0)]
+    noise_multiplier: Annotated[float, Field(gt=0)]
+    grid_per_clip: Annotated[int, Field(ge=1, lt=2**31)]
+    threshold: Annotated[int, Field(ge=1)]
+    colluders: Annotated[int, Field(ge=0)]
+    min_honest: Annotated[int, Field(ge=1)]
+    epsilon_pld: Annotated[float, Field(gt=0)]
+    epsilon_rdp: Annotated[float, Field(gt=0)]
+
+
+class Deadlines(ContractModel):
+    """Seconds each side waits: for silos to join, for one protocol stage, for the silos' gradients."""
+
+    join_seconds: Annotated[int, Field(ge=1, le=86_400)]
+    stage_seconds: Annotated[int, Field(ge=1, le=86_400)]
+    compute_seconds: Annotated[int, Field(ge=1, le=86_400)]
+
+
+class SiloPlan(ContractModel):
+    """One silo: its name, the digest of its data, and how many records it holds (sizes are public)."""
+
+    name: SiloName
+    data_digest: Digest
+    records: Annotated[int, Field(ge=1, le=limits.MAX_RECORDS)]
+
+
+class TrainingPlan(ContractModel):
+    """Everything public about a job; its digest is bound into every signature of the protocol."""
+
+    version: Literal["v1"] = "v1"
+    namespace: SiloName
+    job: SiloName
+    uid: str
+    rounds: Annotated[int, Field(ge=1, le=limits.MAX_ATTEMPTS)]
+    spare_attempts: Annotated[int, Field(ge=0, le=limits.MAX_ATTEMPTS)]
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    micro_batch: Annotated[int, Field(ge=1, le=1024)]
+    model: ModelPlan
+    optimizer: OptimizerPlan
+    privacy: PrivacyPlan
+    deadlines: Deadlines
+    silos: Annotated[tuple[SiloPlan, ...], Field(min_length=limits.MIN_SILOS, max_length=limits.MAX_SILOS)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [silo.name for silo in self.silos]
+        if names != sorted(set(names)):
+            raise ValueError("silos must be in name order and unique")
+        if not threshold_for(len(names)) <= self.privacy.threshold <= len(names):
+            raise ValueError("threshold must be at least ⌊2n/3⌋+1 and at most the number of silos")
+        if self.privacy.min_honest != self.privacy.threshold - self.privacy.colluders:
+            raise ValueError("minHonest must be threshold − colluders")
+        return self
+
+    @property
+    def attempts(self) -> int:
+        """Attempts reserved in every silo's ledger: rounds and spares."""
+        return self.rounds + self.spare_attempts
+
+    @property
+    def total_records(self) -> int:
+        """The public constant that the sum is divided by."""
+        return sum(silo.records for silo in self.silos)
+
+    def digest(self) -> str:
+        """Return the digest that signatures and ledger entries name."""
+        return digest("foedus/plan", self.model_dump(mode="json", by_alias=True))
+
+    def sensitivity(self, coordinates: int) -> int:
+        """Return Δ in grid units: the clip norm plus at most ½ rounding error in each of `coordinates`."""
+        return self.privacy.grid_per_clip + math.ceil(math.sqrt(coordinates) / 2)
+
+    def share_scale(self, coordinates: int) -> float:
+        """Return the discrete Gaussian scale of one silo's noise share: σ·Δ/√n_min, in grid units."""
+        privacy = self.privacy
+        return privacy.noise_multiplier * self.sensitivity(coordinates) / math.sqrt(privacy.min_honest)

@@ -1,0 +1,85 @@
+"""What a running process tells the engine: JSON lines in a progress file, and one result of at most 4 KiB.
+
+Everything here is public: sums under differential privacy, counts, accuracy on public data.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from foedus_contract.models import ContractModel, SiloName
+
+
+class IdentityReady(ContractModel):
+    """A silo has its long-lived key; the public half (Ed25519, 32 bytes) is to be pinned by its peers."""
+
+    event: Literal["IdentityReady"] = "IdentityReady"
+    silo: SiloName
+    public_key: bytes
+
+
+class Preparing(ContractModel):
+    """A stage before the first round: loading the model, caching activations, waiting for silos."""
+
+    event: Literal["Preparing"] = "Preparing"
+    what: str
+    done: int = 0
+    total: int = 0
+
+
+class TrainingStarted(ContractModel):
+    """The silos have joined; what is trained and how much noise it bears."""
+
+    event: Literal["TrainingStarted"] = "TrainingStarted"
+    at: float
+    joined: tuple[SiloName, ...]
+    trainable_parameters: int
+    kappa: float
+
+
+class RoundFinished(ContractModel):
+    """One attempt of a round ended; `applied` says whether its sum was released and used."""
+
+    event: Literal["RoundFinished"] = "RoundFinished"
+    at: float
+    round: int
+    attempt: int
+    applied: bool
+    survivors: tuple[SiloName, ...]
+    dropped: tuple[SiloName, ...]
+    epsilon_spent: float
+    accuracy: float | None
+    seconds: float
+    reason: str = ""
+
+
+class ProcessFailed(ContractModel):
+    """Why a process ended early, as the one line a user sees."""
+
+    event: Literal["ProcessFailed"] = "ProcessFailed"
+    code: int
+    message: Annotated[str, Field(max_length=1024)]
+
+
+ProgressEvent = Annotated[
+    IdentityReady | Preparing | TrainingStarted | RoundFinished | ProcessFailed, Field(discriminator="event")
+]
+PROGRESS: TypeAdapter[IdentityReady | Preparing | TrainingStarted | RoundFinished | ProcessFailed] = TypeAdapter(
+    ProgressEvent
+)
+
+
+class TrainingResult(ContractModel):
+    """How a coordinator's job ended; goes to the termination log."""
+
+    outcome: Literal["Complete", "EndedEarly", "Failed"]
+    reason: str = ""
+    message: Annotated[str, Field(max_length=1024)] = ""
+    rounds: int = 0
+    attempts: int = 0
+    epsilon_spent: float = 0.0
+    accuracy: float | None = None
+    adapter_digest: str = ""
+    code: int = 0

@@ -1,0 +1,82 @@
+"""Run specs: what a pod is told. One JSON file, read once by `foedus_workloads.entry`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from foedus_contract.errors import InvalidInput
+from foedus_contract.models import ContractModel, SiloName, first_problem
+from foedus_contract.plan import TrainingPlan
+
+
+class ModelSource(ContractModel):
+    """Where the base model lies: a folder, or an installed package and the folder inside it."""
+
+    path: str | None = None
+    package: str | None = None
+    package_path: str = ""
+
+
+class TlsFiles(ContractModel):
+    """The role's certificate chain, private key, and the job's CA certificate, as files."""
+
+    certificate: str
+    key: str
+    ca: str
+
+
+class CoordinatorRunSpec(ContractModel):
+    """What a coordinator is told."""
+
+    role: Literal["Coordinator"] = "Coordinator"
+    plan: TrainingPlan
+    incarnation: Annotated[int, Field(ge=0)] = 0
+    listen_service: str  # the Service whose address in the endpoints file (or 0.0.0.0:port) is bound
+    listen_port: Annotated[int, Field(ge=1, le=65535)]
+    tls: TlsFiles
+    model: ModelSource
+    evaluation_data: str | None  # public held-out records
+    output: str  # folder for adapter, model card and metrics
+    progress: str  # JSON-lines file
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+
+
+class ClientRunSpec(ContractModel):
+    """What one silo's client is told."""
+
+    role: Literal["Client"] = "Client"
+    plan: TrainingPlan
+    silo: SiloName
+    incarnation: Annotated[int, Field(ge=0)] = 0
+    coordinator_service: str
+    coordinator_port: Annotated[int, Field(ge=1, le=65535)]
+    tls: TlsFiles
+    model: ModelSource
+    data: str  # JSON-lines file of records
+    state: str  # folder that outlives the process: identity key, journal
+    ledger: str  # this silo's ledger file
+    budget: str  # namespace/name of its PrivacyBudget
+    policy: str  # file with the pinned identity keys; appears once all silos have made theirs
+    progress: str
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+
+
+RunSpec = Annotated[CoordinatorRunSpec | ClientRunSpec, Field(discriminator="role")]
+
+_ADAPTER: TypeAdapter[CoordinatorRunSpec | ClientRunSpec] = TypeAdapter(RunSpec)
+
+
+def parse_run_spec(text: bytes) -> CoordinatorRunSpec | ClientRunSpec:
+    """Parse a run spec file; raises InvalidInput naming the first wrong field."""
+    try:
+        return _ADAPTER.validate_json(text)
+    except ValidationError as error:
+        raise InvalidInput(first_problem(error), where="run spec") from None
+
+
+class SiloPolicy(ContractModel):
+    """Whom a silo counts towards the threshold: identity public keys (Ed25519, base64) by silo name."""
+
+    pinned: dict[SiloName, bytes]

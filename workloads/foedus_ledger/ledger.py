@@ -1,0 +1,178 @@
+"""The ledger's transitions, pure: an old record in, a new record out, or a refusal.
+
+A backend (SQLite, a Kubernetes object) reads a record, applies one of these, and writes the result by compare-and-swap
+on `version`; a conflict is decided again from a fresh read. `check_transition` states what every write must satisfy,
+whoever made it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from foedus_contract import limits
+from foedus_contract.errors import InvalidInput, Refused
+from foedus_ledger.accountants import composed_gaussian_epsilon, composed_pld_epsilon
+from foedus_ledger.filters import GdpFilter, committed
+from foedus_ledger.mechanisms import Mechanism, total
+from foedus_ledger.records import Account, BudgetRecord, BudgetSpec
+
+__all__ = [
+    "Account",
+    "BudgetRecord",
+    "BudgetSpec",
+    "Ledger",
+    "charge",
+    "check_transition",
+    "close",
+    "epsilon_reserved",
+    "epsilon_spent",
+    "reserve",
+]
+
+
+class Ledger(Protocol):
+    """One silo dataset's budget in some store. Every method raises Unavailable when the store does not answer."""
+
+    def read(self) -> BudgetRecord:
+        """Return the record as last committed."""
+        ...
+
+    def reserve(self, job_uid: str, mechanism: Mechanism, count: int, claimant: str) -> BudgetRecord:
+        """Set aside `count` releases for a job; raises Refused when they do not fit."""
+        ...
+
+    def charge(self, job_uid: str, attempt: int, *, noise_multiplier: float | None = None) -> BudgetRecord:
+        """Charge one release; returns only once that is durable. After any error the attempt counts as charged."""
+        ...
+
+    def close(self, job_uid: str) -> BudgetRecord:
+        """Give back what a job reserved and did not charge; final."""
+        ...
+
+
+def reserve(record: BudgetRecord, job_uid: str, mechanism: Mechanism, count: int, claimant: str) -> BudgetRecord:
+    """Open an account of `count` releases; the same reservation again changes nothing.
+
+    Raises Refused when it does not fit beside what is committed, or when the job has a different or closed account.
+    """
+    if not 1 <= count <= limits.MAX_ATTEMPTS:
+        raise InvalidInput(f"{count} releases cannot be reserved", cure=f"reserve 1 to {limits.MAX_ATTEMPTS}")
+    account = Account(mechanism=mechanism, reserved=count, claimant=claimant)
+    existing = record.accounts.get(job_uid)
+    if existing is not None:
+        return _again(record, job_uid, existing, account)
+    budget = GdpFilter.of(record.spec.epsilon, record.spec.delta)
+    if not budget.fits(committed((*record.accounts.values(), account))):
+        raise Refused(_does_not_fit(record, budget, account), cure="ask for less, or let open jobs end")
+    return _with_account(record, job_uid, account)
+
+
+def charge(record: BudgetRecord, job_uid: str, attempt: int, *, noise_multiplier: float | None = None) -> BudgetRecord:
+    """Charge one release to the job's account. Every call is one charge; no attempt is charged twice.
+
+    `noise_multiplier` is the one that the caller is about to draw with; an account that counted on more is refused.
+    """
+    account = record.accounts.get(job_uid)
+    if account is None:
+        raise Refused(f"job {job_uid} has reserved nothing in this budget", cure="let the engine reserve first")
+    if account.state == "Closed":
+        raise Refused(f"the account of job {job_uid} is closed", cure="start a new job")
+    if account.charged >= account.reserved:
+        raise Refused(f"all {account.reserved} reserved releases of job {job_uid} are charged", cure="start a new job")
+    if attempt <= account.last_attempt:
+        raise Refused(
+            f"attempt {attempt} of job {job_uid} is not above the last charged one, {account.last_attempt}",
+            cure="start a new attempt",
+        )
+    if noise_multiplier is not None and not noise_multiplier >= account.mechanism.noise_multiplier:  # NaN is refused
+        raise Refused(
+            f"noise multiplier {noise_multiplier:g} is below {account.mechanism.noise_multiplier:g}, which job"
+            f" {job_uid} has reserved for",
+            cure="run the plan that was reserved",
+        )
+    return _with_account(record, job_uid, _changed(account, charged=account.charged + 1, last_attempt=attempt))
+
+
+def close(record: BudgetRecord, job_uid: str) -> BudgetRecord:
+    """Close the job's account, so that only what was charged counts; an absent or closed account is left as it is."""
+    account = record.accounts.get(job_uid)
+    if account is None or account.state == "Closed":
+        return record
+    return _with_account(record, job_uid, _changed(account, state="Closed"))
+
+
+def check_transition(old: BudgetRecord, new: BudgetRecord) -> None:
+    """Raise Refused unless `new` may follow `old`: nothing spent is ever given back, and the limit holds."""
+    if new.spec != old.spec:
+        raise Refused("a budget's spec never changes", cure="make a new budget")
+    if new.version != old.version + 1:
+        raise Refused(f"version {new.version} does not follow {old.version}", cure="read again")
+    for job_uid, before in old.accounts.items():
+        after = new.accounts.get(job_uid)
+        if after is None:
+            raise Refused(f"the account of job {job_uid} is missing", cure="accounts are kept for ever")
+        _check_account(job_uid, before, after)
+    opened = [account for uid, account in new.accounts.items() if uid not in old.accounts]
+    if any(account.charged or account.state == "Closed" for account in opened):
+        raise Refused("a new account starts open and uncharged")
+    if opened and not GdpFilter.of(new.spec.epsilon, new.spec.delta).fits(committed(new.accounts.values())):
+        raise Refused("the accounts exceed the budget", cure="reserve less")
+
+
+def epsilon_spent(record: BudgetRecord) -> float:
+    """Return ε of everything charged so far, at the budget's δ, by privacy loss distribution."""
+    return composed_pld_epsilon(
+        [(account.mechanism, account.charged) for account in record.accounts.values()], record.spec.delta
+    )
+
+
+def epsilon_reserved(record: BudgetRecord) -> float:
+    """Return ε at the budget's δ of all that is charged and all that open jobs may still charge.
+
+    ε does not add up: what is reserved but not charged is no difference of two ε.
+    """
+    return composed_pld_epsilon(
+        [(account.mechanism, account.committed) for account in record.accounts.values()], record.spec.delta
+    )
+
+
+def _check_account(job_uid: str, before: Account, after: Account) -> None:
+    fixed = (before.mechanism, before.reserved, before.claimant) == (after.mechanism, after.reserved, after.claimant)
+    if not fixed:
+        raise Refused(f"mechanism, reservation and claimant of job {job_uid} never change")
+    if before.state == "Closed" and after != before:
+        raise Refused(f"the account of job {job_uid} is closed for good")
+    step = (after.charged - before.charged, after.last_attempt > before.last_attempt)
+    if step not in {(0, False), (1, True)} or after.last_attempt < before.last_attempt:
+        raise Refused(f"charges of job {job_uid} rise one at a time, each with a higher attempt number")
+
+
+def _again(record: BudgetRecord, job_uid: str, existing: Account, wanted: Account) -> BudgetRecord:
+    same = (existing.mechanism, existing.reserved) == (wanted.mechanism, wanted.reserved)
+    if same and existing.claimant == wanted.claimant and existing.state == "Open":
+        return record
+    state = "closed" if existing.state == "Closed" else "different"
+    raise Refused(f"job {job_uid} already has a {state} account", cure="start a new job")
+
+
+def _does_not_fit(record: BudgetRecord, budget: GdpFilter, account: Account) -> str:
+    held = committed(record.accounts.values())
+    left, wanted = budget.remaining(held), total([(account.mechanism, account.reserved)])
+    if wanted.mu_squared <= left.mu_squared:
+        return "the noise is too coarse for this budget: the discretisation gap does not fit"
+    releases = [(each.mechanism, each.committed) for each in record.accounts.values()]
+    before = composed_gaussian_epsilon(releases, record.spec.delta)
+    after = composed_gaussian_epsilon([*releases, (account.mechanism, account.reserved)], record.spec.delta)
+    return (
+        f"{account.reserved} releases at noise multiplier {account.mechanism.noise_multiplier:g} would bring ε from"
+        f" {before:.4f} to {after:.4f}, above the limit {record.spec.epsilon:g} (δ = {record.spec.delta:g})"
+    )
+
+
+def _with_account(record: BudgetRecord, job_uid: str, account: Account) -> BudgetRecord:
+    return BudgetRecord(spec=record.spec, accounts=record.accounts | {job_uid: account}, version=record.version + 1)
+
+
+def _changed(account: Account, **changes: Any) -> Account:
+    # Built anew, so that the model's own checks run again; model_copy would skip them.
+    return Account(**(dict(account) | changes))
