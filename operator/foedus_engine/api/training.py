@@ -1,0 +1,238 @@
+"""FederatedTrainingJob: what a user may write about one training job."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from foedus_contract import limits
+from foedus_contract.plan import threshold_for
+from foedus_engine.api.common import AGE, BY_NAME, READY, Column, Kind
+from foedus_engine.api.meta import (
+    INT32,
+    ApiModel,
+    LocalReference,
+    Name,
+    PersistentVolumeClaimPath,
+    Quantity,
+    Rule,
+    Transition,
+    unique,
+)
+from foedus_engine.api.training_parts import AggregationSpec, LoraSpec, ModelSpec, PrivacySpec, TrainingSpec
+from foedus_engine.api.training_status import FederatedTrainingJobStatus
+
+MIN_HONEST = 2  # with 1, the sum that colluders are left with after subtracting their own is one silo's
+RESERVED_SILO_NAMES = ("ca", "coordinator", "policy")  # the job's own children bear these suffixes
+# The coordinator's Service is `<job>-coordinator`, and a Service's name is a DNS label of at most 63 characters.
+MAX_JOB_NAME = 63 - len("-coordinator")
+
+
+class DataSource(ApiModel):
+    """Records as JSON lines, each with `text` and `label`."""
+
+    persistent_volume_claim: PersistentVolumeClaimPath
+    """A file on a volume."""
+
+
+class ClientSpec(ApiModel):
+    """One silo: its data, its privacy budget, its region."""
+
+    name: Name
+    """Name of the silo, unique in the job."""
+    budget_ref: LocalReference
+    """The silo's PrivacyBudget, made by its holder."""
+    region_ref: LocalReference | None = None
+    """The ComplianceRegion that the silo is in."""
+    data: DataSource
+    """The silo's records; they stay where they are."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            f"!(self.name in {list(RESERVED_SILO_NAMES)})",
+            "a silo cannot be called ca, coordinator or policy",
+            lambda self: self.name not in RESERVED_SILO_NAMES,
+            "name",
+        ),
+    )
+
+
+class EvaluationSpec(ApiModel):
+    """Public held-out records on which accuracy is measured."""
+
+    data: DataSource
+    """The records; they must be public."""
+
+
+def _resource_rule(field: str) -> Rule:
+    return Rule(
+        f"!has(self.{field}) || self.{field}.all(k, k.matches('^[a-z0-9][-a-z0-9./]*$') && size(k) <= 253)",
+        "must map resource names such as cpu and memory to quantities",
+        lambda self: all(_is_resource(name) for name in getattr(self, field)),
+        field,
+    )
+
+
+def _is_resource(name: str) -> bool:
+    allowed = set("abcdefghijklmnopqrstuvwxyz0123456789-./")
+    return 0 < len(name) <= 253 and set(name) <= allowed and name[0].isalnum()
+
+
+class ResourceRequirements(ApiModel):
+    """Resources of one container, as a pod states them."""
+
+    requests: Annotated[dict[str, Quantity], Field(max_length=16)] = Field(default_factory=dict)
+    """What is set aside for the container."""
+    limits: Annotated[dict[str, Quantity], Field(max_length=16)] = Field(default_factory=dict)
+    """What the container may not exceed."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (_resource_rule("requests"), _resource_rule("limits"))
+
+
+class ResourcesSpec(ApiModel):
+    """Resources of the job's containers."""
+
+    coordinator: ResourceRequirements | None = None
+    """The coordinator's container."""
+    client: ResourceRequirements | None = None
+    """Each silo's container."""
+
+
+def _threshold(spec: FederatedTrainingJobSpec) -> int:
+    given = spec.aggregation.threshold
+    return threshold_for(len(spec.clients)) if given is None else given
+
+
+def _unchanged(field: str, attribute: str) -> Transition:
+    return Transition(
+        f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})",
+        "cannot change: the plan is fixed when the job is created; create a new job instead",
+        lambda old, new: _by_name(getattr(old, attribute)) == _by_name(getattr(new, attribute)),
+        field,
+    )
+
+
+def _by_name(value: object) -> object:
+    """Return `clients` by name: their order means nothing, and the API server compares them without it."""
+    if isinstance(value, tuple) and value and isinstance(value[0], ClientSpec):
+        return {item.name: item for item in value}
+    return value
+
+
+_FIXED = ("model", "lora", "training", "privacy", "aggregation", "clients", "evaluation", "resources")
+_T = "(has(self.aggregation.threshold) ? self.aggregation.threshold : size(self.clients) * 2 / 3 + 1)"
+
+
+class FederatedTrainingJobSpec(ApiModel):
+    """What is trained, on whose data, under which promise. Only the last four fields can change later."""
+
+    model: ModelSpec
+    """The base model and its labels."""
+    lora: LoraSpec | None = None
+    """The adapter; without it the classification head alone is trained."""
+    training: TrainingSpec
+    """Rounds and optimiser."""
+    privacy: PrivacySpec = Field(default_factory=PrivacySpec)
+    """What is promised to each record's owner."""
+    aggregation: AggregationSpec = Field(default_factory=AggregationSpec)
+    """Secure aggregation."""
+    clients: Annotated[
+        tuple[ClientSpec, ...],
+        Field(min_length=limits.MIN_SILOS, max_length=limits.MAX_SILOS, json_schema_extra=BY_NAME),
+    ]
+    """The silos."""
+    evaluation: EvaluationSpec | None = None
+    """Public records to measure accuracy on."""
+    resources: ResourcesSpec | None = None
+    """CPU and memory of coordinator and clients."""
+    suspend: bool = False
+    """True stops the job's processes until it is set back to false."""
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=INT32)] | None = None
+    """The job is deleted this long after it finished; never when not given."""
+    active_deadline_seconds: Annotated[int, Field(ge=1, le=INT32)] | None = None
+    """The job fails when it has run for this long."""
+    backoff_limit: Annotated[int, Field(ge=0, le=100)] = 3
+    """How often a failed process is started again."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.clients.all(a, self.clients.exists_one(b, a.name == b.name))",
+            "client names must differ from each other",
+            lambda self: unique(tuple(client.name for client in self.clients)),
+            "clients",
+        ),
+        Rule(
+            "self.clients.all(a, self.clients.exists_one(b, a.budgetRef.name == b.budgetRef.name))",
+            "two clients cannot share a budget: each silo charges its own",
+            lambda self: unique(tuple(client.budget_ref.name for client in self.clients)),
+            "clients",
+        ),
+        Rule(
+            "self.clients.all(a, self.clients.exists_one(b,"
+            " a.data.persistentVolumeClaim.claimName == b.data.persistentVolumeClaim.claimName"
+            " && a.data.persistentVolumeClaim.path == b.data.persistentVolumeClaim.path))",
+            "two clients cannot have the same data: its records would count twice",
+            lambda self: unique(tuple(client.data for client in self.clients)),
+            "clients",
+        ),
+        Rule(
+            "!has(self.aggregation.threshold) || (self.aggregation.threshold >= size(self.clients) * 2 / 3 + 1"
+            " && self.aggregation.threshold <= size(self.clients))",
+            "must be at least ⌊2n/3⌋+1 and at most n for n clients; leave it out for ⌊2n/3⌋+1",
+            lambda self: threshold_for(len(self.clients)) <= _threshold(self) <= len(self.clients),
+            "aggregation.threshold",
+        ),
+        Rule(
+            f"{_T} - self.aggregation.colluders >= {MIN_HONEST}",
+            f"threshold - colluders must be at least {MIN_HONEST}: colluders subtract their own part,"
+            " and what is left must not be one silo's; lower colluders or add clients",
+            lambda self: _threshold(self) - self.aggregation.colluders >= MIN_HONEST,
+            "aggregation.colluders",
+        ),
+    )
+    TRANSITIONS: ClassVar[tuple[Transition, ...]] = tuple(_unchanged(name, name) for name in _FIXED)
+
+
+class FederatedTrainingJob(Kind):
+    """Trains one adapter across silos under differential privacy; no record leaves its silo."""
+
+    PLURAL: ClassVar[str] = "federatedtrainingjobs"
+    SHORT_NAME: ClassVar[str] = "ftj"
+    COLUMNS: ClassVar[tuple[Column, ...]] = (
+        Column("Phase", ".status.phase", "string", "Where the job is"),
+        Column("Round", ".status.round", "integer", "Rounds finished"),
+        Column("Clients", ".status.clients", "string", "Silos in the last round, of all"),
+        Column("ε-Spent", ".status.epsilonSpent", "number", "ε of the attempts so far"),
+        Column("ε-Limit", ".status.epsilonLimit", "number", "ε that the job may spend"),
+        READY,
+        AGE,
+    )
+
+    api_version: Literal["foedus.dev/v1alpha1"] = "foedus.dev/v1alpha1"
+    """Group and version."""
+    kind: Literal["FederatedTrainingJob"] = "FederatedTrainingJob"
+    """The kind."""
+    spec: FederatedTrainingJobSpec
+    """What the user wants."""
+    status: FederatedTrainingJobStatus | None = None
+    """What Foedus has seen."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            f"size(self.metadata.name) <= {MAX_JOB_NAME} && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+            f"must be at most {MAX_JOB_NAME} lower-case letters, digits and `-`, and start with a letter",
+            lambda self: (
+                len(self.metadata.name) <= MAX_JOB_NAME
+                and "." not in self.metadata.name
+                and not self.metadata.name[0].isdigit()
+            ),
+            "metadata.name",
+        ),
+        Rule(
+            "self.spec.clients.all(c, size(self.metadata.name) + size(c.name) <= 62)",
+            "the job's name and a client's name together must be at most 62 characters",
+            lambda self: all(len(self.metadata.name) + len(client.name) <= 62 for client in self.spec.clients),
+            "metadata.name",
+        ),
+    )
