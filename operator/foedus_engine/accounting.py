@@ -1,0 +1,199 @@
+"""The accountants as the engine asks them: off the event loop, once for the same question.
+
+The engine has no training framework, so what it must know of a base model comes from a reader that is injected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from foedus_contract.errors import FoedusError, InvalidInput, Refused
+from foedus_engine.api.training import FederatedTrainingJob
+from foedus_engine.api.training_parts import ModelSource
+from foedus_engine.decide.observed import Calibrated, ModelView, Unplannable
+from foedus_engine.decide.plan import BudgetKey
+from foedus_engine.decide.size import grid_per_clip, training_size
+from foedus_engine.decide.training_plan import attempts, lora_plan, min_honest
+from foedus_ledger.accountants import composed_pld_epsilon, composed_rdp_epsilon
+from foedus_ledger.calibration import calibrate
+from foedus_ledger.filters import GdpFilter, committed
+from foedus_ledger.gap import Gap, discretisation_gap
+from foedus_ledger.mechanisms import Mechanism
+from foedus_ledger.records import Account, BudgetRecord
+
+K = TypeVar("K")
+T = TypeVar("T")
+V = TypeVar("V")
+
+CACHED_ANSWERS = 1024  # a few hundred bytes each
+
+Budgets = Mapping[BudgetKey, BudgetRecord]
+
+
+class ModelReader(Protocol):
+    """Reads a base model; may take seconds and is called in a worker. Raises FoedusError with the cure."""
+
+    def __call__(self, source: ModelSource) -> ModelView:
+        """Return what planning needs to know."""
+        ...
+
+
+@dataclass(frozen=True)
+class Question:
+    """Everything that a calibration depends on. `held` is what the job has reserved already."""
+
+    epsilon: float
+    delta: float
+    attempts: int
+    minimum: float
+    silos: int
+    min_honest: int
+    records: int
+    coordinates: int
+    budgets: tuple[tuple[str, str], ...]  # name and record (as JSON, so that the question can be a key)
+    held: Mechanism | None
+
+
+class Accounting:
+    """Answers what planning asks about models and noise; remembers answers, never failures to read a model."""
+
+    def __init__(self, read_model: ModelReader, executor: Executor | None = None) -> None:
+        self._read_model = read_model
+        self._executor = executor
+        self._models: OrderedDict[str, ModelView] = OrderedDict()
+        self._answers: OrderedDict[Question, Calibrated | Unplannable] = OrderedDict()
+
+    async def model(self, source: ModelSource) -> ModelView:
+        """Return what is known of the base model; one that cannot be read has a problem."""
+        key = source.model_dump_json()
+        if key not in self._models:
+            view = await self._work(_read, self._read_model, source)
+            if view.problem:
+                return view
+            _remember(self._models, key, view)
+        return self._models[key]
+
+    async def calibration(
+        self, job: FederatedTrainingJob, uid: str, budgets: Budgets, model: ModelView
+    ) -> Calibrated | Unplannable:
+        """Return the noise for `job` on what is left of `budgets`; what it has reserved already stays as it is."""
+        question = make_question(job, uid, budgets, model)
+        if question not in self._answers:
+            _remember(self._answers, question, await self._work(answer, question))
+        return self._answers[question]
+
+    async def _work(self, function: Callable[..., T], *args: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
+
+
+def make_question(job: FederatedTrainingJob, uid: str, budgets: Budgets, model: ModelView) -> Question:
+    """Return what to ask. Budgets in which the job holds an account are settled and no part of it."""
+    accounts = [record.accounts[uid] for record in budgets.values() if uid in record.accounts]
+    open_budgets = {str(key): record for key, record in budgets.items() if uid not in record.accounts}
+    return Question(
+        epsilon=job.spec.privacy.epsilon,
+        delta=job.spec.privacy.delta,
+        attempts=attempts(job),
+        minimum=job.spec.privacy.min_noise_multiplier,
+        silos=len(job.spec.clients),
+        min_honest=min_honest(job),
+        records=sum(record.spec.records for record in budgets.values()),
+        coordinates=training_size(lora_plan(job), len(job.spec.model.labels), model).coordinates,
+        budgets=tuple((name, record.model_dump_json()) for name, record in sorted(open_budgets.items())),
+        held=accounts[0].mechanism if accounts else None,
+    )
+
+
+def answer(question: Question) -> Calibrated | Unplannable:
+    """Return the noise multiplier, or why there is none. Pure; takes about a second."""
+    budgets = {name: BudgetRecord.model_validate_json(record) for name, record in question.budgets}
+    try:
+        return _held(question, budgets) if question.held else _calibrated(question, budgets)
+    except Refused as error:
+        return Unplannable("BudgetInsufficient", str(error))
+    except InvalidInput as error:
+        return Unplannable("Unplannable", str(error))
+
+
+def _calibrated(question: Question, budgets: Mapping[str, BudgetRecord]) -> Calibrated:
+    """Calibrate on what is left of every budget."""
+    fresh = max(question.minimum, _alone(question))
+    gap = _gap(question, fresh)
+    found = calibrate(
+        question.epsilon, question.delta, question.attempts, minimum=question.minimum, budgets=budgets, gap=gap
+    )
+    return Calibrated(
+        noise_multiplier=found.noise_multiplier,
+        fresh_noise_multiplier=fresh,
+        epsilon_pld=found.epsilon_pld,
+        epsilon_rdp=found.epsilon_rdp,
+        gap_epsilon=gap.epsilon,
+        gap_delta=gap.delta,
+        tightest=min(budgets, key=lambda name: _left(budgets[name])),
+    )
+
+
+def _left(record: BudgetRecord) -> float:
+    """Return what is left of a budget, in μ²."""
+    limit = GdpFilter.of(record.spec.epsilon, record.spec.delta)
+    return limit.remaining(committed(record.accounts.values())).mu_squared
+
+
+def _held(question: Question, budgets: Mapping[str, BudgetRecord]) -> Calibrated:
+    """Keep the mechanism that is reserved in some budgets already; the others must hold it too."""
+    mechanism = question.held
+    assert mechanism is not None
+    account = Account(mechanism=mechanism, reserved=question.attempts, claimant="calibration")
+    for name, record in budgets.items():
+        limit = GdpFilter.of(record.spec.epsilon, record.spec.delta)
+        if not limit.fits(committed((*record.accounts.values(), account))):
+            raise Refused(
+                "what is left does not hold the plan that other silos have reserved",
+                where=f"PrivacyBudget {name}",
+                cure="let open jobs end and create the job again, or ask its holder for a new budget",
+            )
+    releases = [(mechanism, question.attempts)]
+    return Calibrated(
+        noise_multiplier=mechanism.noise_multiplier,
+        fresh_noise_multiplier=max(question.minimum, _alone(question)),
+        epsilon_pld=composed_pld_epsilon(releases, question.delta),
+        epsilon_rdp=composed_rdp_epsilon(releases, question.delta),
+        gap_epsilon=mechanism.gap_epsilon,
+        gap_delta=mechanism.gap_delta,
+    )
+
+
+def _alone(question: Question) -> float:
+    """Return σ by the job's own limit: a closed form that no calibration goes below."""
+    return math.sqrt(question.attempts / GdpFilter.of(question.epsilon, question.delta).capacity.mu_squared)
+
+
+def _gap(question: Question, noise_multiplier: float) -> Gap:
+    """Return one release's gap at the smallest σ that can come out; at a larger one it is smaller.
+
+    σ·Δ(σ) grows with σ, but Δ is a whole number: one unit less makes it a bound also just below a step.
+    """
+    q = question
+    unit = math.ceil(math.sqrt(q.coordinates) / 2)
+    clip = grid_per_clip(noise_multiplier, q.silos, q.min_honest, q.coordinates, q.records)
+    share_scale = noise_multiplier * (clip + unit - 1) / math.sqrt(q.min_honest)
+    return discretisation_gap(share_scale, q.min_honest, q.coordinates)
+
+
+def _read(read_model: ModelReader, source: ModelSource) -> ModelView:
+    try:
+        return read_model(source)
+    except FoedusError as error:
+        return ModelView(problem=str(error))
+
+
+def _remember(cache: OrderedDict[K, V], key: K, value: V) -> None:
+    cache[key] = value
+    if len(cache) > CACHED_ANSWERS:
+        cache.popitem(last=False)

@@ -1,0 +1,1 @@
+"""The cluster protocol, its embedded implementation, gathering and executing."""

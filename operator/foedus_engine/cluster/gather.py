@@ -1,0 +1,151 @@
+"""Reads everything that one training job depends on, in the order that makes the reading safe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from foedus_contract.progress import IdentityReady, ProcessFailed
+from foedus_engine import names
+from foedus_engine.accounting import Accounting
+from foedus_engine.api.training import FederatedTrainingJob
+from foedus_engine.cluster.protocol import Cluster, Ledgers, find
+from foedus_engine.decide.children import child_keys
+from foedus_engine.decide.ending import is_terminal
+from foedus_engine.decide.observed import AccountView, BudgetView, ChildView, ObjectMeta, Observed
+from foedus_engine.decide.plan import BudgetKey, ObjectKey
+from foedus_ledger.records import BudgetRecord
+
+Children = dict[tuple[str, str], ChildView]
+
+
+async def gather_training(
+    cluster: Cluster, ledgers: Ledgers, accounting: Accounting, job: FederatedTrainingJob
+) -> Observed:
+    """Return what there is to know about `job` now.
+
+    Jobs are read before results: a Job that is seen to have ended has left its result already. Budgets are read
+    before the calibration that depends on them; a reservation that has become too large meanwhile is refused.
+    """
+    meta = ObjectMeta.from_document(job.to_document())
+    children, foreign = await _children(cluster, job, meta)
+    records = await _budgets(ledgers, job, meta)
+    silos = {name: _view(key, record, meta.uid) for name, (key, record) in records.items()}
+    observed = Observed(meta, budgets=silos, children=children, foreign=foreign)
+    if is_terminal(meta.status):
+        return observed
+    model = await accounting.model(job.spec.model.source)
+    known = {key: record for key, record in records.values() if record is not None}
+    calibration = None
+    if len(known) == len(records) and not model.problem:
+        calibration = await accounting.calibration(job, meta.uid, known, model)
+    identities, failures = await _silo_reports(cluster, job, meta, children)
+    coordinator = names.coordinator(meta.name)
+    started = ("Job", coordinator) in children
+    return Observed(
+        meta,
+        budgets=silos,
+        model=model,
+        calibration=calibration,
+        children=children,
+        foreign=foreign,
+        identities=identities,
+        failures=failures,
+        progress=await cluster.pod_progress(meta.namespace, coordinator) if started else (),
+        result=await cluster.pod_result(meta.namespace, coordinator) if started else None,
+    )
+
+
+async def _children(
+    cluster: Cluster, job: FederatedTrainingJob, meta: ObjectMeta
+) -> tuple[Children, tuple[ObjectKey, ...]]:
+    """Return the children that are there, and what bears a child's name without being one."""
+    ours: Children = {}
+    foreign: list[ObjectKey] = []
+    listed = await _list_labelled(cluster, meta)
+    for key in child_keys(job, meta.namespace):
+        found = listed.get((key.kind, key.name)) or await find(cluster, key)
+        if found is None:
+            continue
+        if _is_owned(found, meta.uid):
+            ours[key.kind, key.name] = _child(found)
+        else:
+            foreign.append(key)
+    return ours, tuple(foreign)
+
+
+async def _list_labelled(cluster: Cluster, meta: ObjectMeta) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """Return what bears the job's label: five requests instead of one for every child."""
+    labels = {names.JOB_LABEL: meta.name}
+    return {
+        (kind, found["metadata"]["name"]): found
+        for kind, version in names.CHILD_API_VERSIONS.items()
+        for found in await cluster.list(version, kind, meta.namespace, labels)
+    }
+
+
+def _is_owned(found: Mapping[str, Any], uid: str) -> bool:
+    references = found["metadata"].get("ownerReferences", ())
+    return any(reference.get("controller") and reference.get("uid") == uid for reference in references)
+
+
+def _child(found: Mapping[str, Any]) -> ChildView:
+    status = found.get("status") or {}
+    finished: Literal["", "Complete", "Failed"] = ""
+    message = ""
+    for condition in status.get("conditions", ()):
+        if condition.get("type") in {"Complete", "Failed"} and condition.get("status") == "True":
+            finished, message = condition["type"], condition.get("message", "")
+    return ChildView(
+        uid=found["metadata"]["uid"],
+        active=status.get("active", 0),
+        succeeded=status.get("succeeded", 0),
+        failed=status.get("failed", 0),
+        finished=finished,
+        message=message,
+    )
+
+
+async def _budgets(
+    ledgers: Ledgers, job: FederatedTrainingJob, meta: ObjectMeta
+) -> dict[str, tuple[BudgetKey, BudgetRecord | None]]:
+    keys = {client.name: BudgetKey(meta.namespace, client.budget_ref.name) for client in job.spec.clients}
+    return {silo: (key, await ledgers.read(key)) for silo, key in keys.items()}
+
+
+def _view(key: BudgetKey, record: BudgetRecord | None, uid: str) -> BudgetView | None:
+    if record is None:
+        return None
+    account = record.accounts.get(uid)
+    view = (
+        None
+        if account is None
+        else AccountView(
+            noise_multiplier=account.mechanism.noise_multiplier,
+            gap_epsilon=account.mechanism.gap_epsilon,
+            gap_delta=account.mechanism.gap_delta,
+            reserved=account.reserved,
+            charged=account.charged,
+            state=account.state,
+        )
+    )
+    spec = record.spec
+    return BudgetView(key, spec.digest, spec.records, spec.epsilon, spec.delta, view)
+
+
+async def _silo_reports(
+    cluster: Cluster, job: FederatedTrainingJob, meta: ObjectMeta, children: Children
+) -> tuple[dict[str, bytes], dict[str, ProcessFailed]]:
+    """Return the silos' identity keys and last words. A silo can speak for itself only."""
+    identities: dict[str, bytes] = {}
+    failures: dict[str, ProcessFailed] = {}
+    for client in job.spec.clients:
+        name = names.client(meta.name, client.name)
+        if ("Job", name) not in children:
+            continue
+        for event in await cluster.pod_progress(meta.namespace, name):
+            if isinstance(event, IdentityReady) and event.silo == client.name:
+                identities[client.name] = event.public_key
+            elif isinstance(event, ProcessFailed):
+                failures[client.name] = event
+    return identities, failures

@@ -1,0 +1,141 @@
+"""What the brain needs of a cluster, and nothing else: the embedded engine and a real API server both offer it.
+
+Objects are plain mappings in the shape of the Kubernetes API, always with apiVersion and kind. Faults are typed; the
+class is the rule for trying again:
+
+ClusterFault
+├── NotFound        the object is not there
+├── AlreadyExists   create found the name taken
+├── Conflict        a stale resourceVersion, another uid, or a field of another manager; read again and decide again
+└── Busy            the cluster cannot answer now; an answer that was lost may still have taken effect
+
+A manifest that the cluster refuses for what it says is InvalidInput and never tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Protocol
+
+from foedus_contract.errors import FoedusError
+from foedus_contract.exit_codes import ExitCode
+from foedus_contract.progress import (
+    IdentityReady,
+    Preparing,
+    ProcessFailed,
+    RoundFinished,
+    TrainingResult,
+    TrainingStarted,
+)
+from foedus_engine.decide.plan import BudgetKey, Event, Manifest, ObjectKey
+from foedus_ledger.ledger import BudgetRecord
+from foedus_ledger.mechanisms import Mechanism
+
+FIELD_MANAGER = "foedus"  # the one owner of every field that the engine applies
+
+Object = Mapping[str, Any]
+Progress = IdentityReady | Preparing | TrainingStarted | RoundFinished | ProcessFailed
+
+
+class ClusterFault(FoedusError):
+    """The cluster did not do what was asked."""
+
+    default_code = ExitCode.UNAVAILABLE
+
+
+class NotFound(ClusterFault):
+    """The object is not there."""
+
+
+class AlreadyExists(ClusterFault):
+    """An object of that name is there already."""
+
+
+class Conflict(ClusterFault):
+    """Somebody else changed or owns it; read again and decide again."""
+
+
+class Busy(ClusterFault):
+    """No answer now; what was asked may or may not have happened."""
+
+
+class Cluster(Protocol):
+    """The objects of one cluster, and what its pods report."""
+
+    async def get(self, key: ObjectKey) -> Object:
+        """Return the object; raises NotFound."""
+        ...
+
+    async def list(
+        self, api_version: str, kind: str, namespace: str | None = None, labels: Mapping[str, str] | None = None
+    ) -> tuple[Object, ...]:
+        """Return the objects of a kind in name order: of one namespace or of all, bearing all of `labels`."""
+        ...
+
+    async def create(self, manifest: Manifest) -> Object:
+        """Create the object; raises AlreadyExists. A `status` in the manifest is ignored."""
+        ...
+
+    async def apply(self, manifest: Manifest, *, field_manager: str = FIELD_MANAGER, force: bool = True) -> Object:
+        """Make the fields of `manifest` so, and drop those that this manager applied before and left out now.
+
+        A field that another manager owns and that would change raises Conflict unless `force` takes it over.
+        """
+        ...
+
+    async def update(self, obj: Object, *, field_manager: str = FIELD_MANAGER) -> Object:
+        """Replace all but the status; raises Conflict unless `metadata.resourceVersion` is the current one."""
+        ...
+
+    async def update_status(self, obj: Object) -> Object:
+        """Replace the status and nothing else; raises Conflict unless `metadata.resourceVersion` is current."""
+        ...
+
+    async def delete(self, key: ObjectKey, *, cascade: bool = True) -> None:
+        """Delete the object and, with `cascade`, what it owns; raises NotFound, or Conflict when `key.uid` differs."""
+        ...
+
+    def watch(self) -> AsyncIterator[ObjectKey]:
+        """Yield the key of every object that is there, then of each that changes, each followed by its controller's.
+
+        News of a Job's pods counts as a change of the Job. Changes may be merged, none is lost.
+        """
+        ...
+
+    async def publish(self, key: ObjectKey, event: Event) -> None:
+        """Record an event about the object; a repeated one may be merged."""
+        ...
+
+    async def pod_progress(self, namespace: str, job: str) -> tuple[Progress, ...]:
+        """Return what the Job's pods have reported so far, oldest first; nothing when the Job is unknown."""
+        ...
+
+    async def pod_result(self, namespace: str, job: str) -> TrainingResult | None:
+        """Return the result that the Job's latest pod left, if it left one."""
+        ...
+
+
+class Ledgers(Protocol):
+    """Every silo's ledger, as far as the engine may use it: it reads, reserves and closes; only silos charge."""
+
+    async def read(self, budget: BudgetKey) -> BudgetRecord | None:
+        """Return the budget with all its accounts; None when its holder has not created it."""
+        ...
+
+    async def reserve(
+        self, budget: BudgetKey, *, job_uid: str, mechanism: Mechanism, count: int, claimant: str
+    ) -> None:
+        """Set aside `count` releases; raises Refused when they do not fit, Unavailable when the answer is unknown."""
+        ...
+
+    async def close(self, budget: BudgetKey, *, job_uid: str) -> None:
+        """Give back what was reserved and not charged; an absent or closed account is left as it is."""
+        ...
+
+
+async def find(cluster: Cluster, key: ObjectKey) -> Object | None:
+    """Return the object, or None when it is not there."""
+    try:
+        return await cluster.get(key)
+    except NotFound:
+        return None

@@ -1,0 +1,1 @@
+"""Pure: observed state and spec in, plan out."""

@@ -1,0 +1,205 @@
+"""What must hold before a training job may start, one question a function; the first that fails is the reason.
+
+Each check returns None when it has nothing against the job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from foedus_engine.api.training import FederatedTrainingJob
+from foedus_engine.api.training_status import TrainingConditionType as ConditionType
+from foedus_engine.api.training_status import TrainingReason as Reason
+from foedus_engine.decide.observed import BudgetView, Calibrated, Observed, Unplannable
+from foedus_engine.decide.size import KAPPA_REFUSE, adapted_modules, grid_per_clip, kappa
+from foedus_engine.decide.training_plan import attempts, lora_plan, min_honest, size_of
+
+MIN_GRID = 64  # a coarser grid lets rounding, up to √d/2 units, outweigh the clip norm of 64 units at d = 16,384
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a job may not start, and under which condition it is said."""
+
+    condition: ConditionType
+    reason: Reason
+    message: str
+
+
+Check = Callable[[FederatedTrainingJob, Observed], Problem | None]
+
+
+def first_problem(job: FederatedTrainingJob, observed: Observed) -> Problem | None:
+    """Return the first thing that stands against the job, or None."""
+    return next((problem for check in CHECKS if (problem := check(job, observed))), None)
+
+
+def check_children_are_ours(job: FederatedTrainingJob, observed: Observed) -> Problem | None:
+    """No object of somebody else bears the name of one of our children."""
+    if not observed.foreign:
+        return None
+    return _not_accepted(
+        Reason.PENDING,
+        f"{observed.foreign[0]} belongs to another object; wait until it is deleted, or rename this job",
+    )
+
+
+def check_budgets(job: FederatedTrainingJob, observed: Observed) -> Problem | None:
+    """Every silo has a budget."""
+    for client in job.spec.clients:
+        name = client.budget_ref.name
+        if observed.budgets.get(client.name) is None:
+            return _not_accepted(
+                Reason.BUDGET_NOT_FOUND,
+                f"silo {client.name}: PrivacyBudget {observed.meta.namespace}/{name} does not exist; its data holder "
+                f"makes it with: foedus budget create {name} --data FILE --epsilon EPSILON --delta DELTA",
+            )
+    return None
+
+
+def check_datasets(job: FederatedTrainingJob, observed: Observed) -> Problem | None:
+    """No two silos hold the same data: silos compose in parallel only over disjoint records."""
+    seen: dict[str, str] = {}
+    for silo, budget in _budgets(observed).items():
+        if budget.digest in seen:
+            return _not_accepted(
+                Reason.INVALID_DATA,
+                f"silos {seen[budget.digest]} and {silo} hold the same data ({budget.digest[:19]}); a person would be "
+                "counted once and spent twice; remove one of them",
+            )
+        seen[budget.digest] = silo
+    return None
+
+
+def check_delta(job: FederatedTrainingJob, observed: Observed) -> Problem | None:
+    """δ is below 1/N over all records: at 1/N, publishing one whole record would be allowed."""
+    records, delta = total_records(observed), job.spec.privacy.delta
+    if delta < 1 / records:
+        return None
+    return _not_accepted(
+        Reason.DELTA_TOO_LARGE,
+        f"spec.privacy.delta: {delta:g} must be below 1/N = {1 / records:.3g} for the {records} records of all silos; "
+        "choose a smaller delta",
+    )
+
+
+def check_model(job: FederatedTrainingJob, observed: Observed) -> Problem | None:
+    """The base model is there, and it has the layers and modules that are to be adapted."""
+    model = observed.model
+    if model is None or model.problem:
+        return _not_accepted(Reason.INVALID_MODEL, model.problem if model else "spec.model.source: not read yet")
+    lora = lora_plan(job)
+    if lora is None:
+        return None
+    missing = [target for target in lora.target_modules if not adapted_modules(target, model)]
+    if missing:
+        return _not_accepted(
+            Reason.INVALID_MODEL,
+            f"spec.lora.targetModules: {missing[0]!r} is no linear layer of the base model; choose from "
+            f"{', '.join(path.rpartition('.')[2] for path in model.modules)}",
+        )
+    if lora.last_layers > model.layers:
+        return _not_accepted(
+            Reason.INVALID_MODEL,
+            f"spec.lora.lastLayers: {lora.last_layers} is more than the {model.layers} layers of the base model",
+        )
+    return None
+
+
+def check_calibration(job: FederatedTrainingJob, observed: Observed) -> Problem | None:
+    """Some noise multiplier keeps the job's promise and fits what is left of every budget."""
+    calibration = observed.calibration
+    if calibration is None:
+        return _not_accepted(Reason.UNPLANNABLE, "the noise has not been calibrated yet")
+    if isinstance(calibration, Unplannable):
+        if calibration.reason == "BudgetInsufficient":
+            return Problem(ConditionType.BUDGET_AVAILABLE, Reason.BUDGET_INSUFFICIENT, calibration.message)
+        return _not_accepted(Reason.UNPLANNABLE, calibration.message)
+    return None
+
+
+def check_accounts(job: FederatedTrainingJob, observed: Observed) -> Problem | None:
+    """What the job has reserved already is what its plan needs."""
+    calibration = observed.calibration
+    assert isinstance(calibration, Calibrated)
+    for silo, budget in _budgets(observed).items():
+        account = budget.account
+        wanted = (calibration.noise_multiplier, attempts(job))
+        if account is not None and (account.noise_multiplier, account.reserved) != wanted:
+            return Problem(
+                ConditionType.BUDGET_AVAILABLE,
+                Reason.BUDGET_REFUSED,
+                f"silo {silo}: the account of this job in PrivacyBudget {budget.key} holds {account.reserved} releases "
+                f"at noise multiplier {account.noise_multiplier:g}, its plan needs {wanted[1]} at {wanted[0]:g}; "
+                "create the job again under a new name",
+            )
+    return None
+
+
+def check_signal(job: FederatedTrainingJob, observed: Observed) -> Problem | None:
+    """The noise does not drown the gradient, and sum and noise fit the ring."""
+    calibration = observed.calibration
+    assert isinstance(calibration, Calibrated)
+    if (ratio := kappa_of(job, observed, calibration.noise_multiplier)) > KAPPA_REFUSE:
+        return _drowned(job, observed, calibration, ratio)
+    size = size_of(job, observed)
+    records = total_records(observed)
+    sigma = calibration.noise_multiplier
+    if grid_per_clip(sigma, len(job.spec.clients), min_honest(job), size.coordinates, records) < MIN_GRID:
+        return _not_accepted(
+            Reason.UNPLANNABLE,
+            f"a sum over {records} records and its noise do not fit the ring of 32 bits; use fewer records or more ε",
+        )
+    return None
+
+
+def _drowned(job: FederatedTrainingJob, observed: Observed, calibration: Calibrated, ratio: float) -> Problem:
+    size = f"the noise would be {ratio:.2f} times the clip norm (κ, at most {KAPPA_REFUSE:g})"
+    if kappa_of(job, observed, calibration.fresh_noise_multiplier) <= KAPPA_REFUSE:
+        return Problem(
+            ConditionType.BUDGET_AVAILABLE,
+            Reason.BUDGET_INSUFFICIENT,
+            f"PrivacyBudget {calibration.tightest}: with what other jobs have left of it {size}; wait until open jobs "
+            "end, run fewer rounds, or ask its holder for a new budget",
+        )
+    return _not_accepted(
+        Reason.UNPLANNABLE,
+        f"{size}; adapt fewer parameters (spec.lora.rank, lastLayers), run fewer rounds, bring more records or more ε",
+    )
+
+
+CHECKS: tuple[Check, ...] = (
+    check_children_are_ours,
+    check_budgets,
+    check_datasets,
+    check_delta,
+    check_model,
+    check_calibration,
+    check_accounts,
+    check_signal,
+)
+
+
+def kappa_of(job: FederatedTrainingJob, observed: Observed, noise_multiplier: float) -> float:
+    """Return κ of the job at `noise_multiplier`."""
+    return kappa(
+        noise_multiplier,
+        len(job.spec.clients),
+        min_honest(job),
+        size_of(job, observed).coordinates,
+        total_records(observed),
+    )
+
+
+def total_records(observed: Observed) -> int:
+    """Return the records of all silos whose budgets are known."""
+    return sum(budget.records for budget in _budgets(observed).values())
+
+
+def _budgets(observed: Observed) -> dict[str, BudgetView]:
+    return {silo: budget for silo, budget in observed.budgets.items() if budget is not None}
+
+
+def _not_accepted(reason: Reason, message: str) -> Problem:
+    return Problem(ConditionType.ACCEPTED, reason, message)

@@ -1,0 +1,95 @@
+"""The objects that a training job consists of, put together from the builders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from foedus_contract.plan import TrainingPlan
+from foedus_engine import names
+from foedus_engine.api.training import FederatedTrainingJob
+from foedus_engine.build.config import build_client_config, build_coordinator_config, build_policy
+from foedus_engine.build.metadata import Owner
+from foedus_engine.build.network import build_coordinator_service
+from foedus_engine.build.pods import Settings
+from foedus_engine.build.roles import build_client_job, build_coordinator_job
+from foedus_engine.build.storage import (
+    build_ca_secret,
+    build_client_secret,
+    build_coordinator_secret,
+    build_output_claim,
+    build_state_claim,
+)
+from foedus_engine.decide.observed import ObjectMeta
+from foedus_engine.decide.plan import ContentRequest, Ensure, Manifest, ObjectKey, key_of
+
+
+def owner_of(meta: ObjectMeta) -> Owner:
+    """Return the job as the owner of its children."""
+    return Owner(names.TRAINING_KIND, meta.namespace, meta.name, meta.uid)
+
+
+def ensured_children(job: FederatedTrainingJob, owner: Owner) -> tuple[Ensure, ...]:
+    """Return what is made once and never changed: the authority, then the leaves it signs, then the claims."""
+    return (*_secrets(job, owner), *_claims(job, owner))
+
+
+def policy_child(owner: Owner, identities: Mapping[str, bytes]) -> Ensure:
+    """Return the silos' policy; made once, so that nobody is pinned after the first round."""
+    return Ensure(build_policy(owner, identities))
+
+
+def applied_children(
+    job: FederatedTrainingJob, owner: Owner, plan: TrainingPlan, settings: Settings
+) -> tuple[Manifest, ...]:
+    """Return what follows the job's spec: run specs, the Service, and the Jobs, suspended when the job is."""
+    suspend = job.spec.suspend
+    clients = sorted(job.spec.clients, key=lambda client: client.name)
+    return (
+        build_coordinator_config(owner, job, plan),
+        *(build_client_config(owner, job, client, plan) for client in clients),
+        build_coordinator_service(owner),
+        build_coordinator_job(owner, job, settings, suspend=suspend),
+        *(build_client_job(owner, job, client, settings, suspend=suspend) for client in clients),
+    )
+
+
+def child_keys(job: FederatedTrainingJob, namespace: str) -> tuple[ObjectKey, ...]:
+    """Return the key of every object that the job may ever have, for `gather` to read."""
+    name = job.metadata.name
+    silos = sorted(client.name for client in job.spec.clients)
+    roles = [names.coordinator(name), *(names.client(name, silo) for silo in silos)]
+    by_kind = {
+        "Job": roles,
+        "ConfigMap": [*roles, names.policy(name)],
+        "Secret": [names.ca_secret(name), *map(names.tls_secret, roles)],
+        "Service": [names.coordinator(name)],
+        "PersistentVolumeClaim": [
+            names.coordinator_output(name),
+            *(names.client_state(name, silo) for silo in silos),
+        ],
+    }
+    return tuple(
+        ObjectKey(names.CHILD_API_VERSIONS[kind], kind, namespace, child)
+        for kind, children in by_kind.items()
+        for child in children
+    )
+
+
+def _secrets(job: FederatedTrainingJob, owner: Owner) -> Iterator[Ensure]:
+    authority = build_ca_secret(owner)
+    issuer = key_of(authority)
+    yield Ensure(authority, ContentRequest("Authority", f"foedus {owner.namespace}/{owner.name}"))
+    dns_names = names.coordinator_dns_names(owner.namespace, owner.name)
+    yield Ensure(
+        build_coordinator_secret(owner),
+        ContentRequest("ServerLeaf", names.COORDINATOR_ROLE, dns_names=dns_names, issuer=issuer),
+    )
+    for silo in sorted(client.name for client in job.spec.clients):
+        uri = names.silo_uri(owner.namespace, owner.name, silo)
+        yield Ensure(build_client_secret(owner, silo), ContentRequest("ClientLeaf", silo, uris=(uri,), issuer=issuer))
+
+
+def _claims(job: FederatedTrainingJob, owner: Owner) -> Iterator[Ensure]:
+    yield Ensure(build_output_claim(owner))
+    for silo in sorted(client.name for client in job.spec.clients):
+        yield Ensure(build_state_claim(owner, silo))

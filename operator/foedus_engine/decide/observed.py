@@ -1,0 +1,142 @@
+"""What `gather` has read about one training job, as plain data: all that `decide` may know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from foedus_contract.progress import (
+    IdentityReady,
+    Preparing,
+    ProcessFailed,
+    RoundFinished,
+    TrainingResult,
+    TrainingStarted,
+)
+from foedus_engine.decide.plan import BudgetKey, ObjectKey
+
+Progress = IdentityReady | Preparing | TrainingStarted | RoundFinished | ProcessFailed
+
+
+@dataclass(frozen=True)
+class ObjectMeta:
+    """The server's side of the job object: who it is, which version of the spec, what was last reported."""
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    created: datetime
+    status: Mapping[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def from_document(document: Mapping[str, Any]) -> ObjectMeta:
+        """Return the server's side of an object as the API gives it; an object not yet stored counts as new."""
+        meta = document["metadata"]
+        created = meta.get("creationTimestamp")
+        return ObjectMeta(
+            namespace=meta.get("namespace", "default"),
+            name=meta["name"],
+            uid=meta.get("uid", ""),
+            generation=int(meta.get("generation", 0)),
+            created=datetime.fromisoformat(created) if created else datetime.fromtimestamp(0, UTC),
+            status=document.get("status") or {},
+        )
+
+
+@dataclass(frozen=True)
+class AccountView:
+    """This job's account in one budget."""
+
+    noise_multiplier: float
+    gap_epsilon: float
+    gap_delta: float
+    reserved: int
+    charged: int
+    state: Literal["Open", "Closed"]
+
+
+@dataclass(frozen=True)
+class BudgetView:
+    """One silo's budget: the holder's limit, the dataset it covers, and this job's account in it."""
+
+    key: BudgetKey
+    digest: str
+    records: int
+    epsilon: float
+    delta: float
+    account: AccountView | None = None
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A noise multiplier under which the whole plan, all attempts and the discretisation gap, keeps its promise.
+
+    `fresh_noise_multiplier` is what the same plan would need if every budget were unused; `tightest` names the budget
+    with the least left.
+    """
+
+    noise_multiplier: float
+    fresh_noise_multiplier: float
+    epsilon_pld: float
+    epsilon_rdp: float
+    gap_epsilon: float
+    gap_delta: float
+    tightest: str = ""
+
+
+@dataclass(frozen=True)
+class Unplannable:
+    """No noise multiplier keeps the promise, and whether the job's own limit or what is left of a budget is short."""
+
+    reason: Literal["BudgetInsufficient", "Unplannable"]
+    message: str
+
+
+@dataclass(frozen=True)
+class ModelView:
+    """The base model as far as planning needs it; `problem` says in one line why it cannot be used.
+
+    `modules` names every linear map of one layer by its path inside the layer, with its (inputs, outputs).
+    """
+
+    digest: str = ""
+    hidden_size: int = 0
+    layers: int = 0
+    modules: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class ChildView:
+    """One child: whether it is there, and for a Job how its pods do."""
+
+    uid: str
+    active: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    finished: Literal["", "Complete", "Failed"] = ""
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The world around one training job at one moment.
+
+    `children` are the objects that this job owns, by (kind, name). `foreign` are objects under the names of our
+    children that belong to somebody else: another job, or an earlier one of this name that is still being deleted.
+    `progress` is the coordinator's; `identities` and `failures` are what the silos' processes reported, by silo.
+    """
+
+    meta: ObjectMeta
+    budgets: Mapping[str, BudgetView | None] = field(default_factory=dict)
+    model: ModelView | None = None
+    calibration: Calibrated | Unplannable | None = None
+    children: Mapping[tuple[str, str], ChildView] = field(default_factory=dict)
+    foreign: tuple[ObjectKey, ...] = ()
+    identities: Mapping[str, bytes] = field(default_factory=dict)
+    progress: tuple[Progress, ...] = ()
+    failures: Mapping[str, ProcessFailed] = field(default_factory=dict)
+    result: TrainingResult | None = None

@@ -1,0 +1,127 @@
+"""What is to be done about one object, as plain data: `decide` returns it, `execute` carries it out.
+
+`execute` works in this order: ledger, ensure, apply, delete, status, events. The order makes a crash between two steps
+harmless: a reservation without children is found again, children without a reservation cannot exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from foedus_ledger.mechanisms import Mechanism
+
+Manifest = Mapping[str, Any]
+
+
+@dataclass(frozen=True, order=True)
+class ObjectKey:
+    """Names one object. `uid`, when known, is the precondition of a deletion and no part of the name."""
+
+    api_version: str
+    kind: str
+    namespace: str
+    name: str
+    uid: str = field(default="", compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}"
+
+
+def key_of(manifest: Manifest) -> ObjectKey:
+    """Return the key of the object that `manifest` describes."""
+    meta = manifest["metadata"]
+    return ObjectKey(manifest["apiVersion"], manifest["kind"], meta.get("namespace", ""), meta["name"])
+
+
+@dataclass(frozen=True, order=True)
+class BudgetKey:
+    """Names one PrivacyBudget."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Reserve:
+    """Set aside `count` releases of `mechanism` for a job in one budget.
+
+    A job reserves in all its budgets or in none: when one Reserve of a plan is refused, `execute` closes the
+    accounts that the same plan has just opened (nothing is charged on them) and the next decision sees the rest.
+    """
+
+    budget: BudgetKey
+    job_uid: str
+    mechanism: Mechanism
+    count: int
+    claimant: str
+
+
+@dataclass(frozen=True)
+class Close:
+    """Give back what the job reserved and did not charge; final. A closed or absent account is left as it is."""
+
+    budget: BudgetKey
+    job_uid: str
+
+
+@dataclass(frozen=True)
+class ContentRequest:
+    """What a factory is to make: a certificate authority, or a leaf certificate and its key.
+
+    For a leaf, `issuer` names the Secret of the authority; `execute` reads it and hands its data to the factory.
+    """
+
+    kind: Literal["Authority", "ServerLeaf", "ClientLeaf"]
+    common_name: str
+    dns_names: tuple[str, ...] = ()
+    uris: tuple[str, ...] = ()
+    issuer: ObjectKey | None = None
+
+
+class ContentFactory(Protocol):
+    """Makes secret content; called only when the object that holds it does not exist.
+
+    Returns the object's `data`, not yet base64-encoded. `issuer` is the decoded data of the request's issuer.
+    """
+
+    def __call__(self, request: ContentRequest, issuer: Mapping[str, bytes] | None) -> Mapping[str, bytes]:
+        """Return what goes into the object's `data`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ensure:
+    """An object to create when it is absent and to leave alone when it is there.
+
+    `content` fills `data` from a factory at creation; None creates the manifest as it stands.
+    """
+
+    manifest: Manifest
+    content: ContentRequest | None = None
+
+
+@dataclass(frozen=True)
+class Event:
+    """One Kubernetes event about the object."""
+
+    kind: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything one reconcile is to do. `status` None leaves the status as it is."""
+
+    ledger: tuple[Reserve | Close, ...] = ()
+    apply: tuple[Manifest, ...] = ()
+    ensure: tuple[Ensure, ...] = ()
+    delete: tuple[ObjectKey, ...] = ()
+    status: Mapping[str, Any] | None = None
+    events: tuple[Event, ...] = ()
+    requeue_seconds: float | None = None

@@ -1,0 +1,114 @@
+"""From a job's manifest, its budgets and its calibration to the plan that engine and pods agree on by digest."""
+
+from __future__ import annotations
+
+from foedus_contract.plan import (
+    Deadlines,
+    LoraPlan,
+    ModelPlan,
+    OptimizerPlan,
+    PrivacyPlan,
+    SiloPlan,
+    TrainingPlan,
+    threshold_for,
+)
+from foedus_engine.api.meta import parse_duration
+from foedus_engine.api.training import FederatedTrainingJob
+from foedus_engine.decide.observed import Calibrated, ModelView, Observed
+from foedus_engine.decide.size import Size, grid_per_clip, training_size
+
+
+def threshold(job: FederatedTrainingJob) -> int:
+    """Return t: what the manifest says, else the smallest allowed."""
+    asked = job.spec.aggregation.threshold
+    return threshold_for(len(job.spec.clients)) if asked is None else asked
+
+
+def min_honest(job: FederatedTrainingJob) -> int:
+    """Return n_min = t − c: the shares of noise that are certainly in a released sum."""
+    return threshold(job) - job.spec.aggregation.colluders
+
+
+def attempts(job: FederatedTrainingJob) -> int:
+    """Return the releases that are reserved in every budget: rounds and spare attempts."""
+    return job.spec.training.rounds + job.spec.training.spare_attempts
+
+
+def lora_plan(job: FederatedTrainingJob) -> LoraPlan | None:
+    """Return which factors are trained; None for the head alone."""
+    lora = job.spec.lora
+    if lora is None:
+        return None
+    return LoraPlan(
+        rank=lora.rank, alpha=lora.alpha, target_modules=tuple(lora.target_modules), last_layers=lora.last_layers
+    )
+
+
+def size_of(job: FederatedTrainingJob, observed: Observed) -> Size:
+    """Return the job's size on the observed base model."""
+    return training_size(lora_plan(job), len(job.spec.model.labels), observed.model or ModelView())
+
+
+def make_training_plan(job: FederatedTrainingJob, observed: Observed, calibration: Calibrated) -> TrainingPlan:
+    """Return the plan. Same job, budgets, model and noise multiplier: same plan, same digest."""
+    assert observed.model is not None
+    training = job.spec.training
+    return TrainingPlan(
+        namespace=observed.meta.namespace,
+        job=observed.meta.name,
+        uid=observed.meta.uid,
+        rounds=training.rounds,
+        spare_attempts=training.spare_attempts,
+        seed=training.seed,
+        micro_batch=training.micro_batch_size,
+        model=ModelPlan(
+            digest=observed.model.digest,
+            labels=tuple(job.spec.model.labels),
+            max_tokens=job.spec.model.max_tokens,
+            lora=lora_plan(job),
+        ),
+        optimizer=OptimizerPlan(
+            learning_rate=training.optimizer.learning_rate,
+            head_learning_rate=training.optimizer.head_learning_rate,
+            momentum=training.optimizer.momentum,
+        ),
+        privacy=_privacy_plan(job, observed, calibration),
+        deadlines=deadlines(job),
+        silos=_silos(observed),
+    )
+
+
+def deadlines(job: FederatedTrainingJob) -> Deadlines:
+    """Return how long each side waits, in seconds."""
+    aggregation = job.spec.aggregation
+    return Deadlines(
+        join_seconds=parse_duration(aggregation.join_timeout),
+        stage_seconds=parse_duration(aggregation.stage_timeout),
+        compute_seconds=parse_duration(aggregation.compute_timeout),
+    )
+
+
+def _privacy_plan(job: FederatedTrainingJob, observed: Observed, calibration: Calibrated) -> PrivacyPlan:
+    sigma = calibration.noise_multiplier
+    records = sum(silo.records for silo in _silos(observed))
+    coordinates = size_of(job, observed).coordinates
+    return PrivacyPlan(
+        epsilon=job.spec.privacy.epsilon,
+        delta=job.spec.privacy.delta,
+        clip=job.spec.privacy.max_grad_norm,
+        noise_multiplier=sigma,
+        grid_per_clip=grid_per_clip(sigma, len(job.spec.clients), min_honest(job), coordinates, records),
+        threshold=threshold(job),
+        colluders=job.spec.aggregation.colluders,
+        min_honest=min_honest(job),
+        epsilon_pld=calibration.epsilon_pld,
+        epsilon_rdp=calibration.epsilon_rdp,
+    )
+
+
+def _silos(observed: Observed) -> tuple[SiloPlan, ...]:
+    return tuple(
+        SiloPlan(name=name, data_digest=budget.digest, records=budget.records)
+        for name, budget in sorted(observed.budgets.items())
+        if budget is not None
+    )

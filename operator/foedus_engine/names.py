@@ -1,0 +1,111 @@
+"""Every name the engine gives to an object, a label, a file or a key: said once, here."""
+
+from __future__ import annotations
+
+from foedus_contract import paths
+
+API_GROUP = "foedus.dev"
+API_VERSION = f"{API_GROUP}/v1alpha1"
+TRAINING_KIND = "FederatedTrainingJob"
+BUDGET_KIND = "PrivacyBudget"
+MANAGER = "foedus"  # who manages a child, as its label says
+
+CHILD_API_VERSIONS = {
+    "Job": "batch/v1",
+    "ConfigMap": "v1",
+    "Secret": "v1",
+    "Service": "v1",
+    "PersistentVolumeClaim": "v1",
+}
+
+COORDINATOR_PORT = 8443
+COORDINATOR_ROLE = "coordinator"
+CLIENT_ROLE = "client"
+POLICY_KEY = "policy.json"
+LEDGER_FILE = "ledger.sqlite"
+CA_CERTIFICATE_KEY = "ca.crt"
+CERTIFICATE_KEY = "tls.crt"  # the keys of a kubernetes.io/tls Secret
+PRIVATE_KEY_KEY = "tls.key"
+
+JOB_LABEL = f"{API_GROUP}/job"
+SILO_LABEL = f"{API_GROUP}/silo"
+
+
+def object_key(namespace: str, name: str) -> str:
+    """Return the one spelling of an object's identity, for queues, maps and locks."""
+    return f"{namespace}/{name}"
+
+
+def coordinator(job: str) -> str:
+    """Return the name of the coordinator's Job, Service and ConfigMap."""
+    return f"{job}-coordinator"
+
+
+def client(job: str, silo: str) -> str:
+    """Return the name of a silo's Job and ConfigMap."""
+    return f"{job}-{silo}"
+
+
+def ca_secret(job: str) -> str:
+    """Return the name of the Secret that holds the job's authority; no pod mounts it."""
+    return f"{job}-ca"
+
+
+def tls_secret(role_object: str) -> str:
+    """Return the name of the Secret with a role's certificate and key."""
+    return f"{role_object}-tls"
+
+
+def policy(job: str) -> str:
+    """Return the name of the ConfigMap with the silos' pinned identities."""
+    return f"{job}-policy"
+
+
+def coordinator_output(job: str) -> str:
+    """Return the name of the claim that receives adapter, model card and metrics."""
+    return f"{job}-coordinator-output"
+
+
+def client_state(job: str, silo: str) -> str:
+    """Return the name of the claim that keeps a silo's identity key and journal."""
+    return f"{client(job, silo)}-state"
+
+
+def ledger_claim(budget: str) -> str:
+    """Return the name of the claim that holds a budget's ledger file."""
+    return f"{budget}-ledger"
+
+
+def coordinator_dns_names(namespace: str, job: str) -> tuple[str, ...]:
+    """Return the names under which the coordinator's Service can be dialled, shortest first."""
+    service = coordinator(job)
+    return (service, f"{service}.{namespace}", f"{service}.{namespace}.svc")
+
+
+def coordinator_service(namespace: str, job: str) -> str:
+    """Return the Service's name as run specs and the endpoints file spell it: `service.namespace`."""
+    return f"{coordinator(job)}.{namespace}"
+
+
+def silo_uri(namespace: str, job: str, silo: str) -> str:
+    """Return the identity in a silo's certificate."""
+    return f"foedus://{namespace}/{job}/silo/{silo}"
+
+
+def labels(job: str, component: str) -> dict[str, str]:
+    """Return the labels of a child; with a silo's name as value of SILO_LABEL where there is one."""
+    return {
+        "app.kubernetes.io/name": "foedus",
+        "app.kubernetes.io/instance": job,
+        "app.kubernetes.io/component": component,
+        "app.kubernetes.io/managed-by": MANAGER,
+        JOB_LABEL: job,
+    }
+
+
+def mounted(folder: str, key: str) -> str:
+    """Return the path of one file in a mounted folder."""
+    return f"{folder}/{key}"
+
+
+RUN_SPEC_PATH = mounted(paths.SPEC_FOLDER, paths.RUN_SPEC_KEY)

@@ -1,0 +1,124 @@
+"""The loop that operator and embedded engine share: parse, gather, decide, execute, one pass at a time an object.
+
+What a kind needs is one function from the stored object to a Plan; a table maps kinds to such functions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+
+from foedus_contract.errors import FoedusError
+from foedus_engine.cluster.execute import execute, is_transient
+from foedus_engine.cluster.protocol import Cluster, Ledgers, Object, find
+from foedus_engine.decide.plan import ContentFactory, Event, ObjectKey, Plan
+from foedus_engine.workqueue import WorkQueue
+
+RESYNC_SECONDS = 600.0  # level-based: a lost change is seen after this at the latest
+WORKERS = 4  # passes wait for disk or network most of the time
+
+Decide = Callable[[Object], Awaitable[Plan]]  # parse, gather, decide: reads, and never writes
+Kinds = Mapping[tuple[str, str], Decide]  # (apiVersion, kind) -> its function
+Report = Callable[[ObjectKey, FoedusError], None]
+
+_logger = logging.getLogger(__name__)
+
+
+class Reconciler:
+    """Feeds changed keys to passes. `report` hears of each pass that ended in an error."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        ledgers: Ledgers,
+        factory: ContentFactory,
+        kinds: Kinds,
+        *,
+        clock: Callable[[], float],
+        report: Report | None = None,
+    ) -> None:
+        self._cluster = cluster
+        self._ledgers = ledgers
+        self._factory = factory
+        self._kinds = kinds
+        self._clock = clock
+        self._report = report
+        self._queue = WorkQueue()
+        self._news = asyncio.Event()
+
+    async def run(self) -> None:
+        """Reconcile until cancelled; ends early only when the watch fails."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch())
+            group.create_task(self._resync())
+            for _ in range(WORKERS):
+                group.create_task(self._work())
+
+    def add(self, key: ObjectKey, *, after_seconds: float = 0.0) -> None:
+        """Ask for a pass over one object; keys of other kinds are ignored."""
+        if (key.api_version, key.kind) in self._kinds:
+            self._queue.add(key, self._clock() + after_seconds)
+            self._news.set()
+
+    async def reconcile(self, key: ObjectKey) -> float | None:
+        """Do one pass over one object and return when it wants the next; nothing when the object is gone."""
+        obj = await find(self._cluster, key)
+        if obj is None:
+            return None
+        plan = await self._kinds[key.api_version, key.kind](obj)
+        return await execute(plan, obj=obj, cluster=self._cluster, ledgers=self._ledgers, factory=self._factory)
+
+    async def _watch(self) -> None:
+        async for key in self._cluster.watch():
+            self.add(key)
+
+    async def _resync(self) -> None:
+        while True:
+            await asyncio.sleep(RESYNC_SECONDS)
+            for api_version, kind in self._kinds:
+                for obj in await self._cluster.list(api_version, kind):
+                    meta = obj["metadata"]
+                    self.add(ObjectKey(api_version, kind, meta["namespace"], meta["name"]))
+
+    async def _work(self) -> None:
+        while True:
+            key = self._queue.take(self._clock())
+            if key is None:
+                await self._rest()
+            else:
+                await self._pass(key)
+                self._news.set()  # a key that became due while it was busy is free now
+
+    async def _rest(self) -> None:
+        """Wait for news or for the next key that is due."""
+        self._news.clear()
+        due = self._queue.next_due()
+        timeout = None if due is None else max(0.0, due - self._clock())
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._news.wait(), timeout)
+
+    async def _pass(self, key: ObjectKey) -> None:
+        """Do one pass and give the key back; the class of an error decides whether and when there is another."""
+        try:
+            again = await self.reconcile(key)
+        except FoedusError as error:
+            await self._note(key, error)
+        except Exception:
+            _logger.exception("%s: a defect ended the pass", key)
+            self._queue.failed(key, self._clock())
+        else:
+            self._queue.done(key, self._clock(), again_seconds=again)
+
+    async def _note(self, key: ObjectKey, error: FoedusError) -> None:
+        if is_transient(error):
+            pause = self._queue.failed(key, self._clock())
+            _logger.info("%s: %s; again in %.1f s", key, error, pause)
+        else:
+            self._queue.done(key, self._clock(), again_seconds=None)  # the same input fails again: wait for a change
+            _logger.warning("%s: %s", key, error)
+            with suppress(FoedusError):
+                await self._cluster.publish(key, Event("Warning", "ReconcileFailed", str(error)))
+        if self._report is not None:
+            self._report(key, error)

@@ -1,0 +1,52 @@
+"""Which objects are to be reconciled when: each key once, one pass at a time a key, longer pauses after failures."""
+
+from __future__ import annotations
+
+from foedus_engine.decide.plan import ObjectKey
+
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 60.0  # whoever waits for a cluster that comes back should not wait longer
+
+
+class WorkQueue:
+    """Keys with the time at which each is due. Time is an argument; the queue neither sleeps nor reads a clock."""
+
+    def __init__(self) -> None:
+        self._due: dict[ObjectKey, float] = {}
+        self._busy: set[ObjectKey] = set()
+        self._failures: dict[ObjectKey, int] = {}
+
+    def add(self, key: ObjectKey, at: float) -> None:
+        """Ask for a pass at time `at`; of several wishes the earliest counts."""
+        self._due[key] = min(at, self._due.get(key, at))
+
+    def take(self, now: float) -> ObjectKey | None:
+        """Hand out the key that has been due the longest, unless it is being worked on; None when nothing is due."""
+        ready = [(at, key) for key, at in self._due.items() if at <= now and key not in self._busy]
+        if not ready:
+            return None
+        _, key = min(ready)
+        del self._due[key]
+        self._busy.add(key)
+        return key
+
+    def next_due(self) -> float | None:
+        """Return when the next key that is not being worked on is due."""
+        return min((at for key, at in self._due.items() if key not in self._busy), default=None)
+
+    def done(self, key: ObjectKey, now: float, *, again_seconds: float | None) -> None:
+        """Return a key after a pass that succeeded, with the wish for another."""
+        self._busy.discard(key)
+        self._failures.pop(key, None)
+        if again_seconds is not None:
+            self.add(key, now + again_seconds)
+
+    def failed(self, key: ObjectKey, now: float) -> float:
+        """Return a key after a pass that failed; it comes back after a pause that doubles each time."""
+        self._busy.discard(key)
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        # Beyond 2^7 the cap holds; the bound keeps the power small.
+        pause = min(FIRST_PAUSE_SECONDS * 2.0 ** min(failures - 1, 7), LONGEST_PAUSE_SECONDS)
+        # News that came during the pass does not shorten the pause: it would turn a failure into a busy loop.
+        self._due[key] = now + pause
+        return pause

@@ -1,0 +1,157 @@
+"""Carrying out a plan: its order, and what a failure half-way leaves."""
+
+import base64
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from foedus_contract.errors import Refused, Unavailable
+from foedus_engine.cluster.embedded import EmbeddedCluster
+from foedus_engine.cluster.execute import AGAIN_SECONDS, execute
+from foedus_engine.cluster.protocol import Busy, Conflict, Object, find
+from foedus_engine.decide.plan import BudgetKey, Close, ContentRequest, Ensure, Event, Plan, Reserve, key_of
+from foedus_ledger.ledger import BudgetRecord
+from foedus_ledger.mechanisms import Mechanism
+
+
+class Journal:
+    """Ledgers that write down what they are asked and fail where they are told to."""
+
+    def __init__(self, failures: Mapping[str, Exception]) -> None:
+        self.said: list[str] = []
+        self._failures = failures
+
+    async def read(self, budget: BudgetKey) -> BudgetRecord | None:
+        raise NotImplementedError
+
+    async def reserve(
+        self, budget: BudgetKey, *, job_uid: str, mechanism: Mechanism, count: int, claimant: str
+    ) -> None:
+        self.said.append(f"reserve {budget.name}")
+        if budget.name in self._failures:
+            raise self._failures[budget.name]
+
+    async def close(self, budget: BudgetKey, *, job_uid: str) -> None:
+        self.said.append(f"close {budget.name}")
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[EmbeddedCluster]:
+    async with EmbeddedCluster(tmp_path, environ={}) as made:
+        yield made
+
+
+def obj(kind: str, name: str, api_version: str = "v1", **content: Any) -> dict[str, Any]:
+    return {"apiVersion": api_version, "kind": kind, "metadata": {"name": name, "namespace": "default"}, **content}
+
+
+async def owner(cluster: EmbeddedCluster) -> Object:
+    return await cluster.create(obj("FederatedTrainingJob", "job", "foedus.dev/v1alpha1", spec={}))
+
+
+def no_factory(request: ContentRequest, issuer: Mapping[str, bytes] | None) -> Mapping[str, bytes]:
+    raise AssertionError("the factory must not be called")
+
+
+def reserve(*names: str) -> tuple[Reserve, ...]:
+    mechanism = Mechanism(noise_multiplier=2.0)
+    return tuple(Reserve(BudgetKey("default", name), "u-1", mechanism, 5, "default/job") for name in names)
+
+
+CHILD = obj("ConfigMap", "child", data={"a": "1"})
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        (Refused("does not fit"), ["reserve a", "reserve b", "reserve c", "close b", "close a"]),
+        (Unavailable("no answer"), ["reserve a", "reserve b", "reserve c"]),
+        (Busy("no answer"), ["reserve a", "reserve b", "reserve c"]),
+        (Conflict("lost the race"), ["reserve a", "reserve b", "reserve c"]),
+    ],
+)
+async def test_without_all_reservations_nothing_starts(
+    cluster: EmbeddedCluster, failure: Exception, said: list[str]
+) -> None:
+    job, ledgers = await owner(cluster), Journal({"c": failure})
+    plan = Plan(ledger=reserve("a", "b", "c", "d"), apply=(CHILD,), status={"phase": "Training"})
+    if isinstance(failure, Refused):
+        again = await execute(plan, obj=job, cluster=cluster, ledgers=ledgers, factory=no_factory)
+        assert again == AGAIN_SECONDS
+    else:
+        with pytest.raises(type(failure)):
+            await execute(plan, obj=job, cluster=cluster, ledgers=ledgers, factory=no_factory)
+    assert ledgers.said == said
+    assert await find(cluster, key_of(CHILD)) is None
+    assert "status" not in await cluster.get(key_of(job))
+    assert [event.kind for event in await cluster.events(key_of(job))] == ["Warning"]
+
+
+async def test_everything_in_a_plan_is_done(cluster: EmbeddedCluster) -> None:
+    job, ledgers = await owner(cluster), Journal({})
+    gone = await cluster.create(obj("ConfigMap", "gone"))
+    event = Event("Normal", "Started", "it started")
+    plan = Plan(
+        ledger=(*reserve("a"), Close(BudgetKey("default", "z"), "u-0")),
+        apply=(CHILD,),
+        ensure=(Ensure(obj("ConfigMap", "kept", data={"b": "2"})),),
+        delete=(key_of(gone), key_of(obj("ConfigMap", "never-there"))),
+        status={"phase": "Training"},
+        events=(event,),
+        requeue_seconds=7.0,
+    )
+    assert await execute(plan, obj=job, cluster=cluster, ledgers=ledgers, factory=no_factory) == 7.0
+    assert ledgers.said == ["reserve a", "close z"]
+    names = [each["metadata"]["name"] for each in await cluster.list("v1", "ConfigMap")]
+    assert names == ["child", "kept"]
+    assert (await cluster.get(key_of(job)))["status"] == {"phase": "Training"}
+    assert await cluster.events(key_of(job)) == (event,)
+
+
+async def test_content_is_made_once_with_its_issuers_content(cluster: EmbeddedCluster) -> None:
+    calls: list[tuple[str, Mapping[str, bytes] | None]] = []
+
+    def factory(request: ContentRequest, issuer: Mapping[str, bytes] | None) -> Mapping[str, bytes]:
+        calls.append((request.common_name, issuer))
+        return {"key": request.common_name.encode()}
+
+    authority, leaf = obj("Secret", "ca"), obj("Secret", "leaf")
+    plan = Plan(
+        ensure=(
+            Ensure(authority, ContentRequest("Authority", "root")),
+            Ensure(leaf, ContentRequest("ServerLeaf", "server", issuer=key_of(authority))),
+        )
+    )
+    job = await owner(cluster)
+    for _ in range(2):
+        await execute(plan, obj=job, cluster=cluster, ledgers=Journal({}), factory=factory)
+    assert calls == [("root", None), ("server", {"key": b"root"})]
+    assert (await cluster.get(key_of(leaf)))["data"] == {"key": base64.b64encode(b"server").decode()}
+
+
+async def test_the_status_is_written_although_a_step_failed(cluster: EmbeddedCluster) -> None:
+    job = await owner(cluster)
+    plan = Plan(apply=(obj("CronJob", "x"),), status={"phase": "Failed"}, events=(Event("Normal", "Never", "said"),))
+    with pytest.raises(Exception, match="no such kind"):
+        await execute(plan, obj=job, cluster=cluster, ledgers=Journal({}), factory=no_factory)
+    assert (await cluster.get(key_of(job)))["status"] == {"phase": "Failed"}
+    assert await cluster.events(key_of(job)) == ()
+
+
+async def test_an_unchanged_status_is_not_written(cluster: EmbeddedCluster) -> None:
+    plan = Plan(status={"phase": "Training"})
+    job = await owner(cluster)
+    await execute(plan, obj=job, cluster=cluster, ledgers=Journal({}), factory=no_factory)
+    written = await cluster.get(key_of(job))
+    await execute(plan, obj=written, cluster=cluster, ledgers=Journal({}), factory=no_factory)
+    assert await cluster.get(key_of(job)) == written
+
+
+async def test_a_status_decided_on_an_old_object_is_not_written(cluster: EmbeddedCluster) -> None:
+    job = await owner(cluster)
+    await cluster.update({**job, "spec": {"suspend": True}})
+    plan = Plan(status={"phase": "Training"})
+    with pytest.raises(Conflict):
+        await execute(plan, obj=job, cluster=cluster, ledgers=Journal({}), factory=no_factory)

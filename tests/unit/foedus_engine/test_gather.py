@@ -1,0 +1,183 @@
+"""What gather makes of the objects in a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from foedus_contract.progress import IdentityReady, ProcessFailed, TrainingResult
+from foedus_engine.accounting import Accounting
+from foedus_engine.api.training import FederatedTrainingJob
+from foedus_engine.cluster.gather import gather_training
+from foedus_engine.cluster.protocol import NotFound
+from foedus_engine.decide.observed import Calibrated, ChildView, Observed
+from foedus_engine.decide.plan import BudgetKey, ObjectKey
+from foedus_ledger.mechanisms import Mechanism
+from foedus_ledger.records import Account, BudgetRecord, BudgetSpec
+from support.brain import MODEL, RECORDS, SILOS, UID, manifest
+
+Reports = Mapping[str, tuple[Any, ...]]
+
+
+class FakeCluster:
+    """Objects and reports, read-only; a method that gather must not call does not exist."""
+
+    def __init__(self, objects: list[dict[str, Any]], reports: Reports, result: TrainingResult | None = None) -> None:
+        self.objects = objects
+        self.reports = reports
+        self.result = result
+
+    async def list(
+        self, api_version: str, kind: str, namespace: str | None = None, labels: Mapping[str, str] | None = None
+    ) -> tuple[dict[str, Any], ...]:
+        wanted = dict(labels or {}).items()
+        return tuple(o for o in self.objects if o["kind"] == kind and wanted <= o["metadata"]["labels"].items())
+
+    async def get(self, key: ObjectKey) -> dict[str, Any]:
+        for found in self.objects:
+            if (found["kind"], found["metadata"]["name"]) == (key.kind, key.name):
+                return found
+        raise NotFound("not there", where=str(key))
+
+    async def pod_progress(self, namespace: str, job: str) -> tuple[Any, ...]:
+        return self.reports.get(job, ())
+
+    async def pod_result(self, namespace: str, job: str) -> TrainingResult | None:
+        return self.result
+
+
+class FakeLedgers:
+    """Budgets of all silos but the missing one; `account` is this job's in each."""
+
+    def __init__(self, missing: str = "", account: Account | None = None) -> None:
+        self.missing = missing
+        self.account = account
+
+    async def read(self, key: BudgetKey) -> BudgetRecord | None:
+        silo = key.name.removeprefix("budget-")
+        if silo == self.missing:
+            return None
+        digest = "sha256:" + f"{SILOS.index(silo) + 1:02x}" * 32
+        spec = BudgetSpec(digest=digest, records=RECORDS, epsilon=1.0, delta=1e-5)
+        return BudgetRecord(spec=spec, accounts={UID: self.account} if self.account else {})
+
+
+def child(name: str, kind: str = "Job", uid: str = UID, labelled: bool = True, **status: Any) -> dict[str, Any]:
+    labels = {"foedus.dev/job": "demo"} if labelled else {}
+    owner = {"uid": uid, "controller": True}
+    metadata = {"name": name, "uid": f"uid-{name}", "labels": labels, "ownerReferences": [owner]}
+    return {"kind": kind, "metadata": metadata, "status": status}
+
+
+async def gather(
+    *objects: dict[str, Any],
+    reports: Reports | None = None,
+    ledgers: FakeLedgers | None = None,
+    result: TrainingResult | None = None,
+    status: dict[str, Any] | None = None,
+) -> Observed:
+    job = FederatedTrainingJob.model_validate(manifest() | ({"status": status} if status else {}))
+    cluster: Any = FakeCluster(list(objects), reports or {}, result)
+    source: Any = ledgers or FakeLedgers()
+    return await gather_training(cluster, source, Accounting(lambda _: MODEL), job)
+
+
+async def test_an_untouched_job_has_budgets_a_model_and_a_calibration() -> None:
+    observed = await gather()
+
+    assert list(observed.budgets) == list(SILOS)
+    assert observed.model == MODEL
+    assert isinstance(observed.calibration, Calibrated)
+    assert (observed.children, observed.foreign, observed.progress, observed.result) == ({}, (), (), None)
+    assert observed.meta.uid == UID
+
+
+async def test_without_a_budget_nothing_is_calibrated() -> None:
+    observed = await gather(ledgers=FakeLedgers(missing="silo-2"))
+
+    assert observed.budgets["silo-2"] is None
+    assert observed.calibration is None
+
+
+async def test_the_jobs_own_account_is_seen() -> None:
+    own = Account(mechanism=Mechanism(noise_multiplier=30.0), reserved=4, charged=1, last_attempt=0, claimant="x")
+    observed = await gather(ledgers=FakeLedgers(account=own))
+    budget = observed.budgets["silo-1"]
+
+    assert budget is not None
+    assert budget.account is not None
+    assert (budget.account.reserved, budget.account.charged, budget.account.state) == (4, 1, "Open")
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        ({}, ChildView("uid-demo-silo-1")),
+        ({"active": 1}, ChildView("uid-demo-silo-1", active=1)),
+        (
+            {"failed": 2, "conditions": [{"type": "Failed", "status": "True", "message": "exit 11"}]},
+            ChildView("uid-demo-silo-1", failed=2, finished="Failed", message="exit 11"),
+        ),
+        ({"conditions": [{"type": "Failed", "status": "False"}]}, ChildView("uid-demo-silo-1")),
+        (
+            {"succeeded": 1, "conditions": [{"type": "Complete", "status": "True"}]},
+            ChildView("uid-demo-silo-1", succeeded=1, finished="Complete"),
+        ),
+    ],
+)
+async def test_a_job_is_seen_as_it_is(status: dict[str, Any], expected: ChildView) -> None:
+    observed = await gather(child("demo-silo-1", **status))
+
+    assert observed.children == {("Job", "demo-silo-1"): expected}
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+async def test_what_somebody_else_owns_is_foreign(labelled: bool) -> None:
+    observed = await gather(child("demo-ca", "Secret", uid="somebody", labelled=labelled))
+
+    assert observed.children == {}
+    assert [str(key) for key in observed.foreign] == ["Secret team-a/demo-ca"]
+
+
+async def test_reports_are_read_only_from_our_own_jobs() -> None:
+    reports = {"demo-silo-1": (IdentityReady(silo="silo-1", public_key=b"1" * 32),)}
+    observed = await gather(child("demo-silo-1", uid="an-earlier-job"), reports=reports)
+
+    assert observed.identities == {}
+
+
+async def test_a_silo_speaks_for_itself_only() -> None:
+    reports = {
+        "demo-silo-1": (IdentityReady(silo="silo-1", public_key=b"1" * 32),),
+        "demo-silo-2": (
+            IdentityReady(silo="silo-1", public_key=b"2" * 32),
+            ProcessFailed(code=11, message="wrong data"),
+        ),
+    }
+    observed = await gather(child("demo-silo-1"), child("demo-silo-2"), reports=reports)
+
+    assert observed.identities == {"silo-1": b"1" * 32}
+    assert observed.failures["silo-2"].message == "wrong data"
+
+
+async def test_the_coordinators_result_is_read_once_its_job_is_there() -> None:
+    result = TrainingResult(outcome="Complete")
+
+    assert (await gather(result=result)).result is None
+    assert (await gather(child("demo-coordinator"), result=result)).result == result
+
+
+async def test_a_job_that_is_over_is_not_calibrated_again() -> None:
+    done = {
+        "type": "Complete",
+        "status": "True",
+        "reason": "AllRounds",
+        "message": "",
+        "lastTransitionTime": "2026-03-01T12:00:00Z",
+    }
+    observed = await gather(child("demo-silo-1"), status={"conditions": [done]})
+
+    assert (observed.model, observed.calibration) == (None, None)
+    assert ("Job", "demo-silo-1") in observed.children

@@ -1,0 +1,145 @@
+"""The loop: which objects get passes, and what happens after a pass that failed."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from foedus_contract.errors import FoedusError, InvalidInput, Unavailable
+from foedus_engine.cluster.embedded import EmbeddedCluster
+from foedus_engine.cluster.embedded_ledgers import EmbeddedLedgers
+from foedus_engine.cluster.protocol import Conflict, Object
+from foedus_engine.decide.plan import ContentRequest, ObjectKey, Plan
+from foedus_engine.reconcile import Decide, Reconciler
+
+KIND = ("foedus.dev/v1alpha1", "FederatedTrainingJob")
+KEY = ObjectKey(*KIND, "default", "job")
+PATIENCE_SECONDS = 30
+
+
+def job(name: str = "job") -> dict[str, Any]:
+    return {"apiVersion": KIND[0], "kind": KIND[1], "metadata": {"name": name, "namespace": "default"}, "spec": {}}
+
+
+def no_factory(request: ContentRequest, issuer: Mapping[str, bytes] | None) -> Mapping[str, bytes]:
+    raise AssertionError("the factory must not be called")
+
+
+@asynccontextmanager
+async def looping(
+    tmp_path: Path, decide: Decide, reports: list[FoedusError] | None = None
+) -> AsyncIterator[EmbeddedCluster]:
+    def report(_key: ObjectKey, error: FoedusError) -> None:
+        (reports if reports is not None else []).append(error)
+
+    async with EmbeddedCluster(tmp_path, environ={}) as cluster:
+        ledgers = EmbeddedLedgers(tmp_path)
+        kinds = {KIND: decide}
+        loop = Reconciler(cluster, ledgers, no_factory, kinds, clock=time.monotonic, report=report)
+        task = asyncio.create_task(loop.run())
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                yield cluster
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(holds: Any) -> None:
+    while not holds():
+        await asyncio.sleep(0.01)
+
+
+async def test_an_object_is_handled_when_it_appears_when_it_changes_and_when_its_child_does(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    async def decide(obj: Object) -> Plan:
+        seen.append(obj["metadata"]["generation"])
+        return Plan()
+
+    async with looping(tmp_path, decide) as cluster:
+        made = await cluster.create(job())
+        await until(lambda: seen == [1])
+        changed = await cluster.update({**made, "spec": {"suspend": True}})
+        await until(lambda: seen == [1, 2])
+        owner = {"apiVersion": KIND[0], "kind": KIND[1], "name": "job", "uid": changed["metadata"]["uid"]}
+        meta = {"name": "child", "namespace": "default", "ownerReferences": [{**owner, "controller": True}]}
+        await cluster.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta})
+        await until(lambda: seen == [1, 2, 2])
+
+
+async def test_a_plan_that_wants_another_look_gets_it(tmp_path: Path) -> None:
+    passes: list[str] = []
+
+    async def decide(obj: Object) -> Plan:
+        passes.append(obj["metadata"]["name"])
+        return Plan(requeue_seconds=0.01 if len(passes) < 4 else None)
+
+    async with looping(tmp_path, decide) as cluster:
+        await cluster.create(job())
+        await until(lambda: len(passes) == 4)
+
+
+@pytest.mark.parametrize("error", [Unavailable("away"), Conflict("changed"), RuntimeError("a defect")])
+async def test_a_pass_that_may_succeed_later_is_repeated(tmp_path: Path, error: Exception) -> None:
+    passes: list[str] = []
+
+    async def decide(obj: Object) -> Plan:
+        passes.append(obj["metadata"]["name"])
+        if len(passes) == 1:
+            raise error
+        return Plan(status={"phase": "Training"})
+
+    async with looping(tmp_path, decide) as cluster:
+        await cluster.create(job())
+        while (await cluster.get(KEY)).get("status") != {"phase": "Training"}:
+            await asyncio.sleep(0.01)
+
+
+async def test_what_fails_again_for_sure_waits_for_a_change_and_is_told(tmp_path: Path) -> None:
+    reports: list[FoedusError] = []
+
+    async def decide(obj: Object) -> Plan:
+        if not obj["spec"]:
+            raise InvalidInput("is empty", where="spec", cure="fill it")
+        return Plan(status={"phase": "Training"})
+
+    async with looping(tmp_path, decide, reports) as cluster:
+        made = await cluster.create(job())
+        await until(lambda: reports)
+        assert [event.message for event in await cluster.events(KEY)] == ["spec: is empty; fill it"]
+        await cluster.update({**made, "spec": {"rounds": 1}})
+        while (await cluster.get(KEY)).get("status") != {"phase": "Training"}:
+            await asyncio.sleep(0.01)
+        assert len(reports) == 1
+
+
+async def test_one_object_never_has_two_passes_at_a_time(tmp_path: Path) -> None:
+    inside = 0
+    passes = 0
+
+    async def decide(_obj: Object) -> Plan:
+        nonlocal inside, passes
+        inside += 1
+        assert inside == 1
+        await asyncio.sleep(0.01)
+        inside -= 1
+        passes += 1
+        return Plan(status={"passes": passes} if passes < 5 else None)  # its own write is news
+
+    async with looping(tmp_path, decide) as cluster:
+        await cluster.create(job())
+        await until(lambda: passes >= 5)
+
+
+async def test_an_object_that_is_gone_is_left_alone(tmp_path: Path) -> None:
+    async def decide(_obj: Object) -> Plan:
+        raise AssertionError("there is nothing to decide about")
+
+    async with EmbeddedCluster(tmp_path, environ={}) as cluster:
+        loop = Reconciler(cluster, EmbeddedLedgers(tmp_path), no_factory, {KIND: decide}, clock=time.monotonic)
+        assert await loop.reconcile(KEY) is None
