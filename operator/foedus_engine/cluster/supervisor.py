@@ -221,7 +221,7 @@ class Supervisor:
             if folder.is_dir() and not await processes.end_survivor(pid, folder / "lock"):
                 cure = f"end process {pid} and try again"
                 raise Unavailable(f"a process of an earlier engine still runs ({job})", where=str(folder), cure=cure)
-            lost = PodView(number, "Failed", None, "the engine ended", self._host.now().timestamp())
+            lost = PodView(number, "Lost", None, "the engine ended", self._host.now().timestamp())
             self._host.records.ended(job_uid, lost)
 
     def notice(self, obj: Object, *, deleted: bool) -> None:
