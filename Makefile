@@ -1,0 +1,103 @@
+# Every target does its own set-up: the virtual environment is made from the hashed locks when it is missing or old.
+# `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3.11
+VENV ?= .venv
+BUILD ?= build
+DEMO := $(BUILD)/demo
+BIN := $(VENV)/bin
+# The stamp carries the checksum of what the environment was made from, so a changed lock makes it anew.
+LOCKS := requirements.lock requirements-cuda.lock pyproject.toml
+SUM := $(shell cat $(LOCKS) | sha256sum | cut -c1-16)
+STAMP := $(VENV)/.installed-$(SUM)
+# SHA-256 of torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl; `make lock` adds it to the default index's hashes.
+TORCH := 2.13.0
+TORCH_CPU_SHA256 := 6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
+# Threads of a test process: two cores are assumed, and a result must not depend on how many there are.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM := false
+export HF_HUB_OFFLINE := 1
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: venv
+venv: $(STAMP) ## make the virtual environment from the hashed locks
+
+$(STAMP): | $(VENV)/bin/python
+	$(BIN)/pip install --require-hashes --no-deps -r requirements.lock
+	if [[ "$$($(BIN)/python -c 'import importlib.metadata as m; print(m.version("torch"))')" != *+cpu ]]; then \
+		$(BIN)/pip install --require-hashes --no-deps -r requirements-cuda.lock; fi
+	$(BIN)/pip install --no-deps --no-build-isolation -e .
+	$(BIN)/pip check
+	rm -f $(VENV)/.installed-*
+	touch $@
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] == (3, 11) else "Foedus is locked for Python 3.11; set PYTHON=…")'
+	$(PYTHON) -m venv $(VENV)
+
+.PHONY: verify
+verify: $(STAMP) ## everything that must hold: format, lint, types, arrows between packages, CRDs, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m foedus_engine.crdgen --check
+	$(BIN)/python -m pytest
+
+.PHONY: test
+test: $(STAMP) ## the tests
+	$(BIN)/python -m pytest
+
+.PHONY: demo
+demo: $(STAMP) ## ten silos train one adapter on BBC news under ε = 1 (fresh state folder each time)
+	rm -rf $(DEMO)
+	$(BIN)/foedus data split bbc-news --silos 10 --seed 7 --out $(DEMO)/volumes
+	$(BIN)/foedus budget create --state $(DEMO)/state --epsilon 1 --delta 1e-5 \
+		$$(printf -- '--data %s ' $(DEMO)/volumes/silo-*/train.jsonl)
+	$(BIN)/foedus run -f examples/bbc-news.yaml --state $(DEMO)/state --volumes $(DEMO)/volumes --out $(DEMO)/result
+
+.PHONY: bench
+bench: $(STAMP) ## run one benchmark: make bench NAME=bbc
+	@test -n "$(NAME)" || { echo "say which: make bench NAME=…; make bench-list lists them" >&2; exit 2; }
+	$(BIN)/python -m benchmarks.run $(NAME)
+
+.PHONY: bench-list
+bench-list: $(STAMP) ## list the benchmarks with what each shows
+	@$(BIN)/python -m benchmarks.run --list
+
+.PHONY: format
+format: $(STAMP) ## format the code and mend what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: crds
+crds: $(STAMP) ## write crds/*.yaml from the models
+	$(BIN)/python -m foedus_engine.crdgen
+
+.PHONY: nightly
+nightly: $(STAMP) ## what takes too long for every change: all benchmarks
+	$(BIN)/python -m benchmarks.run --all
+
+# Resolves for Linux x86-64 and Python 3.11; keeps the present pins unless UPGRADE=--upgrade is given.
+.PHONY: lock
+lock: $(STAMP) ## write both locks again from pyproject.toml (UPGRADE=--upgrade takes newer versions)
+	mkdir -p $(BUILD)
+	sed '/$(TORCH_CPU_SHA256)/d' requirements.lock requirements-cuda.lock > $(BUILD)/all.lock
+	env -u PIP_FIND_LINKS $(BIN)/uv pip compile --quiet $(UPGRADE) pyproject.toml --all-extras --generate-hashes \
+		--python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-annotate --no-header -o $(BUILD)/all.lock
+	grep -q '^torch==$(TORCH) ' $(BUILD)/all.lock || { echo "torch moved: mend TORCH and TORCH_CPU_SHA256" >&2; exit 1; }
+	awk '/^[^ ]/ {cuda = /^(cuda|nvidia)-/ || /^triton==/} !cuda \
+		{print} /^torch==/ {print "    --hash=sha256:$(TORCH_CPU_SHA256) \\"}' $(BUILD)/all.lock > requirements.lock
+	awk '/^[^ ]/ {cuda = /^(cuda|nvidia)-/ || /^triton==/} cuda' $(BUILD)/all.lock > requirements-cuda.lock
+
+.PHONY: clean
+clean: ## remove what was built (the virtual environment and .foedus stay)
+	rm -rf $(BUILD) dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

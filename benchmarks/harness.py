@@ -1,0 +1,79 @@
+"""What a benchmark is, and the machine it ran on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+VERSIONS = ("foedus", "torch", "transformers", "peft", "numpy", "opendp", "dp-accounting", "cryptography")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one benchmark found. `met` says whether everything it is to show holds, not only the value."""
+
+    value: float
+    met: bool
+    details: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One figure: how it is measured, in which unit, against which target, and what it shows.
+
+    `measure` gets a fresh folder to work in. `bound` says on which side of the target the value must lie.
+    """
+
+    name: str
+    shows: str
+    unit: str
+    target: float
+    bound: Literal["at least", "at most"]
+    measure: Callable[[Path], Outcome]
+
+
+def run(benchmark: Benchmark, folder: Path) -> dict[str, Any]:
+    """Measure, and return the one JSON object that a benchmark ends with."""
+    before = os.getloadavg()
+    outcome = benchmark.measure(folder)
+    reached = outcome.value >= benchmark.target if benchmark.bound == "at least" else outcome.value <= benchmark.target
+    return {
+        "name": benchmark.name,
+        "value": outcome.value,
+        "unit": benchmark.unit,
+        "target": benchmark.target,
+        "pass": reached and outcome.met,
+        "details": {"bound": benchmark.bound, **outcome.details},
+        "machine": {**machine(), "loadBefore": before, "loadAfter": os.getloadavg()},
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Return CPU model, usable cores, memory and versions."""
+    return {
+        "cpu": _field(Path("/proc/cpuinfo"), "model name") or platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory": _field(Path("/proc/meminfo"), "MemTotal"),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in VERSIONS},
+    }
+
+
+def _field(file: Path, name: str) -> str:
+    if not file.exists():
+        return ""
+    rows = (line.partition(":") for line in file.read_text("utf-8").splitlines())
+    return next((value.strip() for key, _, value in rows if key.strip() == name), "")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,80 @@
+"""The reference without privacy: the same model and the same data in one place, with no clipping and no noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from foedus_contract.plan import LoraPlan, ModelPlan
+from foedus_contract.run_spec import ModelSource
+from foedus_workloads.training.base import check_base, resolve
+from foedus_workloads.training.data import read_records
+from foedus_workloads.training.model import AdaptedModel, Encoded
+
+EPOCHS = 8  # passes over all texts; the loss on them has flattened by then
+BATCH = 64
+LEARNING_RATE = 0.01  # of Adam
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Encoded texts and the index of each one's label."""
+
+    texts: Encoded
+    targets: torch.Tensor
+
+
+def train_without_privacy(manifest: Mapping[str, Any], seeds: Sequence[int], volumes: Path) -> list[float]:
+    """Train the example's adapter and head on all silos' texts together; return each seed's public accuracy."""
+    spec = manifest["spec"]
+    package = spec["model"]["source"]["package"]
+    path = resolve(ModelSource(package=package["name"], package_path=package["path"]), None)
+    plan = _model_plan(spec, check_base(path).digest)
+    # What lies below the adapted layer does not depend on the seed, so texts are encoded once.
+    encoder = AdaptedModel.load(path, plan, seeds[0])
+    training = _read(encoder, plan, sorted(volumes.glob("silo-*/train.jsonl")))
+    public = _read(encoder, plan, [volumes / "public" / "eval.jsonl"])
+    return [_accuracy(_fit(AdaptedModel.load(path, plan, seed), training, seed), public) for seed in seeds]
+
+
+def _model_plan(spec: Mapping[str, Any], digest: str) -> ModelPlan:
+    model, lora = spec["model"], spec["lora"]
+    return ModelPlan(
+        digest=digest,
+        labels=tuple(model["labels"]),
+        max_tokens=model["maxTokens"],
+        lora=LoraPlan(
+            rank=lora["rank"],
+            alpha=lora["alpha"],
+            target_modules=tuple(lora["targetModules"]),
+            last_layers=lora["lastLayers"],
+        ),
+    )
+
+
+def _read(encoder: AdaptedModel, plan: ModelPlan, files: Sequence[Path]) -> Labelled:
+    records = [record for file in files for record in read_records(file, plan.labels).items]
+    texts = encoder.encode([record.text for record in records], batch=BATCH)
+    return Labelled(texts, torch.tensor([plan.labels.index(record.label) for record in records]))
+
+
+def _fit(model: AdaptedModel, data: Labelled, seed: int) -> AdaptedModel:
+    trained = [parameter for parameter in model.peft.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=LEARNING_RATE)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(EPOCHS):
+        for rows in torch.randperm(data.texts.count, generator=generator).split(BATCH):
+            optimizer.zero_grad()
+            logits = model.logits(Encoded(data.texts.hidden[rows], data.texts.mask[rows]))
+            torch.nn.functional.cross_entropy(logits, data.targets[rows]).backward()
+            optimizer.step()
+    return model
+
+
+def _accuracy(model: AdaptedModel, data: Labelled) -> float:
+    with torch.no_grad():
+        return float((model.logits(data.texts).argmax(dim=1) == data.targets).float().mean())

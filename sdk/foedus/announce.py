@@ -1,0 +1,104 @@
+"""What a run is about to do, said before the first gradient is computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from foedus_contract.plan import TrainingPlan
+from foedus_engine.decide.size import KAPPA_WARN, Size
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """The numbers a reader judges a run by. `coordinates` are the values released in a round, by active factor."""
+
+    job: str
+    silos: int
+    records: int
+    threshold: int
+    colluders: int
+    min_honest: int
+    coordinates: Mapping[str, int]
+    trainable: int
+    noise_multiplier: float
+    rounds: int
+    attempts: int
+    epsilon: float
+    delta: float
+    epsilon_pld: float
+    epsilon_rdp: float
+    kappa: float
+    state: str
+    notes: tuple[str, ...]
+
+
+def kappa(plan: TrainingPlan, coordinates: int) -> float:
+    """Return κ: the standard deviation of the noise summed over all silos, times √d, over clip and records."""
+    shares = math.sqrt(len(plan.silos)) * plan.share_scale(coordinates)
+    return shares / plan.privacy.grid_per_clip * math.sqrt(coordinates) / plan.total_records
+
+
+def released(plan: TrainingPlan, size: Size) -> dict[str, int]:
+    """Return how many values a round releases, by its active factor."""
+    if plan.model.lora is None:
+        return {"None": size.head}
+    return {"B": size.factor_b + size.head, "A": size.factor_a + size.head}
+
+
+def announce(plan: TrainingPlan, size: Size, state: str, notes: tuple[str, ...]) -> Announcement:
+    """Return what is to be said about `plan`; κ is that of the rounds that release the most coordinates."""
+    privacy = plan.privacy
+    return Announcement(
+        job=f"{plan.namespace}/{plan.job}",
+        silos=len(plan.silos),
+        records=plan.total_records,
+        threshold=privacy.threshold,
+        colluders=privacy.colluders,
+        min_honest=privacy.min_honest,
+        coordinates=released(plan, size),
+        trainable=size.trainable,
+        noise_multiplier=privacy.noise_multiplier,
+        rounds=plan.rounds,
+        attempts=plan.attempts,
+        epsilon=privacy.epsilon,
+        delta=privacy.delta,
+        epsilon_pld=privacy.epsilon_pld,
+        epsilon_rdp=privacy.epsilon_rdp,
+        kappa=kappa(plan, size.coordinates),
+        state=state,
+        notes=notes,
+    )
+
+
+def warnings(said: Announcement) -> tuple[str, ...]:
+    """Return what a reader must not miss: a noise that drowns the signal, and what one machine cannot enforce."""
+    if said.kappa <= KAPPA_WARN:
+        return said.notes
+    return (
+        f"κ = {said.kappa:.2f} is above {KAPPA_WARN}: expect a weak adapter; more records, a lower rank or fewer "
+        "adapted layers help",
+        *said.notes,
+    )
+
+
+def lines(said: Announcement) -> tuple[str, ...]:
+    """Return the announcement as lines of text."""
+    released = ", ".join(
+        f"{count:,} with {'the head alone' if factor == 'None' else f'factor {factor}'}"
+        for factor, count in said.coordinates.items()
+    )
+    return (
+        f"job       {said.job}",
+        f"silos     {said.silos} with {said.records:,} examples; at least {said.threshold} must stay in each round",
+        f"trains    {said.trainable:,} parameters; released a round: {released}",
+        f"rounds    {said.rounds}, and {said.attempts - said.rounds} spare attempts are reserved with them",
+        f"noise     σ = {said.noise_multiplier:.3f}, drawn by the silos; {said.min_honest} honest ones suffice (n_min)",
+        f"privacy   ε ≤ {said.epsilon:g} at δ = {said.delta:g} an example; planned ε: "
+        f"{said.epsilon_pld:.4f} by PLD, {said.epsilon_rdp:.4f} by RDP",
+        f"signal    κ = {said.kappa:.2f}: the noise's norm over the clip norm in the mean; below {KAPPA_WARN} is good",
+        f"adversary coordinator assumed honest but curious, plus {said.colluders} silos that tell it all they know",
+        f"state     {said.state}",
+        *(f"warning   {text}" for text in warnings(said)),
+    )

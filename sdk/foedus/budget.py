@@ -1,0 +1,201 @@
+"""`foedus budget`: the data holder's decision how much privacy loss a data set may bear, and what became of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from foedus.options import namespace_option, state_option
+from foedus.state import StoredBudget, create_budget, find_budget, list_budgets
+from foedus_contract.errors import InvalidInput, Refused
+from foedus_contract.exit_codes import ExitCode
+from foedus_engine.api.budget import PrivacyBudget
+from foedus_engine.manifests import parse_manifest
+from foedus_ledger.ledger import BudgetRecord, epsilon_reserved, epsilon_spent
+from foedus_workloads.training.data import dataset_digest
+
+DIGEST_SHOWN = 19  # `sha256:` and twelve digits: enough to compare by eye
+
+
+class BudgetGroup(click.Group):
+    """A group in which `foedus budget NAME` means `foedus budget show NAME`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put `show` in front unless a command or help is asked for."""
+        known = {*self.commands, *ctx.help_option_names}
+        return super().parse_args(ctx, args if args and args[0] in known else ["show", *args])
+
+
+@click.group(cls=BudgetGroup)
+def budget() -> None:
+    """Make and show a silo's privacy budget.
+
+    `foedus budget` lists all budgets, `foedus budget NAME` shows who has used one.
+    """
+
+
+@budget.command()
+@click.argument("name", required=False)
+@click.option(
+    "--data",
+    "files",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    multiple=True,
+    required=True,
+    help="The silo's data file; repeat it to make a budget for each of several silos.",
+)
+@click.option("--epsilon", type=float, required=True, help="ε that all jobs on this data may spend together.")
+@click.option("--delta", type=float, default=1e-5, show_default=True, help="δ that goes with it.")
+@click.option("--owner", default="", help="Who decides about the data.")
+@click.option(
+    "-o", "--output", type=click.Choice(["text", "yaml"]), default="text", help="yaml prints the manifest only."
+)
+@namespace_option
+@state_option
+def create(
+    name: str | None,
+    files: tuple[Path, ...],
+    epsilon: float,
+    delta: float,
+    owner: str,
+    output: str,
+    namespace: str,
+    state: Path,
+) -> None:
+    """Make a budget for the records in a data file; NAME is the file's folder unless given.
+
+    A budget never changes and is never made twice: a new decision is a new budget under a new name.
+    """
+    if name is not None and len(files) > 1:
+        raise InvalidInput("one name does not fit several files", where="NAME", cure="leave it out or give one --data")
+    limit = {"epsilon": epsilon, "delta": delta, "owner": owner}
+    budgets = [make_budget(name or file.resolve().parent.name, namespace, file, limit) for file in files]
+    if output == "yaml":
+        click.echo(
+            yaml.safe_dump_all([manifest(item) for item in budgets], sort_keys=False, allow_unicode=True), nl=False
+        )
+        return
+    check_distinct(budgets)
+    create_all(state, budgets)
+
+
+def make_budget(name: str, namespace: str, file: Path, limit: dict[str, Any]) -> PrivacyBudget:
+    """Return the checked budget for the records in `file`; raises InvalidInput naming field, or file and line."""
+    digest, records = dataset_digest(file)
+    document = {
+        "apiVersion": "foedus.dev/v1alpha1",
+        "kind": "PrivacyBudget",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"dataset": {"digest": digest, "records": records}, **limit},
+    }
+    if limit["delta"] * records >= 1:
+        cure = f"δ must be below 1/{records}, else one record may be published outright"
+        raise InvalidInput(f"{limit['delta']:g} is too large", where="--delta", cure=cure)
+    parsed = parse_manifest(document)
+    assert isinstance(parsed, PrivacyBudget)
+    return parsed
+
+
+def check_distinct(budgets: Sequence[PrivacyBudget]) -> None:
+    """Raise InvalidInput when two budgets have one name."""
+    names = [item.metadata.name for item in budgets]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        cure = "put each silo's file into a folder of its own name, or make them one by one"
+        raise InvalidInput(f"two files would make the budget {twice[0]}", where="--data", cure=cure)
+
+
+def create_all(state: Path, budgets: Sequence[PrivacyBudget]) -> None:
+    """Make all budgets, or none when one of them exists."""
+    for item in budgets:
+        if find_budget(state, item.metadata.namespace, item.metadata.name) is not None:
+            raise Refused(
+                "exists already and never changes",
+                where=f"budget {item.metadata.name}",
+                cure=f"show it with: foedus budget {item.metadata.name}; a new decision needs a new name",
+                code=ExitCode.BUDGET_EXISTS,
+            )
+    for item in budgets:
+        create_budget(state, item)
+        spec = item.spec
+        click.echo(
+            f"budget {item.metadata.name}: ε = {spec.epsilon:g} at δ = {spec.delta:g}, {spec.dataset.records} records"
+        )
+
+
+def manifest(item: PrivacyBudget) -> dict[str, Any]:
+    """Return the manifest as a user would write it."""
+    document = item.to_document()
+    meta = {"name": item.metadata.name, "namespace": item.metadata.namespace}
+    return {"apiVersion": item.api_version, "kind": item.kind, "metadata": meta, "spec": document["spec"]}
+
+
+@budget.command()
+@click.argument("name", required=False)
+@click.option("--output", type=click.Choice(["text", "json"]), default="text", help="How to print.")
+@namespace_option
+@state_option
+def show(name: str | None, output: str, namespace: str, state: Path) -> None:
+    """List all budgets, or show the accounts of one."""
+    if name is None:
+        found: Sequence[StoredBudget] = list_budgets(state, namespace)
+    else:
+        one = find_budget(state, namespace, name)
+        if one is None:
+            cure = f"make it with: foedus budget create {name} --data FILE --epsilon EPSILON --delta DELTA"
+            raise InvalidInput("does not exist", where=f"budget {namespace}/{name}", cure=cure)
+        found = [one]
+    if output == "json":
+        for item in found:
+            click.echo(
+                json.dumps(
+                    {"name": item.name, **item.record.model_dump(mode="json", by_alias=True), **spent(item.record)}
+                )
+            )
+        return
+    for line in table(found) + (account_lines(found[0].record) if name else []):
+        click.echo(line)
+
+
+def spent(record: BudgetRecord) -> dict[str, float]:
+    """Return ε of what is charged, and of what is charged or still reserved."""
+    return {"epsilonSpent": epsilon_spent(record), "epsilonReserved": epsilon_reserved(record)}
+
+
+def table(budgets: Sequence[StoredBudget]) -> list[str]:
+    """Return one line a budget; the reserved ε includes the spent one, as open jobs may still charge it."""
+    rows = [["NAME", "DATASET", "RECORDS", "ε-SPENT", "ε-RESERVED", "ε-LIMIT", "δ"]]
+    for item in budgets:
+        spec, used = item.record.spec, spent(item.record)
+        rows.append(
+            [
+                item.name,
+                spec.digest[:DIGEST_SHOWN],
+                str(spec.records),
+                f"{used['epsilonSpent']:.4f}",
+                f"{used['epsilonReserved']:.4f}",
+                f"{spec.epsilon:g}",
+                f"{spec.delta:g}",
+            ]
+        )
+    return aligned(rows)
+
+
+def account_lines(record: BudgetRecord) -> list[str]:
+    """Return the accounts of one budget, one line a job."""
+    rows = [["JOB", "STATE", "CHARGED", "RESERVED", "σ", "CLAIMANT"]]
+    for uid, account in sorted(record.accounts.items()):
+        sigma = f"{account.mechanism.noise_multiplier:.3f}"
+        rows.append([uid, account.state, str(account.charged), str(account.reserved), sigma, account.claimant])
+    return ["", *aligned(rows)] if len(rows) > 1 else ["", "no job has used it"]
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the rows with columns of equal width."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

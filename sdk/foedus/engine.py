@@ -1,0 +1,41 @@
+"""The embedded engine put together: cluster, ledgers, accountants, certificates and the loop that drives them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from foedus.base_model import claim_folders, read_model
+from foedus_engine.accounting import Accounting
+from foedus_engine.cluster.embedded import EmbeddedCluster, utc_now
+from foedus_engine.cluster.embedded_ledgers import EmbeddedLedgers
+from foedus_engine.pki import content_factory
+from foedus_engine.reconcile import Reconciler
+from foedus_engine.training import training_kinds
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A running embedded engine."""
+
+    cluster: EmbeddedCluster
+    ledgers: EmbeddedLedgers
+    reconciler: Reconciler
+
+
+@asynccontextmanager
+async def open_engine(
+    state: Path, volumes: Path | None, namespace: str, environ: Mapping[str, str]
+) -> AsyncIterator[Engine]:
+    """Take the state folder and yield the engine on it; at the end every process is stopped."""
+    async with EmbeddedCluster(state, volumes, environ=environ) as cluster:
+        ledgers = EmbeddedLedgers(state)
+        folders = claim_folders(cluster, namespace)
+        accounting = Accounting(lambda source: read_model(source, folders))
+        factory = content_factory(utc_now, os.urandom)
+        kinds = training_kinds(cluster, ledgers, accounting, clock=utc_now)
+        yield Engine(cluster, ledgers, Reconciler(cluster, ledgers, factory, kinds, clock=time.monotonic))

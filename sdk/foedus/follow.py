@@ -1,0 +1,159 @@
+"""Follows one training job from outside: reads its status and its processes' reports, shows them, and finds its end."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from foedus.announce import announce
+from foedus.base_model import claim_folders, read_model
+from foedus.display import Display, Event, Standing, advance
+from foedus_contract.errors import FoedusError, InvalidInput, JobFailed, Refused
+from foedus_contract.exit_codes import ExitCode
+from foedus_contract.paths import RUN_SPEC_KEY
+from foedus_contract.plan import TrainingPlan
+from foedus_contract.progress import IdentityReady, ProcessFailed
+from foedus_contract.run_spec import parse_run_spec
+from foedus_engine import names
+from foedus_engine.api.training import FederatedTrainingJob
+from foedus_engine.cluster.embedded import EmbeddedCluster
+from foedus_engine.cluster.fields import ISOLATION, Treatment, classify, field_paths
+from foedus_engine.cluster.protocol import Object, find
+from foedus_engine.decide.children import child_keys
+from foedus_engine.decide.plan import ObjectKey
+from foedus_engine.decide.size import training_size
+
+LOOK_SECONDS = 0.25  # between two looks; a person sees no difference below it
+
+# What a job that is not accepted, or that failed, ends the command with.
+CODES: Mapping[str, ExitCode] = MappingProxyType(
+    {
+        "InvalidSpec": ExitCode.INVALID_SPEC,
+        "DeltaTooLarge": ExitCode.INVALID_SPEC,
+        "InvalidModel": ExitCode.INVALID_MODEL,
+        "InvalidData": ExitCode.INVALID_DATA,
+        "Unplannable": ExitCode.UNPLANNABLE,
+        "BudgetNotFound": ExitCode.BUDGET_REFUSED,
+        "BudgetInsufficient": ExitCode.BUDGET_REFUSED,
+        "BudgetRefused": ExitCode.BUDGET_REFUSED,
+        "IdentityRefused": ExitCode.IDENTITY_REFUSED,
+        "QuorumLost": ExitCode.QUORUM_LOST,
+        "DeadlineExceeded": ExitCode.DEADLINE_EXCEEDED,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Followed:
+    """What has been shown so far: how many events of each Job, and where the run stands."""
+
+    standing: Standing
+    announced: bool = False
+    shown: Mapping[str, int] = field(default_factory=dict)
+
+
+async def follow(cluster: EmbeddedCluster, job: FederatedTrainingJob, display: Display, state: Path) -> dict[str, Any]:
+    """Show the job until it ends, and return its last status; raises when it is refused or fails."""
+    key = job_key(job)
+    followed = Followed(Standing(rounds=job.spec.training.rounds))
+    while True:
+        status = dict((await cluster.get(key)).get("status", {}))
+        if not followed.announced and status.get("phase") not in {None, "Pending"}:
+            await _announce(cluster, job, display, state)
+            followed = replace(followed, announced=True)
+        if followed.announced:
+            followed = await _show_events(cluster, job, display, followed)
+        failure = find_failure(status)
+        if failure is not None:
+            raise failure
+        if status.get("phase") == "Complete":
+            return status
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+def job_key(job: FederatedTrainingJob) -> ObjectKey:
+    """Return the key of the job's object."""
+    return ObjectKey(names.API_VERSION, names.TRAINING_KIND, job.metadata.namespace, job.metadata.name)
+
+
+def find_failure(status: Mapping[str, Any]) -> FoedusError | None:
+    """Return why the job was refused or failed, with the exit code that fits; None while nothing stands against it."""
+    conditions = {condition["type"]: condition for condition in status.get("conditions", ())}
+    failed = conditions.get("Failed", {})
+    if failed.get("status") == "True":
+        code = CODES.get(failed["reason"], ExitCode.INTERNAL)
+        return JobFailed(failed["message"], where=failed["reason"], code=code)
+    for kind in ("Accepted", "BudgetAvailable"):
+        condition = conditions.get(kind, {})
+        reason = str(condition.get("reason", ""))
+        if condition.get("status") == "False" and reason in CODES:
+            error = Refused if CODES[reason] is ExitCode.BUDGET_REFUSED else InvalidInput
+            return error(condition["message"], where=reason, code=CODES[reason])
+    return None
+
+
+async def _announce(cluster: EmbeddedCluster, job: FederatedTrainingJob, display: Display, state: Path) -> None:
+    """Say what the job is about to do; nothing when it ended before it was planned."""
+    children = await _children(cluster, job)
+    plan = read_plan(children, job)
+    if plan is None:
+        return
+    model = read_model(job.spec.model.source, claim_folders(cluster, job.metadata.namespace))
+    size = training_size(plan.model.lora, len(plan.model.labels), model)
+    display.announce(announce(plan, size, str(state), (ISOLATION, *not_enforced(children))))
+
+
+async def _children(cluster: EmbeddedCluster, job: FederatedTrainingJob) -> list[Object]:
+    """Return the objects that the job consists of."""
+    found = [await find(cluster, key) for key in child_keys(job, job.metadata.namespace)]
+    return [child for child in found if child is not None]
+
+
+def read_plan(children: Sequence[Object], job: FederatedTrainingJob) -> TrainingPlan | None:
+    """Return the plan as the coordinator is told it."""
+    name = names.coordinator(job.metadata.name)
+    configs = [child for child in children if child["kind"] == "ConfigMap" and child["metadata"]["name"] == name]
+    return parse_run_spec(configs[0]["data"][RUN_SPEC_KEY].encode("utf-8")).plan if configs else None
+
+
+def not_enforced(children: Sequence[Object]) -> tuple[str, ...]:
+    """Return, a line a kind, the fields of the job's own objects that this machine does not enforce."""
+    found: dict[str, set[str]] = {}
+    for child in children:
+        for path, _ in field_paths({"spec": child.get("spec", {})}):
+            if classify(child, path) is Treatment.NOT_ENFORCED:
+                found.setdefault(child["kind"], set()).add(path)
+    return tuple(f"not enforced on one machine, {kind}: {', '.join(_merged(paths))}" for kind, paths in found.items())
+
+
+def _merged(paths: set[str]) -> list[str]:
+    """Return the paths with those of one security context or one resource list said once."""
+    return sorted({re.sub(r"(securityContext|resources)\..*", r"\1", path) for path in paths})
+
+
+async def _show_events(
+    cluster: EmbeddedCluster, job: FederatedTrainingJob, display: Display, followed: Followed
+) -> Followed:
+    """Show what is new: everything of the coordinator, and of a silo its identity and its failure."""
+    name = job.metadata.name
+    clients = [names.client(name, client.name) for client in job.spec.clients]
+    for pod in (*clients, names.coordinator(name)):
+        events = await cluster.pod_progress(job.metadata.namespace, pod)
+        seen = followed.shown.get(pod, 0)
+        for event in events[seen:]:
+            followed = _show(event, display, followed, is_client=pod in clients)
+        followed = replace(followed, shown={**followed.shown, pod: len(events)})
+    return followed
+
+
+def _show(event: Event, display: Display, followed: Followed, *, is_client: bool) -> Followed:
+    if is_client and not isinstance(event, IdentityReady | ProcessFailed):
+        return followed
+    standing = advance(followed.standing, event)
+    display.event(event, standing)
+    return replace(followed, standing=standing)

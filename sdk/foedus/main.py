@@ -1,0 +1,77 @@
+"""The command line: one group whose commands are imported when they are called."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import sys
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import click
+
+from foedus_contract.errors import FoedusError
+from foedus_contract.exit_codes import ExitCode
+
+# Where each command lives. `foedus --help` and `foedus data split` must not wait for the engine to be imported.
+COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "budget": ("foedus.budget:budget", "Make and show a silo's privacy budget."),
+        "data": ("foedus.data:data", "Prepare example data."),
+        "run": ("foedus.run:run", "Run manifests on this machine."),
+    }
+)
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return all names, imported or not."""
+        return sorted({*COMMANDS, *super().list_commands(ctx)})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command, importing it if it is a lazy one."""
+        if cmd_name not in COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing the lazy ones."""
+        rows = {name: summary for name, (_, summary) in COMMANDS.items()}
+        rows.update({name: command.get_short_help_str() for name, command in self.commands.items()})
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(rows.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Train LoRA adapters across data holders under differential privacy and secure aggregation."""
+
+
+@cli.command()
+def version() -> None:
+    """Print the version."""
+    click.echo(importlib.metadata.version("foedus"))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; every foreseen failure is one line on stderr and an exit code of the contract."""
+    sys.exit(int(_exit_code(arguments)))
+
+
+def _exit_code(arguments: list[str] | None) -> int:
+    try:
+        cli.main(args=arguments, prog_name="foedus", standalone_mode=False)
+    except FoedusError as error:
+        click.echo(f"error: {error}", err=True)
+        return error.code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        click.echo("error: interrupted", err=True)
+        return ExitCode.CANCELLED
+    return ExitCode.OK

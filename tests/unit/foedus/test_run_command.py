@@ -1,0 +1,68 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from foedus import run
+from foedus.follow import find_failure
+from foedus_contract.errors import InvalidInput, JobFailed, Refused
+from foedus_engine.api.training_status import TrainingReason
+from foedus_workloads.training import trainer
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "bbc-news.yaml"
+BUDGET = """apiVersion: foedus.dev/v1alpha1
+kind: PrivacyBudget
+metadata: {name: silo-01}
+spec: {dataset: {digest: "sha256:%s", records: 3}, epsilon: 1, delta: 1e-5}
+""" % ("0" * 64)
+
+
+def condition(kind: str, status: str, reason: str) -> dict[str, Any]:
+    return {"type": kind, "status": status, "reason": TrainingReason(reason).value, "message": "why"}
+
+
+@pytest.mark.parametrize(
+    ("conditions", "error", "code"),
+    [
+        ([], None, 0),
+        ([condition("Accepted", "False", "Pending")], None, 0),
+        ([condition("Accepted", "False", "InvalidModel")], InvalidInput, 12),
+        ([condition("Accepted", "False", "DeltaTooLarge")], InvalidInput, 10),
+        ([condition("Accepted", "False", "Unplannable")], InvalidInput, 13),
+        ([condition("Accepted", "False", "BudgetNotFound")], Refused, 20),
+        (
+            [condition("Accepted", "True", "Accepted"), condition("BudgetAvailable", "False", "BudgetInsufficient")],
+            Refused,
+            20,
+        ),
+        ([condition("Failed", "True", "QuorumLost")], JobFailed, 30),
+        ([condition("Failed", "True", "CoordinatorFailed")], JobFailed, 1),
+        ([condition("Complete", "True", "AllRounds"), condition("BudgetAvailable", "False", "Released")], None, 0),
+    ],
+)
+def test_the_exit_code_follows_the_condition(
+    conditions: list[dict[str, Any]], error: type[Exception] | None, code: int
+) -> None:
+    failure = find_failure({"conditions": conditions})
+    assert (None if failure is None else type(failure)) is error
+    assert (0 if failure is None else failure.code) == code
+
+
+def test_the_example_is_one_job() -> None:
+    assert run.read_job([EXAMPLE]).metadata.name == "bbc-news"
+
+
+def test_a_run_never_takes_a_budget(tmp_path: Path) -> None:
+    file = tmp_path / "budget.yaml"
+    file.write_text(BUDGET, "utf-8")
+    with pytest.raises(InvalidInput, match="a run never makes a budget"):
+        run.read_job([EXAMPLE, file])
+
+
+def test_two_jobs_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="2 training jobs; give exactly one"):
+        run.read_job([EXAMPLE, EXAMPLE])
+
+
+def test_the_adapter_folder_is_the_trainers() -> None:
+    assert run.ADAPTER_FOLDER == trainer.ADAPTER_FOLDER

@@ -1,0 +1,91 @@
+"""What is exported loads with plain peft and transformers, gives the same scores, and says what was promised."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoTokenizer, BertForSequenceClassification
+
+from foedus_workloads.training.base import check_base
+from foedus_workloads.training.data import Record, Records, records_digest
+from foedus_workloads.training.evaluate import Evaluation
+from foedus_workloads.training.export import export_adapter
+from foedus_workloads.training.model import AdaptedModel
+from support.tiny_bert import SENTENCES, write_tiny_bert
+from support.training_plans import LABELS, QUERY_VALUE, tiny_plan
+
+RECORDS = [Record(text, LABELS[index % 2]) for index, text in enumerate(SENTENCES)]
+peft_still_asks = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_tiny_bert(tmp_path_factory.mktemp("export") / "tiny")
+
+
+def trained(folder, lora):
+    plan = tiny_plan(check_base(folder).digest, lora=lora)
+    model = AdaptedModel.load(folder, plan.model, seed=1)
+    generator = np.random.default_rng(0)
+    for factor in model.factors:
+        model.add(factor, 0.3 * generator.normal(size=model.coordinates(factor)))
+    return plan, model, Evaluation(model, Records(tuple(RECORDS), records_digest(RECORDS)), batch=4)
+
+
+@peft_still_asks
+@pytest.mark.parametrize("lora", [QUERY_VALUE, None], ids=["lora", "head alone"])
+def test_plain_peft_gives_the_same_scores(folder, tmp_path, lora):
+    plan, model, evaluation = trained(folder, lora)
+    export_adapter(model, tmp_path / "adapter", plan=plan, metrics={}, base_name="tiny")
+    base = BertForSequenceClassification.from_pretrained(folder, id2label=dict(enumerate(LABELS)))
+    loaded = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    batch = tokenizer(list(SENTENCES), padding="max_length", truncation=True, max_length=16, return_tensors="pt")
+    with torch.no_grad():
+        scores = loaded(**batch).logits
+    assert scores.std() > 0.1
+    assert torch.allclose(scores, evaluation.logits(), atol=2e-6, rtol=0)
+
+
+def test_the_folder_holds_adapter_card_and_metrics_and_no_path_of_this_machine(folder, tmp_path):
+    plan, model, _ = trained(folder, QUERY_VALUE)
+    out = export_adapter(model, tmp_path / "out" / "adapter", plan=plan, metrics={"accuracy": 0.75}, base_name="tiny")
+    files = {file.name: file.read_bytes() for file in out.iterdir()}
+    assert set(files) == {"adapter_model.safetensors", "adapter_config.json", "README.md", "metrics.json"}
+    assert json.loads(files["metrics.json"]) == {"accuracy": 0.75}
+    assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "tiny"
+    assert not any(str(tmp_path).encode() in content or str(folder).encode() in content for content in files.values())
+    assert [entry.name for entry in out.parent.iterdir()] == ["adapter"]
+
+
+def test_the_card_states_the_promise_and_its_assumptions(folder, tmp_path):
+    plan, model, _ = trained(folder, QUERY_VALUE)
+    out = export_adapter(model, tmp_path / "adapter", plan=plan, metrics={"accuracy": 0.75})
+    card = (out / "README.md").read_text("utf-8")
+    for words in (
+        "(ε = 1, δ = 1e-05)",
+        "all\n5 planned attempts",
+        "coordinator together with 1 silo",
+        "| accuracy | 0.75 |",
+    ):
+        assert words in card
+    assert plan.model.digest in card
+
+
+def test_a_second_export_replaces_the_first(folder, tmp_path):
+    plan, model, _ = trained(folder, None)
+    export_adapter(model, tmp_path / "adapter", plan=plan, metrics={"accuracy": 0.5})
+    (tmp_path / "adapter" / "stale").write_text("x")
+    export_adapter(model, tmp_path / "adapter", plan=plan, metrics={"accuracy": 0.6})
+    assert json.loads((tmp_path / "adapter" / "metrics.json").read_text()) == {"accuracy": 0.6}
+    assert not (tmp_path / "adapter" / "stale").exists()
+
+
+def test_accuracy_is_the_share_of_right_classes(folder):
+    _, model, evaluation = trained(folder, QUERY_VALUE)
+    predicted = [LABELS[index] for index in evaluation.logits().argmax(dim=1)]
+    truth = [predicted[0], predicted[1], *(LABELS[1 - LABELS.index(label)] for label in predicted[2:])]
+    records = [Record(record.text, label) for record, label in zip(RECORDS, truth, strict=True)]
+    assert Evaluation(model, Records(tuple(records), ""), batch=4).accuracy() == pytest.approx(2 / 5)

@@ -1,0 +1,78 @@
+"""A silo's sum is the exact integer sum of rows that depend on their own record alone."""
+
+import numpy as np
+import pytest
+
+from foedus_workloads.training.base import check_base
+from foedus_workloads.training.data import Record, Records, records_digest
+from foedus_workloads.training.local_step import LocalStep, noised
+from foedus_workloads.training.model import AdaptedModel
+from support.tiny_bert import SENTENCES, write_tiny_bert
+from support.training_plans import LABELS, QUERY_VALUE, tiny_plan
+
+EXTRA = [Record(f"{first} and {second}", LABELS[len(first) % 2]) for first in SENTENCES for second in SENTENCES[:2]]
+CORPUS = [Record(text, LABELS[index % 2]) for index, text in enumerate(SENTENCES)] + EXTRA
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_tiny_bert(tmp_path_factory.mktemp("step") / "tiny", hidden=64)
+
+
+def step(folder, records, *, lora=QUERY_VALUE, **options):
+    plan = tiny_plan(check_base(folder).digest, lora=lora)
+    model = AdaptedModel.load(folder, plan.model, seed=1)
+    generator = np.random.default_rng(0)
+    for factor in model.factors:
+        model.add(factor, 0.2 * generator.normal(size=model.coordinates(factor)))
+    return LocalStep(model, Records(tuple(records), records_digest(records)), plan, **options)
+
+
+@pytest.mark.parametrize(("lora", "factor"), [(QUERY_VALUE, "B"), (QUERY_VALUE, "A"), (None, "None")])
+def test_a_records_integers_are_the_same_bits_in_any_company_at_any_row(folder, lora, factor):
+    alone = {r: step(folder, [r], lora=lora).integer_gradients(factor, 0)[0].tolist() for r in CORPUS[:6]}
+    assert all(any(row) for row in alone.values())
+    generator = np.random.default_rng(1)
+    for _ in range(3):
+        order = [CORPUS[index] for index in generator.permutation(len(CORPUS))]
+        local = step(folder, order, lora=lora)
+        rows = np.concatenate([local.integer_gradients(factor, start) for start in range(0, len(order), 4)])
+        got = {record: row.tolist() for record, row in zip(order, rows, strict=True) if record in alone}
+        assert got == alone
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 9])
+def test_the_sum_counts_each_record_once_and_null_records_not_at_all(folder, count):
+    parts = [step(folder, [record]).integer_sum("B") for record in CORPUS[:count]]
+    total = step(folder, CORPUS[:count]).integer_sum("B")
+    assert total.dtype == np.int64
+    assert total.tolist() == sum(parts).tolist()
+
+
+def test_no_row_is_longer_than_the_sensitivity(folder):
+    local = step(folder, CORPUS)
+    rows = np.concatenate([local.integer_gradients("A", start) for start in range(0, len(CORPUS), 4)])
+    norms = np.sqrt((rows.astype(object) ** 2).sum(axis=1).astype(float))
+    assert norms.max() <= tiny_plan("sha256:" + "0" * 64).sensitivity(rows.shape[1])
+    assert norms.max() == pytest.approx(4096, abs=12)  # someone is clipped, to the grid of one clip norm
+
+
+def test_without_room_for_the_cache_the_sum_is_the_same(folder):
+    assert (
+        step(folder, CORPUS, cache_bytes=0).integer_sum("B").tolist() == step(folder, CORPUS).integer_sum("B").tolist()
+    )
+
+
+def test_a_contribution_is_the_sum_plus_one_share_of_the_plans_scale():
+    plan = tiny_plan("sha256:" + "0" * 64)
+    asked = []
+
+    def sampler(scale, count):
+        asked.append((scale, count))
+        return np.array([0, -3, 2**32, 5])
+
+    got = noised(np.array([1, 2, 3, -6]), plan, sampler)
+    assert got.dtype == np.uint32
+    assert got.tolist() == [1, 2**32 - 1, 3, 2**32 - 1]
+    # σ·Δ/√n_min with Δ = 4096 + ⌈√4/2⌉
+    assert asked == [(pytest.approx(8.0 * 4097 / 2**0.5), 4)]

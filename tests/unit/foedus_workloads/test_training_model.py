@@ -1,0 +1,178 @@
+"""The adapted model computes what transformers and peft compute, in one documented order of its trained numbers."""
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+
+from foedus_contract.errors import InvalidInput
+from foedus_contract.exit_codes import ExitCode
+from foedus_contract.plan import LoraPlan, ModelPlan
+from foedus_workloads.training.base import check_base
+from foedus_workloads.training.model import AdaptedModel, adapter_digest
+from support.tiny_bert import SENTENCES, write_tiny_bert
+from support.training_plans import LABELS
+
+TEXTS = [*SENTENCES, "short", "", " ".join(SENTENCES)]  # one is cut, one is empty
+LORAS = {
+    "one layer": LoraPlan(rank=2, alpha=4, target_modules=("query", "value"), last_layers=1),
+    "two layers": LoraPlan(rank=1, alpha=1, target_modules=("key", "output.dense"), last_layers=2),
+    "head alone": None,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_tiny_bert(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(params=LORAS.values(), ids=LORAS.keys())
+def model(folder, request):
+    return load(folder, request.param)
+
+
+def load(folder, lora, seed=1):
+    plan = ModelPlan(digest=check_base(folder).digest, labels=LABELS, max_tokens=16, lora=lora)
+    return AdaptedModel.load(folder, plan, seed)
+
+
+def shake(model, seed=0):
+    generator = np.random.default_rng(seed)
+    for factor in model.factors:
+        model.add(factor, 0.3 * generator.normal(size=model.coordinates(factor)))
+
+
+def plain_logits(model, texts):
+    """What transformers and peft compute by themselves, all layers and all tokens."""
+    encodings = model._tokenizer.encode_batch(list(texts))
+    with torch.no_grad():
+        return model.peft(
+            input_ids=torch.tensor([encoding.ids for encoding in encodings]),
+            attention_mask=torch.tensor([encoding.attention_mask for encoding in encodings]),
+        ).logits
+
+
+def test_cached_activations_and_the_first_token_alone_give_the_whole_models_scores(model):
+    shake(model)
+    with torch.no_grad():
+        ours = model.logits(model.encode(TEXTS, batch=3))
+    plain = plain_logits(model, TEXTS)
+    assert plain.std() > 0.1
+    assert torch.allclose(ours, plain, atol=2e-6, rtol=0)
+
+
+def test_a_fresh_adapter_changes_nothing(model):
+    assert plain_logits(model, TEXTS).abs().max() == 0
+    assert all(not value.any() for name, value in model.adapter().items() if not name.endswith(".A"))
+
+
+def test_only_adapter_and_head_may_move_and_nothing_is_dropped_out(model):
+    free = {name for name, parameter in model.peft.named_parameters() if parameter.requires_grad}
+    assert all("lora_" in name or "classifier.modules_to_save" in name for name in free)
+    assert not any(module.training for module in model.peft.modules())
+
+
+def test_the_seed_decides_a_and_nothing_else_is_touched(folder):
+    torch.manual_seed(7)
+    before = torch.random.get_rng_state()
+    one, same, other = (load(folder, LORAS["one layer"], seed).adapter_bytes() for seed in (1, 1, 2))
+    assert one == same != other
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_the_order_of_the_vector_is_layers_modules_rows_then_weight_then_bias(folder):
+    model = load(folder, LORAS["two layers"])
+    before = model.adapter()
+    model.add("B", np.arange(model.coordinates("B"), dtype=np.float64))
+    grown = {name: value - before[name] for name, value in model.adapter().items()}
+    start = 0
+    for layer in (0, 1):
+        for path in ("attention.self.key", "attention.output.dense", "output.dense"):
+            moved = grown[f"encoder.layer.{layer}.{path}.B"]
+            assert moved.ravel().tolist() == list(range(start, start + 32))
+            assert not grown[f"encoder.layer.{layer}.{path}.A"].any()
+            start += 32
+    assert grown["head.weight"].ravel().tolist() == list(range(start, start + 64))
+    plain_bias = np.array([start + 64, start + 65]) - grown["head.weight"] @ model.centre.numpy()
+    assert grown["head.bias"] == pytest.approx(plain_bias, rel=1e-4, abs=1e-3)
+
+
+def test_a_step_in_centred_coordinates_is_a_step_of_the_scores_around_the_centre(folder):
+    model = load(folder, None)
+    step = np.random.default_rng(0).normal(size=model.coordinates("None"))
+    model.add("None", step)
+    weight, bias = torch.tensor(step[:64].reshape(2, 32)).float(), torch.tensor(step[64:]).float()
+    at_centre = model.logits(model.encode([""], batch=1))[0].detach()
+    assert torch.allclose(at_centre, bias, atol=1e-5)
+    encoded = model.encode(TEXTS, batch=8)
+    want = (model._pooled(encoded) - model.centre) @ weight.T + bias
+    assert torch.allclose(model.logits(encoded), want, atol=1e-5)
+
+
+@pytest.mark.parametrize(("number", "factor"), [(0, "B"), (1, "A"), (2, "B"), (19, "A")])
+def test_factors_alternate_with_b_first(folder, number, factor):
+    assert load(folder, LORAS["one layer"]).factor_of_round(number) == factor
+    assert load(folder, None).factor_of_round(number) == "None"
+
+
+def test_lengths_agree_with_the_bases_arithmetic(model):
+    assert {factor: model.coordinates(factor) for factor in model.factors} == model.base.coordinates(model.plan)
+    assert model.head_coordinates() == 66
+    with pytest.raises(InvalidInput, match="not trained by this plan"):
+        model.coordinates("C")
+
+
+def test_an_adapter_travels_as_bytes_and_means_the_same(folder):
+    model, other = load(folder, LORAS["one layer"], 1), load(folder, LORAS["one layer"], 2)
+    shake(model)
+    payload = model.adapter_bytes()
+    other.load_adapter_bytes(payload)
+    assert other.adapter_bytes() == payload
+    assert adapter_digest(payload) == adapter_digest(other.adapter_bytes())
+    assert torch.equal(plain_logits(model, TEXTS), plain_logits(other, TEXTS))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda t: t | {"more": np.zeros(1, np.float32)}, "other names"),
+        (lambda t: {name: value for name, value in t.items() if name != "head.bias"}, "other names"),
+        (lambda t: t | {"head.bias": np.zeros(3, np.float32)}, "head.bias has another shape"),
+        (lambda t: t | {"head.bias": np.zeros(2, np.float64)}, "head.bias has another shape or type"),
+        (lambda t: t | {"head.bias": np.array([0, np.nan], np.float32)}, "head.bias is not finite"),
+    ],
+)
+def test_an_adapter_of_another_model_is_refused_whole(folder, change, says):
+    model = load(folder, LORAS["one layer"])
+    before = model.adapter_bytes()
+    with pytest.raises(InvalidInput, match=says) as caught:
+        model.load_adapter_bytes(safetensors.numpy.save(change(model.adapter())))
+    assert caught.value.code is ExitCode.INVALID_MODEL
+    assert model.adapter_bytes() == before
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x00" * 7, b"\xff" * 64, (2).to_bytes(8, "little") + b"[]"])
+def test_bytes_that_are_no_adapter_are_refused(folder, payload):
+    with pytest.raises(InvalidInput, match="not safetensors"):
+        load(folder, None).load_adapter_bytes(payload)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    folder = write_tiny_bert(tmp_path / "tiny")
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-4] + np.float32(np.nan).tobytes())
+    with pytest.raises(InvalidInput, match="not finite"):
+        load(folder, None)
+
+
+def test_a_tokenizer_that_is_none_is_refused(tmp_path):
+    folder = write_tiny_bert(tmp_path / "tiny")
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(InvalidInput, match=r"tokenizer\.json cannot be loaded"):
+        load(folder, None)
+
+
+def test_encoding_reports_how_far_it_is(folder):
+    told = []
+    load(folder, None).encode(TEXTS, batch=3, report=lambda done, total: told.append((done, total)))
+    assert told == [(3, 8), (6, 8), (8, 8)]

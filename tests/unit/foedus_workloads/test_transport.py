@@ -1,0 +1,286 @@
+"""The transport over real TLS on loopback: who may speak, what is read, and that each frame counts once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import pytest
+from cryptography import x509
+
+from foedus_contract.errors import FoedusError, Refused, Unavailable
+from foedus_contract.exit_codes import ExitCode
+from foedus_contract.wire import (
+    AttemptId,
+    JobOver,
+    Join,
+    MaskedVector,
+    Refuse,
+    StartAttempt,
+    Welcome,
+    encode_frame,
+)
+from foedus_workloads.transport.client import CoordinatorLink, LinkSettings, Rejoined, connect
+from foedus_workloads.transport.events import Joined, Lost, Received
+from foedus_workloads.transport.framing import PATH
+from foedus_workloads.transport.server import ServerSettings, SiloServer
+from foedus_workloads.transport.sessions import Sessions
+from foedus_workloads.transport.tls import TlsPaths, client_context, server_context, silo_uri
+from support.certificates import Authority
+
+PLAN = "sha256:" + "a" * 64
+ID = AttemptId(round=0, attempt=0)
+SETTINGS = ServerSettings(poll_seconds=5, body_seconds=0.5, silence_seconds=0.4)
+LINK = LinkSettings(join_seconds=0.3, patience_seconds=0.3, request_seconds=10, pause_seconds=0.05)
+
+
+@dataclass(frozen=True)
+class World:
+    folder: Path
+    authority: Authority
+    server: SiloServer
+    sessions: Sessions
+    port: int
+
+    def files(self, silo: str, *, job: str = "job", authority: Authority | None = None) -> TlsPaths:
+        name = x509.UniformResourceIdentifier(silo_uri("ns", job, silo))
+        return (authority or self.authority).issue(self.folder / f"{job}-{silo}", name, trust=self.authority)
+
+    def link(self, silo: str, *, join: Join | None = None, files: TlsPaths | None = None):
+        return connect(
+            lambda: ("127.0.0.1", self.port),
+            join or join_of(silo),
+            hostname="job-coordinator",
+            context=client_context(files or self.files(silo)),
+            entropy=os.urandom,
+            settings=LINK,
+        )
+
+    async def next(self, kind: type, timeout: float = 5):
+        while not isinstance(event := await self.server.next_event(timeout), kind):
+            assert event is not None
+        return event
+
+
+def join_of(silo: str, incarnation: int = 0, **changes: object) -> Join:
+    fields = {"silo": silo, "incarnation": incarnation, "identity": b"k" * 32, "plan_digest": PLAN}
+    return Join(**(fields | changes))
+
+
+@asynccontextmanager
+async def serving(folder: Path, *, clock=None, name: str = "job-coordinator") -> AsyncIterator[World]:
+    authority = Authority.create()
+    context = server_context(authority.issue(folder / "coordinator", x509.DNSName(name)))
+    sessions = Sessions(["a", "b"], plan_digest=PLAN, clock=clock or asyncio.get_running_loop().time)
+    server = SiloServer(sessions, namespace="ns", job="job", settings=SETTINGS)
+    async with server.listening("127.0.0.1", 0, context) as (_, port):
+        yield World(folder, authority, server, sessions, port)
+
+
+async def test_frames_go_both_ways_and_payloads_with_them(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world, world.link("a") as link:
+        assert (await world.next(Joined)).silo == "a"
+        world.server.expect_vectors(2)
+        start = StartAttempt(id=ID, factor="B", adapter_digest=PLAN)
+        world.server.send("a", Welcome(incarnation=0))
+        world.server.send("a", start, b"adapter")
+        assert await link.receive() == (Welcome(incarnation=0), b"")
+        assert await link.receive() == (start, b"adapter")
+        vector = MaskedVector(id=ID, silo="a", coordinates=2)
+        await link.send(vector, b"12345678")
+        assert await world.next(Received) == Received("a", vector, b"12345678")
+
+
+async def refusal(world: World, link) -> FoedusError:
+    with pytest.raises(FoedusError) as caught:
+        async with link:
+            pass
+    return caught.value
+
+
+async def test_foreign_certificates_are_refused(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world:
+        foreign = Authority.create()
+        name = x509.UniformResourceIdentifier(silo_uri("ns", "job", "a"))
+        distrusting = world.authority.issue(tmp_path / "distrusting", name, trust=foreign)
+        cases = [
+            world.link("a", files=world.files("a", authority=foreign)),
+            world.link("a", files=distrusting),
+            world.link("a", files=world.files("a", job="another")),
+            world.link("a", files=world.authority.issue(tmp_path / "dns", x509.DNSName("a"))),
+            world.link("c"),
+            world.link("a", join=join_of("b"), files=world.files("a")),
+            world.link("a", join=join_of("a", plan_digest="sha256:" + "b" * 64)),
+            world.link("a", join=join_of("a", protocol=2)),
+        ]
+        for case in cases:
+            assert (await refusal(world, case)).code is ExitCode.IDENTITY_REFUSED
+        assert world.server.present == frozenset()
+
+
+async def test_a_coordinator_with_another_name_is_refused(tmp_path: Path) -> None:
+    async with serving(tmp_path, name="other-coordinator") as world:
+        assert (await refusal(world, world.link("a"))).code is ExitCode.IDENTITY_REFUSED
+
+
+@pytest.mark.parametrize(("highest", "certificate"), [(ssl.TLSVersion.TLSv1_2, True), (ssl.TLSVersion.TLSv1_3, False)])
+async def test_tls_1_2_and_peers_without_certificate_get_nothing(
+    tmp_path: Path, highest: ssl.TLSVersion, certificate: bool
+) -> None:
+    async with serving(tmp_path) as world:
+        files = world.files("a")
+        context = ssl.create_default_context(cafile=files.ca)
+        context.maximum_version = highest
+        if certificate:
+            context.load_cert_chain(files.certificate, files.key)
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await asyncio.to_thread(_greet, world.port, context)
+
+
+def _greet(port: int, context: ssl.SSLContext) -> None:
+    with (
+        socket.create_connection(("127.0.0.1", port)) as raw,
+        context.wrap_socket(raw, server_hostname="job-coordinator") as tls,
+    ):
+        tls.sendall(b"GET /v1/messages HTTP/1.1\r\nHost: x\r\n\r\n")
+        if not tls.recv(100):  # with TLS 1.3 the refusal arrives after the client's side of the handshake
+            raise ConnectionError
+
+
+async def test_a_higher_incarnation_takes_over_and_a_lower_one_is_refused(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world, world.link("a", join=join_of("a", 1)) as old:
+        await world.next(Joined)
+        async with world.link("a", join=join_of("a", 2)):
+            assert isinstance(await world.server.next_event(5), Lost)
+            assert (await world.server.next_event(5)).join.incarnation == 2
+            with pytest.raises(Refused) as caught:
+                await old.receive()
+            assert caught.value.code is ExitCode.SUPERSEDED
+
+
+async def test_two_processes_with_one_incarnation_do_not_share_a_session(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world, world.link("a"):
+        assert isinstance(await refusal(world, world.link("a")), Unavailable)
+
+
+async def test_a_silo_that_falls_silent_is_lost_and_may_come_back(tmp_path: Path) -> None:
+    now = [0.0]
+    async with serving(tmp_path, clock=lambda: now[0]) as world, world.link("a") as link:
+        await world.next(Joined)
+        world.sessions.lose("a")
+        assert isinstance(await world.server.next_event(5), Lost)
+        assert isinstance(await link.receive(), Rejoined)
+        assert isinstance(await world.server.next_event(5), Joined)
+    assert await world.next(Lost) == Lost("a")
+
+
+def test_silence_counts_only_without_an_open_request() -> None:
+    now = [0.0]
+    sessions = Sessions(["a"], plan_digest=PLAN, clock=lambda: now[0])
+    sessions.join("a", join_of("a"), session="s" * 16)
+    session = sessions.find("a", session="s" * 16, incarnation=0)
+    with sessions.request(session):
+        now[0] = 100.0
+        sessions.lose_silent(10)
+        assert sessions.present == {"a"}
+    sessions.lose_silent(10)
+    now[0] = 110.1
+    assert sessions.present == {"a"}
+    sessions.lose_silent(10)
+    assert sessions.present == frozenset()
+
+
+@asynccontextmanager
+async def raw_session(world: World) -> AsyncIterator[tuple[aiohttp.ClientSession, dict]]:
+    """A silo that speaks HTTP by hand."""
+    context = client_context(world.files("a"))
+    headers = {"Foedus-Session": "s" * 16, "Foedus-Incarnation": "0"}
+    async with aiohttp.ClientSession() as http:
+        common = {"ssl": context, "server_hostname": "job-coordinator"}
+        url = f"https://127.0.0.1:{world.port}{PATH}"
+        join = http.post(url, data=encode_frame(join_of("a")), headers=headers | {"Foedus-Sequence": "0"}, **common)
+        assert (await join).status == 204
+        yield http, {"url": url, "headers": headers | {"Foedus-Sequence": "1"}, **common}
+
+
+async def _slow() -> AsyncIterator[bytes]:
+    yield b"\0"
+    await asyncio.sleep(5)
+
+
+VECTOR = MaskedVector(id=ID, silo="a", coordinates=2)
+BAD_BODIES = {
+    "foreign sender": (encode_frame(Refuse(id=ID, silo="b", reason="x")), {}, 403),
+    "coordinator's message": (encode_frame(JobOver(outcome="x")), {}, 403),
+    "short payload": (encode_frame(VECTOR, b"1234"), {}, 400),
+    "payload on a kind without": (encode_frame(Refuse(id=ID, silo="a", reason="x"), b"1234"), {}, 400),
+    "payload above the plan's": (encode_frame(VECTOR, b"1" * 12), {}, 413),
+    "body above every bound": (b"\0" * 300_000, {}, 413),
+    "not a frame": (b"\0\0\0\2{}", {}, 400),
+    "too short": (b"\0", {}, 400),
+    "a frame is missing": (encode_frame(VECTOR, b"12345678"), {"Foedus-Sequence": "3"}, 400),
+    "no number": (encode_frame(VECTOR, b"12345678"), {"Foedus-Sequence": "-1"}, 400),
+    "another session": (encode_frame(VECTOR, b"12345678"), {"Foedus-Session": "t" * 16}, 409),
+    "older incarnation": (encode_frame(VECTOR, b"12345678"), {"Foedus-Incarnation": "1"}, 409),
+    "encoded": (b"x", {"Content-Encoding": "gzip"}, 415),
+    "without length": (_slow, {}, 411),
+    "too slow": (_slow, {"Content-Length": "100"}, 408),
+}
+
+
+async def test_bodies_that_are_malformed_oversized_slow_or_another_silos_are_refused(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world, raw_session(world) as (http, request):
+        world.server.expect_vectors(2)
+        got = {}
+        for name, (body, changes, _) in BAD_BODIES.items():
+            data = body() if callable(body) else body
+            headers = request["headers"] | changes
+            async with http.post(**(request | {"headers": headers}), data=data) as response:
+                got[name] = response.status
+        assert got == {name: status for name, (_, _, status) in BAD_BODIES.items()}
+        assert isinstance(await world.server.next_event(1), Joined)
+        assert await world.server.next_event(0.01) is None
+
+
+async def test_a_retried_frame_is_applied_once_and_a_lost_answer_is_delivered_again(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world, raw_session(world) as (http, request):
+        world.server.expect_vectors(2)
+        for _ in range(2):
+            async with http.post(**request, data=encode_frame(VECTOR, b"12345678")) as response:
+                assert response.status == 204
+        await world.next(Received)
+        assert await world.server.next_event(0.01) is None
+        world.server.send("a", Welcome(incarnation=0))
+        world.server.send("a", JobOver(outcome="x"))
+        got = []
+        for acknowledged in ("0", "0", "1", "1"):
+            headers = request["headers"] | {"Foedus-Acknowledge": acknowledged}
+            async with http.get(**(request | {"headers": headers})) as response:
+                got.append(response.headers["Foedus-Sequence"])
+        assert got == ["1", "1", "2", "2"]
+
+
+async def test_a_link_without_a_coordinator_says_so_in_one_line(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world:
+        pass
+    error = await refusal(world, world.link("a"))
+    assert (error.code, "\n" in str(error)) == (ExitCode.UNAVAILABLE, False)
+
+
+async def test_the_link_posts_and_polls_again_after_the_server_came_back(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world, world.link("a") as link:
+        assert isinstance(link, CoordinatorLink)
+        world.server.send("a", Welcome(incarnation=0))
+        await link.receive()
+        assert link.receive_now() is None
+        for number in range(3):
+            await link.send(Refuse(id=ID, silo="a", reason=str(number)))
+        got = [(await world.next(Received)).message.reason for _ in range(3)]
+        assert got == ["0", "1", "2"]

@@ -1,0 +1,164 @@
+"""Every Foedus process starts here: load the run spec, run the role, leave a result, exit with the contract's code.
+
+`python -m foedus_workloads.entry --spec FILE`. The environment is read in this file alone; what training frameworks
+want to find in it is set here from the spec. Each failure is one line on standard error, the last one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from foedus_contract import limits, paths
+from foedus_contract.errors import FoedusError, InvalidInput
+from foedus_contract.exit_codes import ExitCode
+from foedus_contract.progress import ProcessFailed, TrainingResult
+from foedus_contract.run_spec import ClientRunSpec, CoordinatorRunSpec, parse_run_spec
+from foedus_workloads.training.progress import ProgressWriter
+from foedus_workloads.training.surroundings import Surroundings
+
+MAX_SPEC_BYTES = limits.MAX_MANIFEST_BYTES  # a run spec travels in a ConfigMap
+MAX_MESSAGE = 1024
+Spec = CoordinatorRunSpec | ClientRunSpec
+
+
+def main() -> None:
+    """Run the process and exit."""
+    sys.exit(run(sys.argv[1:], os.environ))
+
+
+def run(arguments: Sequence[str], environ: MutableMapping[str, str]) -> int:
+    """Run the role of the spec file that `arguments` name; return the exit code."""
+    parser = argparse.ArgumentParser(prog="foedus_workloads.entry", description="Run one Foedus process.")
+    parser.add_argument("--spec", required=True, help="the run spec file")
+    path = str(parser.parse_args(arguments).spec)
+    around = read_surroundings(environ)
+    watch_engine(environ)
+    spec: Spec | None = None
+    try:
+        spec = load_spec(around.path(path))
+        fix_environment(environ, spec.threads)
+        result = asyncio.run(run_until_told(spec, around))
+    except FoedusError as error:
+        return fail(spec, around, error.code, str(error))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return fail(spec, around, ExitCode.CANCELLED, "stopped by a signal")
+    except Exception as error:  # noqa: BLE001 - the process's border: every defect becomes a line and a code
+        return fail(spec, around, ExitCode.INTERNAL, describe_defect(error))
+    if result is not None:
+        write_result(around, result)
+    return int(ExitCode.OK)
+
+
+def read_surroundings(environ: Mapping[str, str]) -> Surroundings:
+    """Return what the embedded engine says about this process's places; a pod's environment says nothing."""
+    root, endpoints = environ.get(paths.ROOT_VARIABLE), environ.get(paths.ENDPOINTS_VARIABLE)
+    return Surroundings(
+        root=Path(root) if root else None,
+        endpoints=Path(endpoints) if endpoints else None,
+    )
+
+
+def load_spec(path: Path) -> Spec:
+    """Read and check the run spec; raises InvalidInput naming the file or the first wrong field."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_SPEC_BYTES + 1)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise InvalidInput(f"cannot read the run spec ({reason})", where=str(path), cure="mount it there") from None
+    if len(text) > MAX_SPEC_BYTES:
+        raise InvalidInput("the run spec is too large", where=str(path), cure=f"at most {MAX_SPEC_BYTES} bytes")
+    return parse_run_spec(text)
+
+
+def fix_environment(environ: MutableMapping[str, str], threads: int) -> None:
+    """Set what numerical libraries read when they are first imported: threads, and no network."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        environ[name] = str(threads)
+    # Tokenizers would start threads of their own; no library may look for models outside the given folder.
+    environ.update({"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"})
+
+
+async def run_until_told(spec: Spec, around: Surroundings) -> TrainingResult | None:
+    """Run the role; SIGTERM cancels it."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    if isinstance(spec, CoordinatorRunSpec):
+        from foedus_workloads.training.coordinator import run_coordinator
+
+        return await run_coordinator(spec, around)
+    from foedus_workloads.privacy.noise import OpenDpSampler
+    from foedus_workloads.training.client import run_client
+
+    await run_client(spec, around, OpenDpSampler())
+    return None
+
+
+def watch_engine(environ: Mapping[str, str], end: Callable[[int], None] = os._exit) -> threading.Thread | None:
+    """End this process at once when the engine that started it is gone; None when no engine watches over it."""
+    text = environ.get(paths.ENGINE_PIPE_VARIABLE, "")
+    if not text.isdigit():
+        return None
+    descriptor = int(text)
+
+    def wait() -> None:
+        with suppress(OSError):
+            while os.read(descriptor, 1):  # the engine writes nothing; end-of-file is its end
+                pass
+        # At once: a thread that computes would hold an orderly end up, and everything that counts is on disk.
+        end(int(ExitCode.CANCELLED))
+
+    thread = threading.Thread(target=wait, name="engine-watch", daemon=True)
+    thread.start()
+    return thread
+
+
+def fail(spec: Spec | None, around: Surroundings, code: ExitCode, message: str) -> int:
+    """Say in one line why the process ends, where the engine and a person look for it; return the exit code."""
+    message = " ".join(message.split())[:MAX_MESSAGE]
+    if spec is not None:
+        with suppress(OSError):
+            ProgressWriter(around.path(spec.progress)).write(ProcessFailed(code=int(code), message=message))
+        # A result is final. When a new start may help, or a signal stopped the process, there is none.
+        if isinstance(spec, CoordinatorRunSpec) and not code.retryable and code is not ExitCode.CANCELLED:
+            reason = code.name.title().replace("_", "")
+            with suppress(OSError):
+                write_result(around, TrainingResult(outcome="Failed", reason=reason, message=message, code=int(code)))
+    sys.stderr.write(f"{_role(spec)}: {message}\n")
+    return int(code)
+
+
+def write_result(around: Surroundings, result: TrainingResult) -> None:
+    """Leave the result in the termination log."""
+    path = around.path(paths.TERMINATION_FILE)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(result.to_json())
+
+
+def describe_defect(error: BaseException) -> str:
+    """Return a defect's type and place; never its text, which may hold data."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    own = [frame for frame in frames if "foedus_" in frame.filename]
+    through = f", called from {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
+    return f"internal error: {type(error).__name__}{place}{through}; please report it"
+
+
+def _role(spec: Spec | None) -> str:
+    if spec is None:
+        return "foedus"
+    return "coordinator" if isinstance(spec, CoordinatorRunSpec) else f"silo {spec.silo}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Model, data, local step, coordinator and client of federated training."""

@@ -1,0 +1,30 @@
+"""Accuracy on public held-out records. Private records are never evaluated: their accuracy would be a release."""
+
+from __future__ import annotations
+
+import torch
+
+from foedus_workloads.training.data import Records
+from foedus_workloads.training.local_step import label_indices
+from foedus_workloads.training.model import AdaptedModel
+
+
+class Evaluation:
+    """Public records, encoded once, against which each round's adapter is measured."""
+
+    def __init__(self, model: AdaptedModel, records: Records, *, batch: int) -> None:
+        self._model = model
+        self._batch = batch
+        self._encoded = model.encode([record.text for record in records.items], batch=batch)
+        self._labels = label_indices(records, model.plan.labels)
+
+    def logits(self) -> torch.Tensor:
+        """Return the class scores of all records at the current adapter."""
+        with torch.no_grad():
+            starts = range(0, self._encoded.count, self._batch)
+            parts = [self._model.logits(self._encoded.rows(start, self._batch)) for start in starts]
+        return torch.cat(parts)[: self._encoded.count]
+
+    def accuracy(self) -> float:
+        """Return the share of records whose highest score is their label's."""
+        return float((self.logits().argmax(dim=1) == self._labels).double().mean())

@@ -1,0 +1,110 @@
+"""What a job leaves behind: a folder with the adapter as `peft` writes it, a model card, and metrics as JSON.
+
+The folder loads with plain `peft` and `transformers` on the same base model and gives the same scores.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+from foedus_contract.plan import TrainingPlan
+from foedus_workloads.training.base import CONFIG_FILE, WEIGHTS_FILE
+from foedus_workloads.training.model import AdaptedModel
+
+CARD_FILE, METRICS_FILE = "README.md", "metrics.json"
+Metrics = Mapping[str, str | int | float | None]
+
+
+def export_adapter(
+    model: AdaptedModel, folder: Path, *, plan: TrainingPlan, metrics: Metrics, base_name: str = ""
+) -> Path:
+    """Write adapter, model card and metrics into `folder` (replacing what is there) and return it.
+
+    `base_name` is how the card and the adapter's config name the base model; its digest is named in any case. The
+    folder appears whole or not at all.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    name = base_name or plan.model.digest
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as scratch:
+        staged = Path(scratch) / "adapter"
+        _save_adapter(model, staged, name)
+        (staged / CARD_FILE).write_text(model_card(plan, metrics, name), "utf-8")
+        (staged / METRICS_FILE).write_text(json.dumps(dict(metrics), indent=2, sort_keys=True) + "\n", "utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        staged.rename(folder)
+    return folder
+
+
+def model_card(plan: TrainingPlan, metrics: Metrics, base_name: str) -> str:
+    """Return the model card: how the adapter was made, what is promised about the data, and how to load it."""
+    lora, privacy = plan.model.lora, plan.privacy
+    trained = (
+        "a linear head (the LoRA factors are zero)"
+        if lora is None
+        else f"LoRA rank {lora.rank}, alpha {lora.alpha}, on {', '.join(lora.target_modules)} of the last "
+        f"{lora.last_layers} layer(s), and a linear head"
+    )
+    rows = "".join(f"| {name} | {value} |\n" for name, value in sorted(metrics.items()))
+    return f"""---
+library_name: peft
+tags: [text-classification, differential-privacy, federated-learning]
+---
+# {plan.job}
+
+Text classifier over the classes {", ".join(plan.model.labels)}.
+Trained by Foedus across {len(plan.silos)} silos with {plan.total_records} records in all: {trained}.
+
+- Base model: {base_name} ({plan.model.digest})
+- Plan: {plan.digest()}
+
+## Privacy
+
+Each record of each silo is protected with (ε = {privacy.epsilon:g}, δ = {privacy.delta:g}) differential privacy:
+replacing one record by an empty one changes the distribution of everything that was released, all
+{plan.attempts} planned attempts together, by no more than that.
+The promise holds against an honest-but-curious coordinator together with {privacy.colluders} silo(s), as long as at
+least {privacy.min_honest} honest silos add their noise (noise multiplier {privacy.noise_multiplier:.4f}).
+Silos are separate data sets: a person whose records lie in two of them is protected less.
+
+## Metrics
+
+| name | value |
+|---|---|
+{rows}
+Accuracy is measured on public held-out records, never on the silos' data.
+
+## Loading
+
+```python
+from peft import PeftModel
+from transformers import AutoTokenizer, BertForSequenceClassification
+
+base = BertForSequenceClassification.from_pretrained(BASE_MODEL_FOLDER, id2label={dict(enumerate(plan.model.labels))!r})
+model = PeftModel.from_pretrained(base, THIS_FOLDER).eval()
+tokenizer = AutoTokenizer.from_pretrained(BASE_MODEL_FOLDER)
+batch = tokenizer(TEXTS, padding="max_length", truncation=True, max_length={plan.model.max_tokens}, return_tensors="pt")
+scores = model(**batch).logits
+```
+
+The base model's folder holds {CONFIG_FILE}, {WEIGHTS_FILE} and its tokenizer.
+"""
+
+
+def _save_adapter(model: AdaptedModel, folder: Path, base_name: str) -> None:
+    config = model.peft.peft_config["default"]
+    before = config.base_model_name_or_path
+    config.base_model_name_or_path = base_name  # else peft writes where the model lay on this machine
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Could not find a config file")
+            # Embeddings are never trained; left on "auto", peft would ask a model hub about them.
+            model.peft.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+    finally:
+        config.base_model_name_or_path = before
+    (folder / CARD_FILE).unlink(missing_ok=True)  # peft's empty template; ours follows

@@ -1,0 +1,73 @@
+"""A silo's long-lived Ed25519 key: made on first start, kept in its state folder, never sent anywhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from foedus_contract.errors import InvalidInput, Refused
+from foedus_contract.exit_codes import ExitCode
+from foedus_contract.run_spec import SiloPolicy
+from foedus_workloads.training.journal import sync_folder
+
+KEY_FILE = "identity.key"
+KEY_BYTES = 32
+
+
+def load_identity(folder: Path, entropy: Callable[[int], bytes]) -> Ed25519PrivateKey:
+    """Return the silo's key, made now when there is none; raises InvalidInput when the file is damaged."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / KEY_FILE
+    if not path.exists():
+        _create(path, entropy(KEY_BYTES))
+    seed = path.read_bytes()
+    if len(seed) != KEY_BYTES:
+        raise InvalidInput(
+            "the identity key is damaged",
+            where=str(path),
+            cure="restore it; with a new key the peers must pin this silo again",
+            code=ExitCode.IDENTITY_REFUSED,
+        )
+    return Ed25519PrivateKey.from_private_bytes(seed)
+
+
+def read_policy(path: Path, *, silo: str, own_key: bytes) -> dict[str, bytes] | None:
+    """Return the pinned keys by silo, or None while the file is not there.
+
+    Raises Refused unless it pins this silo's own key: it was then made for another key, or another silo.
+    """
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    pinned = SiloPolicy.from_json(text).pinned
+    if pinned.get(silo) != own_key:
+        raise Refused(
+            "the policy does not pin this silo's own key",
+            where=str(path),
+            cure="pin the key that this silo reports",
+            code=ExitCode.IDENTITY_REFUSED,
+        )
+    return pinned
+
+
+def _create(path: Path, seed: bytes) -> None:
+    # Written beside its place and linked there in one step: a crash leaves no half key, and of two processes one wins.
+    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        os.write(descriptor, seed)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        return
+    finally:
+        draft.unlink(missing_ok=True)
+    sync_folder(path.parent)

@@ -1,0 +1,264 @@
+"""The adapted model: a frozen BERT classifier with LoRA factors in its last layers and one trained linear head.
+
+Trained are, for each adapted module, B (outputs × rank) and A (rank × inputs), added as alpha/rank · B·A, and the
+head (labels × hidden, and one bias a label). Pooler and everything below stay frozen; there is no dropout.
+
+The one order of a round's vector: the active factor of each adapted module, layer by layer in the order of
+`base.LINEARS`, each row by row; then the head's weight row by row; then its bias.
+
+The head's part is in centred coordinates: scores = W (z − c) + b', where c is the pooled output of the empty text at
+the bare base model. Pooled outputs share a large constant part, on which a clipped gradient would spend its norm
+instead of on what tells the classes apart. `add` turns a step (ΔW, Δb') into the plain head's: ΔW, Δb = Δb' − ΔW c.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+import torch
+from torch import Tensor
+
+from foedus_contract.errors import InvalidInput
+from foedus_contract.exit_codes import ExitCode
+from foedus_contract.plan import LoraPlan, ModelPlan
+from foedus_workloads.training.base import BaseModel, check_base, check_plan
+from foedus_workloads.training.bert import load_classifier, load_tokenizer
+
+Floats = npt.NDArray[np.float32]
+
+ADAPTER = "default"  # the name under which peft keeps the one adapter
+HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"
+# With no LoRA asked for, peft still needs one adapted module to save the head with: its B stays zero.
+HEAD_ONLY = LoraPlan(rank=1, alpha=1, target_modules=("query",), last_layers=1)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Activations below the lowest adapted layer, one row a text, with the attention mask (1 where a token is)."""
+
+    hidden: Tensor  # count × tokens × hidden size
+    mask: Tensor  # count × tokens
+
+    @property
+    def count(self) -> int:
+        """How many texts these are."""
+        return int(self.hidden.shape[0])
+
+    def rows(self, start: int, size: int) -> Encoded:
+        """Return `size` rows from `start`, filled up with null records (all zero, first token visible)."""
+        hidden, mask = self.hidden[start : start + size], self.mask[start : start + size]
+        missing = size - hidden.shape[0]
+        if missing == 0:
+            return Encoded(hidden, mask)
+        null_mask = mask.new_zeros((missing, mask.shape[1]))
+        null_mask[:, 0] = 1
+        return Encoded(
+            torch.cat([hidden, hidden.new_zeros((missing, *hidden.shape[1:]))]), torch.cat([mask, null_mask])
+        )
+
+
+@dataclass(frozen=True)
+class AdaptedModule:
+    """One adapted linear module: its name and peft's two factor modules."""
+
+    name: str
+    A: torch.nn.Linear
+    B: torch.nn.Linear
+
+
+class AdaptedModel:
+    """A base model with its adapter; the adapter's values change, everything else is fixed at loading."""
+
+    def __init__(self, base: BaseModel, plan: ModelPlan, peft_model: Any, tokenizer: Any) -> None:
+        self.base = base
+        self.plan = plan
+        self.peft = peft_model
+        self._tokenizer = tokenizer
+        self._classifier = peft_model.get_base_model()
+        self._bert = self._classifier.bert
+        lora = plan.lora or HEAD_ONLY
+        self._first_adapted = base.layers if plan.lora is None else base.layers - lora.last_layers
+        self.modules = tuple(self._adapted(name) for name, _, _ in base.adapted_modules(lora))
+        self.head: torch.nn.Linear = self._classifier.classifier.modules_to_save[ADAPTER]
+        self.centre = torch.zeros(base.hidden)
+
+    @classmethod
+    def load(cls, path: Path, plan: ModelPlan, seed: int) -> Self:
+        """Load the base model of `plan` from `path` with a fresh adapter: A drawn from `seed`, B and head zero."""
+        base = check_base(path)
+        check_plan(base, plan)
+        lora = plan.lora or HEAD_ONLY
+        model = cls(base, plan, load_classifier(base, plan, lora), load_tokenizer(base, plan.max_tokens))
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for module in model.modules:
+                # Rows of unit length on average, so that the scale of x·Aᵀ does not depend on the module's width.
+                weight = module.A.weight
+                weight.copy_(torch.randn(weight.shape, generator=generator) / weight.shape[1] ** 0.5)
+                module.B.weight.zero_()
+            model.head.weight.zero_()
+            model.head.bias.zero_()
+            model.centre = model._pooled(model.encode([""], batch=1))[0]
+        return model
+
+    @property
+    def factors(self) -> tuple[str, ...]:
+        """The active factors in the order in which rounds take them."""
+        return ("None",) if self.plan.lora is None else ("B", "A")
+
+    def factor_of_round(self, number: int) -> str:
+        """Return the active factor of round `number`: B first, since A has no gradient while B is zero."""
+        return self.factors[number % len(self.factors)]
+
+    def coordinates(self, factor: str) -> int:
+        """Return the length of a round's vector."""
+        return sum(parameter.numel() for _, parameter in self._active(factor))
+
+    def head_coordinates(self) -> int:
+        """Return how many of the last coordinates of every round's vector belong to the head."""
+        return self.head.weight.numel() + self.head.bias.numel()
+
+    def add(self, factor: str, update: npt.NDArray[np.floating]) -> None:
+        """Add a vector in the module's one order, the head's part in centred coordinates."""
+        sizes = [parameter.numel() for _, parameter in self._active(factor)]
+        parts = torch.split_with_sizes(torch.from_numpy(np.asarray(update, dtype=np.float32)), sizes)
+        with torch.no_grad():
+            for (_, parameter), part in zip(self._active(factor), parts, strict=True):
+                parameter.add_(part.reshape(parameter.shape))
+            self.head.bias.sub_(parts[-2].reshape(self.head.weight.shape) @ self.centre)
+
+    def adapter(self) -> dict[str, Floats]:
+        """Return a copy of the adapter's tensors by name."""
+        return {name: parameter.detach().numpy().copy() for name, parameter in self._named()}
+
+    def load_adapter(self, tensors: Mapping[str, Floats]) -> None:
+        """Replace the adapter; raises InvalidInput unless names, shapes and types are the model's and all is finite."""
+        own = dict(self._named())
+        if set(tensors) != set(own):
+            raise _bad_adapter("its tensors have other names")
+        for name, parameter in own.items():
+            value = tensors[name]
+            if value.dtype != np.float32 or value.shape != tuple(parameter.shape):
+                raise _bad_adapter(f"{name} has another shape or type")
+            if not np.isfinite(value).all():
+                raise _bad_adapter(f"{name} is not finite")
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(torch.from_numpy(np.ascontiguousarray(tensors[name])))
+
+    def adapter_bytes(self) -> bytes:
+        """Return the adapter as safetensors; the same values give the same bytes."""
+        return bytes(safetensors.numpy.save(self.adapter()))
+
+    def load_adapter_bytes(self, payload: bytes) -> None:
+        """Replace the adapter by one that `adapter_bytes` wrote; raises InvalidInput on anything else."""
+        try:
+            tensors = safetensors.numpy.load(payload)
+        except (safetensors.SafetensorError, ValueError, KeyError):
+            raise _bad_adapter("it is not safetensors") from None
+        self.load_adapter(tensors)
+
+    def encoded_bytes(self, count: int) -> int:
+        """Return the memory that `count` encoded texts take."""
+        tokens = 1 if self.plan.lora is None else self.plan.max_tokens
+        return count * tokens * self.base.hidden * 4  # float32
+
+    def encode(self, texts: Sequence[str], *, batch: int, report: Callable[[int, int], None] | None = None) -> Encoded:
+        """Tokenise at the fixed length and run everything below the lowest adapted layer, `batch` texts at a time.
+
+        The last batch is padded to the same size, so that a text's activations do not depend on how many there are.
+        `report` is told (texts done, texts in all) after each batch.
+        """
+        parts = []
+        for start in range(0, len(texts), batch):
+            parts.append(self._encode_batch(texts[start : start + batch], batch))
+            if report is not None:
+                report(min(start + batch, len(texts)), len(texts))
+        return Encoded(torch.cat([part.hidden for part in parts]), torch.cat([part.mask for part in parts]))
+
+    def logits(self, encoded: Encoded) -> Tensor:
+        """Return the class scores of already encoded texts, with the graph that gradients need."""
+        return self.head(self._pooled(encoded))  # type: ignore[no-any-return]
+
+    def _pooled(self, encoded: Encoded) -> Tensor:
+        hidden, mask = encoded.hidden, _additive(encoded.mask)
+        upper = self._bert.encoder.layer[self._first_adapted :]
+        for layer in upper[:-1]:
+            hidden = layer(hidden, mask)
+        first = _first_token(upper[-1], hidden, mask) if len(upper) else hidden[:, :1]
+        return self._bert.pooler(first)  # type: ignore[no-any-return]
+
+    def _encode_batch(self, texts: Sequence[str], batch: int) -> Encoded:
+        encodings = self._tokenizer.encode_batch([*texts, *[""] * (batch - len(texts))])
+        ids = torch.tensor([encoding.ids for encoding in encodings])
+        mask = torch.tensor([encoding.attention_mask for encoding in encodings])
+        additive = _additive(mask)
+        with torch.no_grad():
+            hidden = self._bert.embeddings(input_ids=ids)
+            for layer in self._bert.encoder.layer[: self._first_adapted]:
+                hidden = layer(hidden, additive)
+        if self.plan.lora is None:  # the head reads the first token alone: the rest need not be kept
+            hidden, mask = hidden[:, :1].clone(), mask[:, :1].clone()
+        return Encoded(hidden[: len(texts)], mask[: len(texts)])
+
+    def _adapted(self, name: str) -> AdaptedModule:
+        module = self._bert.get_submodule(name)
+        return AdaptedModule(name, module.lora_A[ADAPTER], module.lora_B[ADAPTER])
+
+    def _active(self, factor: str) -> Iterator[tuple[str, Tensor]]:
+        """Yield (name, parameter) of a round's vector, in its order."""
+        if factor not in self.factors:
+            raise InvalidInput(f"the factor {factor!r} is not trained by this plan", where="attempt")
+        if self.plan.lora is not None:
+            for module in self.modules:
+                yield f"{module.name}.{factor}", getattr(module, factor).weight
+        yield HEAD_WEIGHT, self.head.weight
+        yield HEAD_BIAS, self.head.bias
+
+    def _named(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield (name, parameter) of all that the adapter consists of."""
+        names = {name: parameter for factor in self.factors for name, parameter in self._active(factor)}
+        yield from names.items()
+
+
+def adapter_digest(payload: bytes) -> str:
+    """Return the SHA-256 of a broadcast adapter as messages and results name it."""
+    return "sha256:" + hashlib.sha256(payload).hexdigest()
+
+
+def _additive(mask: Tensor) -> Tensor:
+    """Return the mask as BERT adds it to attention scores: 0 where a token is, the lowest number elsewhere."""
+    return (1.0 - mask[:, None, None, :].float()) * torch.finfo(torch.float32).min
+
+
+def _first_token(layer: Any, hidden: Tensor, mask: Tensor) -> Tensor:
+    """Return a BERT layer's output at the first token, the only one that the pooler reads.
+
+    Keys and values come from all tokens, the query and all that follows from the first alone: a sixth of the work.
+    """
+    attention = layer.attention.self
+    heads = (attention.num_attention_heads, attention.attention_head_size)
+    first = hidden[:, :1]
+    query = attention.query(first).unflatten(-1, heads).transpose(1, 2)
+    key = attention.key(hidden).unflatten(-1, heads).transpose(1, 2)
+    value = attention.value(hidden).unflatten(-1, heads).transpose(1, 2)
+    weights = torch.softmax(query @ key.transpose(2, 3) * attention.scaling + mask, dim=-1)
+    context = (weights @ value).transpose(1, 2).flatten(2)
+    after_attention = layer.attention.output(context, first)
+    return layer.feed_forward_chunk(after_attention)  # type: ignore[no-any-return]
+
+
+def _bad_adapter(what: str) -> InvalidInput:
+    return InvalidInput(
+        f"the adapter does not fit the model: {what}",
+        where="adapter",
+        cure="coordinator and silos must run the same plan and version",
+        code=ExitCode.INVALID_MODEL,
+    )

@@ -1,0 +1,44 @@
+"""The coordinator's optimiser: heavy-ball momentum on the noisy mean, post-processing that costs no privacy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from foedus_contract.plan import OptimizerPlan
+
+Floats = npt.NDArray[np.float64]
+HEAD = "head"
+
+
+@dataclass(frozen=True)
+class ServerOptimizer:
+    """Learning rates and one velocity a block: each LoRA factor keeps its own, the head's is updated in every round."""
+
+    plan: OptimizerPlan
+    head_coordinates: int
+    velocity: Mapping[str, Floats]
+
+    @classmethod
+    def fresh(cls, plan: OptimizerPlan, head_coordinates: int) -> Self:
+        """Return an optimiser that has not moved yet."""
+        return cls(plan, head_coordinates, {})
+
+    def step(self, factor: str, mean: Floats) -> tuple[Self, Floats]:
+        """Return (next optimiser, update to add) for the mean gradient of `factor` and the head.
+
+        Per block: v ← momentum·v + mean, update = −rate·v.
+        """
+        cut = len(mean) - self.head_coordinates
+        lora = self._moved(factor, mean[:cut])
+        head = self._moved(HEAD, mean[cut:])
+        update = np.concatenate([-self.plan.learning_rate * lora, -self.plan.head_learning_rate * head])
+        return replace(self, velocity={**self.velocity, factor: lora, HEAD: head}), update
+
+    def _moved(self, block: str, mean: Floats) -> Floats:
+        before = self.velocity.get(block)
+        return mean.copy() if before is None else self.plan.momentum * before + mean

@@ -1,0 +1,22 @@
+"""Progress for the engine: one JSON line an event, appended to a file that only this process writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from foedus_contract.models import ContractModel
+
+
+class ProgressWriter:
+    """Appends events to `path`; creates its folder. A line is written whole or, after a crash, cut off at the end."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+
+    def write(self, event: ContractModel) -> None:
+        """Append one event."""
+        line = event.to_json() + b"\n"
+        # Opened for each event and unbuffered: one write call, so that a reader hardly ever sees half a line.
+        with self._path.open("ab", buffering=0) as file:
+            file.write(line)

@@ -1,0 +1,107 @@
+"""The coordinator's model: what it broadcasts, how it moves on a released sum, what it leaves behind.
+
+Everything here sees public values only: sums under differential privacy and public held-out records.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from foedus_contract.plan import TrainingPlan
+from foedus_contract.progress import Preparing
+from foedus_contract.run_spec import CoordinatorRunSpec
+from foedus_workloads.privacy.quantise import to_mean
+from foedus_workloads.training.base import resolve
+from foedus_workloads.training.data import read_records
+from foedus_workloads.training.evaluate import Evaluation
+from foedus_workloads.training.export import Metrics, export_adapter
+from foedus_workloads.training.model import AdaptedModel, adapter_digest
+from foedus_workloads.training.optimizer import ServerOptimizer
+from foedus_workloads.training.progress import ProgressWriter
+from foedus_workloads.training.surroundings import Surroundings
+
+ADAPTER_FOLDER = "adapter"  # inside the output volume
+
+
+@dataclass(frozen=True)
+class Broadcast:
+    """The common adapter as bytes, and the SHA-256 that StartAttempt names."""
+
+    payload: bytes
+    digest: str
+
+
+class Trainer:
+    """Model, optimiser and evaluation of one job."""
+
+    def __init__(self, plan: TrainingPlan, model: AdaptedModel, evaluation: Evaluation | None) -> None:
+        self._plan = plan
+        self._model = model
+        self._evaluation = evaluation
+        self._optimizer = ServerOptimizer.fresh(plan.optimizer, model.head_coordinates())
+
+    @classmethod
+    def load(cls, spec: CoordinatorRunSpec, around: Surroundings, progress: ProgressWriter) -> Trainer:
+        """Load the plan's base model with a fresh adapter, and encode the public records once."""
+        plan = spec.plan
+        records = None
+        if spec.evaluation_data is not None:
+            records = read_records(around.path(spec.evaluation_data), plan.model.labels)
+        progress.write(Preparing(what="loading the model"))
+        torch.set_num_threads(spec.threads)
+        model = AdaptedModel.load(resolve(spec.model, around.root), plan.model, plan.seed)
+        if records is None:
+            return cls(plan, model, None)
+        progress.write(Preparing(what="encoding the public records", total=records.count))
+        return cls(plan, model, Evaluation(model, records, batch=plan.micro_batch))
+
+    def factor(self, number: int) -> str:
+        """Return the active factor of round `number`."""
+        return self._model.factor_of_round(number)
+
+    def coordinates(self, factor: str) -> int:
+        """Return the length of a round's vector."""
+        return self._model.coordinates(factor)
+
+    @property
+    def most_coordinates(self) -> int:
+        """The length of the longest vector of any round."""
+        return max(self.coordinates(factor) for factor in self._model.factors)
+
+    @property
+    def trainable_parameters(self) -> int:
+        """How many numbers the adapter consists of."""
+        return sum(int(tensor.size) for tensor in self._model.adapter().values())
+
+    @property
+    def kappa(self) -> float:
+        """The ratio of noise to clipped signal: noise-std/C · √d / N, the surplus noise of all silos included."""
+        privacy, d = self._plan.privacy, self.most_coordinates
+        surplus = math.sqrt(len(self._plan.silos) / privacy.min_honest)
+        deviation = privacy.noise_multiplier * surplus * self._plan.sensitivity(d) / privacy.grid_per_clip
+        return deviation * math.sqrt(d) / self._plan.total_records
+
+    def broadcast(self) -> Broadcast:
+        """Return the common adapter for the next attempt."""
+        payload = self._model.adapter_bytes()
+        return Broadcast(payload, adapter_digest(payload))
+
+    def apply(self, factor: str, total: npt.NDArray[np.uint32]) -> float | None:
+        """Take an optimiser step on a released sum; return the accuracy on public records, None without any."""
+        privacy = self._plan.privacy
+        # Divided by the plan's constant, not by the survivors' records: the step stays a public function of the sum.
+        mean = to_mean(total, clip=privacy.clip, grid_per_clip=privacy.grid_per_clip, records=self._plan.total_records)
+        self._optimizer, update = self._optimizer.step(factor, mean)
+        self._model.add(factor, update.astype(np.float32))
+        return None if self._evaluation is None else self._evaluation.accuracy()
+
+    def export(self, output: Path, metrics: Metrics, base_name: str) -> str:
+        """Write adapter, model card and metrics below `output`; return the adapter's digest."""
+        export_adapter(self._model, output / ADAPTER_FOLDER, plan=self._plan, metrics=metrics, base_name=base_name)
+        return self.broadcast().digest

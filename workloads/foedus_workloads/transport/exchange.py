@@ -1,0 +1,143 @@
+"""One HTTPS request of a silo, and what its answer means: a frame, nothing, a refusal, or try again."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import get_args
+
+import aiohttp
+
+from foedus_contract import limits
+from foedus_contract.errors import FoedusError, InvalidInput, Refused, Unavailable
+from foedus_contract.exit_codes import ExitCode
+from foedus_contract.wire import CoordinatorMessage
+from foedus_workloads.transport.framing import PATH, SEQUENCE_HEADER, read_frame
+from foedus_workloads.transport.sessions import NoSession
+
+Frame = tuple[CoordinatorMessage, bytes]
+Answer = tuple[int, Frame] | None
+
+MAX_ANSWER_TEXT = 300  # characters kept of a refusal's one line
+PROBE_SECONDS = 1.0  # a refusal comes within a round trip; an accepted connection stays open far longer
+TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
+_COORDINATOR_KINDS = get_args(CoordinatorMessage)
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Where the coordinator is, as whom it must identify itself, and how long one request may take."""
+
+    http: aiohttp.ClientSession
+    address: Callable[[], tuple[str, int]]  # read at each request: a new coordinator may listen elsewhere
+    hostname: str
+    context: ssl.SSLContext
+    request_seconds: float
+
+    async def request(self, method: str, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
+        """Return the frame that came back, or None; may raise NoSession, Refused, Unavailable (retry)."""
+        host, port = self._locate()
+        try:
+            async with self.http.request(
+                method,
+                f"https://{host}:{port}{PATH}",
+                headers=dict(headers),
+                data=body,
+                ssl=self.context,
+                server_hostname=self.hostname,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=self.request_seconds),
+            ) as response:
+                return await _read(response)
+        except (aiohttp.ClientError, TimeoutError, OSError, asyncio.IncompleteReadError) as error:
+            raise self._fault(error, f"{host}:{port}") from error
+
+    async def is_turned_away(self) -> bool:
+        """Tell whether the coordinator closes the connection right after the handshake.
+
+        In TLS 1.3 a certificate is refused after the client's half of the handshake, and asyncio's server closes
+        without an alert; so this connects, says nothing, and sees whether the connection stays open.
+        """
+        host, port = self._locate()
+        writer = None
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                reader, writer = await asyncio.open_connection(
+                    host, port, ssl=self.context, server_hostname=self.hostname
+                )
+                return await reader.read(1) == b""
+        except TimeoutError:
+            return False
+        except OSError:
+            return writer is not None
+        finally:
+            if writer is not None:
+                writer.close()
+
+    def turned_away(self) -> FoedusError:
+        """Return the error of a silo whose certificate the coordinator does not accept."""
+        return _certificate_refused(self.hostname)
+
+    def _locate(self) -> tuple[str, int]:
+        try:
+            return self.address()
+        except (KeyError, OSError, ValueError):
+            raise Unavailable("the coordinator has no address yet", where=self.hostname) from None
+
+    def _fault(self, error: BaseException, where: str) -> FoedusError:
+        if _identity_refused(error):
+            return _certificate_refused(f"{self.hostname} at {where}")
+        return Unavailable("the coordinator does not answer", where=f"{self.hostname} at {where}")
+
+
+def _certificate_refused(where: str) -> Refused:
+    return Refused(
+        "one side does not accept the other's certificate",
+        where=where,
+        cure="mount certificates that this job's authority signed for these very names",
+        code=ExitCode.IDENTITY_REFUSED,
+    )
+
+
+async def _read(response: aiohttp.ClientResponse) -> Answer:
+    if response.status == 204:
+        return None
+    if response.status != 200:
+        raise await _refusal(response)
+    sequence = response.headers.get(SEQUENCE_HEADER, "")
+    if response.content_length is None or not (sequence.isascii() and sequence.isdigit() and len(sequence) <= 18):
+        raise InvalidInput("the coordinator's answer has no length or number", where="frame", code=ExitCode.INTERNAL)
+    message, payload = await read_frame(
+        response.content.readexactly, response.content_length, payload_limit=limits.MAX_PAYLOAD_BYTES
+    )
+    if not isinstance(message, _COORDINATOR_KINDS):
+        raise InvalidInput("a coordinator does not send this kind", where=message.kind, code=ExitCode.INTERNAL)
+    return int(sequence), (message, payload)
+
+
+async def _refusal(response: aiohttp.ClientResponse) -> FoedusError:
+    raw = await response.content.read(4 * MAX_ANSWER_TEXT)
+    text = raw.decode("utf-8", "replace")[:MAX_ANSWER_TEXT].strip() or f"status {response.status}"
+    if response.status == 409:
+        return NoSession(text)
+    if response.status == 410:
+        return Refused(text, code=ExitCode.SUPERSEDED)
+    if response.status == 403:
+        return Refused(text, code=ExitCode.IDENTITY_REFUSED)
+    if response.status in TRANSIENT:
+        return Unavailable(text)
+    return InvalidInput(text, where="coordinator", code=ExitCode.INTERNAL)
+
+
+def _identity_refused(error: BaseException) -> bool:
+    """Tell a certificate that was refused, by us or by the other side's alert, from a connection that broke."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ssl.SSLCertVerificationError | aiohttp.ClientConnectorCertificateError):
+            return True
+        if isinstance(seen, ssl.SSLError) and any(word in str(seen.reason) for word in ("CERTIFICATE", "UNKNOWN_CA")):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False

@@ -1,0 +1,247 @@
+"""The coordinator's side: HTTPS with mutual TLS 1.3; silos connect out, nothing connects to them.
+
+    POST   /v1/messages   one frame from the silo            204
+    GET    /v1/messages   long poll: the next frame          200, or 204 when there was none for a while
+    DELETE /v1/messages   the silo leaves                    204
+
+403 the identity is refused, 410 superseded, 409 no session (join again), 400 malformed, 408 too slow, 411 no length,
+413 too large, 415 encoded, 429 a frame of this silo is already being read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from aiohttp import hdrs, web
+
+from foedus_contract.errors import FoedusError, InvalidInput, Refused, Unavailable
+from foedus_contract.exit_codes import ExitCode
+from foedus_contract.wire import Join, Message
+from foedus_workloads.transport.events import TransportEvent
+from foedus_workloads.transport.framing import (
+    ACKNOWLEDGE_HEADER,
+    INCARNATION_HEADER,
+    PATH,
+    SEQUENCE_HEADER,
+    SESSION_HEADER,
+    TooLarge,
+    read_frame,
+)
+from foedus_workloads.transport.sessions import NoSession, Session, Sessions
+from foedus_workloads.transport.tls import silo_of
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """Seconds; each bounds what one peer can hold up."""
+
+    poll_seconds: float = 20.0  # below the idle limit of common proxies (30 s and more)
+    body_seconds: float = 60.0  # a 64 MiB vector then needs 1.1 MB/s
+    silence_seconds: float = 15.0  # a silo always has a poll open, so this covers a pause of its event loop
+    handshake_seconds: float = 10.0
+
+
+class SiloServer:
+    """Receives from and sends to the silos of one job; what happens comes out of `next_event`."""
+
+    def __init__(self, sessions: Sessions, *, namespace: str, job: str, settings: ServerSettings | None = None) -> None:
+        self._sessions = sessions
+        self._namespace = namespace
+        self._job = job
+        self._settings = settings or ServerSettings()
+        self._payload_limit = 0
+
+    @property
+    def present(self) -> frozenset[str]:
+        """The silos that are connected now."""
+        return self._sessions.present
+
+    def expect_vectors(self, coordinates: int) -> None:
+        """Accept masked vectors of up to `coordinates`; until then none is read."""
+        self._payload_limit = 4 * coordinates
+
+    def send(self, silo: str, message: Message, payload: bytes = b"") -> None:
+        """Queue a frame for the silo; dropped when it is not connected."""
+        self._sessions.send(silo, message, payload)
+
+    async def next_event(self, timeout: float | None) -> TransportEvent | None:
+        """Return what happened next, or None when nothing did for `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._sessions.events.get()
+        except TimeoutError:
+            return None
+
+    async def all_left(self, timeout: float) -> bool:
+        """Wait until every silo has left; False when some are still there after `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                while self.present:
+                    await self._sessions.events.get()
+        except TimeoutError:
+            return False
+        return True
+
+    @asynccontextmanager
+    async def listening(self, host: str, port: int, context: ssl.SSLContext) -> AsyncIterator[tuple[str, int]]:
+        """Serve on `host:port` while the block runs; gives the address that was bound."""
+        app = web.Application(middlewares=[_answer_errors], client_max_size=1)
+        app.router.add_post(PATH, self._post)
+        app.router.add_get(PATH, self._get, allow_head=False)
+        app.router.add_delete(PATH, self._delete)
+        # handler_cancellation: a poll whose connection breaks is over, so a dead silo is noticed.
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, auto_decompress=False)
+        await runner.setup()
+        sweeper = asyncio.create_task(self._sweep())
+        try:
+            assert runner.server is not None
+            listener = await self._bind(runner.server, host, port, context)
+            try:
+                yield listener.sockets[0].getsockname()[:2]
+            finally:
+                listener.close()
+        finally:
+            sweeper.cancel()
+            await runner.cleanup()
+
+    async def _bind(self, server: web.Server, host: str, port: int, context: ssl.SSLContext) -> asyncio.Server:
+        try:
+            return await asyncio.get_running_loop().create_server(
+                server, host, port, ssl=context, ssl_handshake_timeout=self._settings.handshake_seconds
+            )
+        except OSError as error:
+            code = ExitCode.ADDRESS_IN_USE if error.errno == errno.EADDRINUSE else ExitCode.UNAVAILABLE
+            raise Unavailable(
+                "the address cannot be bound", where=f"{host}:{port}", cure="free the port or choose another", code=code
+            ) from error
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(min(1.0, self._settings.silence_seconds / 4))
+            self._sessions.lose_silent(self._settings.silence_seconds)
+
+    def _silo(self, request: web.Request) -> str:
+        transport = request.transport
+        certificate = transport.get_extra_info("peercert") if transport is not None else None
+        silo = silo_of(certificate, namespace=self._namespace, job=self._job)
+        self._sessions.check_silo(silo)
+        return silo
+
+    def _session(self, request: web.Request, silo: str) -> Session:
+        return self._sessions.find(
+            silo,
+            session=request.headers.get(SESSION_HEADER, ""),
+            incarnation=_number(request, INCARNATION_HEADER),
+        )
+
+    async def _post(self, request: web.Request) -> web.StreamResponse:
+        silo = self._silo(request)
+        sequence = _number(request, SEQUENCE_HEADER)
+        if sequence == 0:
+            message, _ = await self._body(request, payload_limit=0)
+            if not isinstance(message, Join) or message.silo != silo:
+                raise _not_own(silo)
+            self._sessions.join(silo, message, session=_session_name(request))
+            return web.Response(status=204)
+        session = self._session(request, silo)
+        if session.posting:
+            raise web.HTTPTooManyRequests(text="another frame of this silo is being read")
+        session.posting = True
+        try:
+            with self._sessions.request(session):
+                message, payload = await self._body(request, payload_limit=self._payload_limit)
+        finally:
+            session.posting = False
+        if isinstance(message, Join) or getattr(message, "silo", None) != silo:
+            raise _not_own(silo)
+        # Only silo messages carry `silo`, so what passes the check above is one.
+        self._sessions.take(silo, session, sequence, message, payload)  # type: ignore[arg-type]
+        return web.Response(status=204)
+
+    async def _body(self, request: web.Request, *, payload_limit: int) -> tuple[Message, bytes]:
+        if request.headers.get(hdrs.CONTENT_ENCODING):
+            raise web.HTTPUnsupportedMediaType(text="a body is sent as it is, without encoding")
+        if request.content_length is None:
+            raise web.HTTPLengthRequired(text="a body names its length")
+        try:
+            async with asyncio.timeout(self._settings.body_seconds):
+                return await read_frame(
+                    request.content.readexactly, request.content_length, payload_limit=payload_limit
+                )
+        except TimeoutError:
+            raise web.HTTPRequestTimeout(text="the body came too slowly") from None
+        except asyncio.IncompleteReadError:
+            raise InvalidInput("the body ended early", where="frame") from None
+
+    async def _get(self, request: web.Request) -> web.StreamResponse:
+        silo = self._silo(request)
+        session = self._session(request, silo)
+        session.mailbox = session.mailbox.acknowledge(_number(request, ACKNOWLEDGE_HEADER))
+        session.polls += 1
+        poll = session.polls
+        session.news.set()
+        with self._sessions.request(session):
+            try:
+                async with asyncio.timeout(self._settings.poll_seconds):
+                    while self._idle(silo, session, poll):
+                        session.news.clear()
+                        await session.news.wait()
+            except TimeoutError:
+                pass
+        if session.mailbox.first is None or session.polls != poll:
+            return web.Response(status=204)
+        sequence, frame = session.mailbox.first
+        return web.Response(body=frame, headers={SEQUENCE_HEADER: str(sequence)})
+
+    def _idle(self, silo: str, session: Session, poll: int) -> bool:
+        return session.mailbox.first is None and session.polls == poll and self._sessions.is_open(silo, session)
+
+    async def _delete(self, request: web.Request) -> web.StreamResponse:
+        silo = self._silo(request)
+        self._session(request, silo)
+        self._sessions.lose(silo)
+        return web.Response(status=204)
+
+
+def _number(request: web.Request, header: str) -> int:
+    text = request.headers.get(header, "")
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise InvalidInput("a whole number is needed", where=header)
+    return int(text)
+
+
+def _session_name(request: web.Request) -> str:
+    name = request.headers.get(SESSION_HEADER, "")
+    if not (16 <= len(name) <= 64 and name.isascii() and name.isalnum()):
+        raise InvalidInput("16 to 64 letters and digits are needed", where=SESSION_HEADER)
+    return name
+
+
+def _not_own(silo: str) -> Refused:
+    return Refused("the frame is not the certificate's own message", where=silo, code=ExitCode.IDENTITY_REFUSED)
+
+
+@web.middleware
+async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn our errors into status codes with one line of text; everything else is aiohttp's 500."""
+    try:
+        return await handler(request)
+    except FoedusError as error:
+        return web.Response(status=_status(error), text=str(error))
+
+
+def _status(error: FoedusError) -> int:
+    if isinstance(error, NoSession):
+        return 409
+    if isinstance(error, TooLarge):
+        return 413
+    if isinstance(error, Refused):
+        return 410 if error.code is ExitCode.SUPERSEDED else 403
+    return 400 if isinstance(error, InvalidInput) else 500

@@ -1,0 +1,87 @@
+"""Mutual TLS 1.3: both sides' contexts, and who the certificate says the other side is.
+
+A silo's leaf carries exactly one URI name, `foedus://<namespace>/<job>/silo/<name>`; the coordinator's carries its
+Service's DNS names. All leaves of a job are signed by that job's own authority, and nothing else is trusted.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from foedus_contract.errors import InvalidInput, Refused
+from foedus_contract.exit_codes import ExitCode
+
+
+@dataclass(frozen=True)
+class TlsPaths:
+    """Where the role's certificate chain, private key and the job's CA certificate lie."""
+
+    certificate: Path
+    key: Path
+    ca: Path
+
+
+def silo_uri(namespace: str, job: str, silo: str) -> str:
+    """Return the URI name that a silo's certificate carries."""
+    return f"foedus://{namespace}/{job}/silo/{silo}"
+
+
+def server_context(files: TlsPaths) -> ssl.SSLContext:
+    """Return the coordinator's context: TLS 1.3 at least, and no peer without a certificate of the job's authority."""
+    context = _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), files)
+    context.num_tickets = 0  # a resumed session would outlive the check of the peer's certificate
+    return context
+
+
+def client_context(files: TlsPaths) -> ssl.SSLContext:
+    """Return a silo's context: TLS 1.3 at least, the job's authority alone, and the server's name is checked."""
+    context = _load(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), files)
+    context.check_hostname = True
+    return context
+
+
+def silo_of(peer_certificate: Mapping[str, Any] | None, *, namespace: str, job: str) -> str:
+    """Return the silo that a verified certificate names for this job; raises Refused for any other certificate."""
+    names = (peer_certificate or {}).get("subjectAltName", ())
+    uris = [value for kind, value in names if kind == "URI"]
+    prefix = silo_uri(namespace, job, "")
+    if len(uris) != 1 or not uris[0].startswith(prefix):
+        raise Refused(
+            "the certificate names no silo of this job",
+            where=f"{namespace}/{job}",
+            cure="use the certificate that was issued to the silo for this job",
+            code=ExitCode.IDENTITY_REFUSED,
+        )
+    return str(uris[0].removeprefix(prefix))
+
+
+def _load(context: ssl.SSLContext, files: TlsPaths) -> ssl.SSLContext:
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.options |= ssl.OP_NO_COMPRESSION
+    for path in (files.certificate, files.key, files.ca):
+        if not path.is_file():
+            raise _unusable(path, "the file is missing")
+    try:
+        context.load_verify_locations(cafile=files.ca)
+    except ssl.SSLError:
+        raise _unusable(files.ca, "this is not a PEM certificate") from None
+    try:
+        # An empty password keeps OpenSSL from asking on the terminal when the key is encrypted.
+        context.load_cert_chain(files.certificate, files.key, password="")
+    except ssl.SSLError:
+        raise _unusable(files.certificate, f"certificate and key ({files.key}) do not fit or are not PEM") from None
+    return context
+
+
+def _unusable(path: Path, what: str) -> InvalidInput:
+    return InvalidInput(
+        what,
+        where=str(path),
+        cure="mount the Secret that holds this role's certificate, key and the job's CA",
+        code=ExitCode.IDENTITY_REFUSED,
+    )
