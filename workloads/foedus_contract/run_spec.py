@@ -55,8 +55,8 @@ class ClientRunSpec(ContractModel):
     tls: TlsFiles
     model: ModelSource
     data: str  # JSON-lines file of records
-    state: str  # folder that outlives the process: identity key, journal
-    ledger: str  # this silo's ledger file
+    state: str  # folder that outlives the process: journal
+    ledger: str  # this silo's ledger file; its folder outlives jobs and also keeps the identity key
     budget: str  # namespace/name of its PrivacyBudget
     policy: str  # file with the pinned identity keys; appears once all silos have made theirs
     progress: str

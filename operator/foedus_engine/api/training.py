@@ -149,7 +149,7 @@ class FederatedTrainingJobSpec(ApiModel):
     suspend: bool = False
     """True stops the job's processes until it is set back to false."""
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=INT32)] | None = None
-    """The job is deleted this long after it finished; never when not given."""
+    """The job's children but its output are deleted this long after it finished; never when not given."""
     active_deadline_seconds: Annotated[int, Field(ge=1, le=INT32)] | None = None
     """The job fails when it has run for this long."""
     backoff_limit: Annotated[int, Field(ge=0, le=100)] = 3

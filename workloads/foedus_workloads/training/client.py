@@ -67,7 +67,8 @@ async def run_client(spec: ClientRunSpec, around: Surroundings, sampler: Sampler
     state = around.path(spec.state)
     context = client_context(around.tls(spec.tls))
     policy_deadline = around.clock() + spec.plan.deadlines.join_seconds
-    signing_key = load_identity(state, around.entropy)
+    # Beside the ledger: that folder is the silo's own and outlives jobs, as the key must.
+    signing_key = load_identity(around.path(spec.ledger).parent, around.entropy)
     public_key = signing_key.public_key().public_bytes_raw()
     with open_journal(state, spec.plan.uid) as journal:
         progress.write(IdentityReady(silo=spec.silo, public_key=public_key))

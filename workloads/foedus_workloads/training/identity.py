@@ -1,4 +1,4 @@
-"""A silo's long-lived Ed25519 key: made on first start, kept in its state folder, never sent anywhere."""
+"""A silo's long-lived Ed25519 key: made on first start, kept beside its ledger, never sent anywhere."""
 
 from __future__ import annotations
 
