@@ -28,17 +28,16 @@ class Labelled:
     targets: torch.Tensor
 
 
-def train_without_privacy(manifest: Mapping[str, Any], seeds: Sequence[int], volumes: Path) -> list[float]:
-    """Train the example's adapter and head on all silos' texts together; return each seed's public accuracy."""
+def train_without_privacy(manifest: Mapping[str, Any], seed: int, volumes: Path) -> float:
+    """Train the example's adapter and head on all silos' texts together; return the public accuracy."""
     spec = manifest["spec"]
     package = spec["model"]["source"]["package"]
     path = resolve(ModelSource(package=package["name"], package_path=package["path"]), None)
     plan = _model_plan(spec, check_base(path).digest)
-    # What lies below the adapted layer does not depend on the seed, so texts are encoded once.
-    encoder = AdaptedModel.load(path, plan, seeds[0])
-    training = _read(encoder, plan, sorted(volumes.glob("silo-*/train.jsonl")))
-    public = _read(encoder, plan, [volumes / "public" / "eval.jsonl"])
-    return [_accuracy(_fit(AdaptedModel.load(path, plan, seed), training, seed), public) for seed in seeds]
+    model = AdaptedModel.load(path, plan, seed)
+    training = _read(model, plan, sorted(volumes.glob("silo-*/train.jsonl")))
+    public = _read(model, plan, [volumes / "public" / "eval.jsonl"])
+    return _accuracy(_fit(model, training, seed), public)
 
 
 def _model_plan(spec: Mapping[str, Any], digest: str) -> ModelPlan:
@@ -56,9 +55,9 @@ def _model_plan(spec: Mapping[str, Any], digest: str) -> ModelPlan:
     )
 
 
-def _read(encoder: AdaptedModel, plan: ModelPlan, files: Sequence[Path]) -> Labelled:
+def _read(model: AdaptedModel, plan: ModelPlan, files: Sequence[Path]) -> Labelled:
     records = [record for file in files for record in read_records(file, plan.labels).items]
-    texts = encoder.encode([record.text for record in records], batch=BATCH)
+    texts = model.encode([record.text for record in records], batch=BATCH)
     return Labelled(texts, torch.tensor([plan.labels.index(record.label) for record in records]))
 
 

@@ -97,7 +97,9 @@ class Reconciler:
         due = self._queue.next_due()
         timeout = None if due is None else max(0.0, due - self._clock())
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._news.wait(), timeout)
+            # Not wait_for: before Python 3.12 it swallows a cancellation that meets the news, and the loop never ends.
+            async with asyncio.timeout(timeout):
+                await self._news.wait()
 
     async def _pass(self, key: ObjectKey) -> None:
         """Do one pass and give the key back; the class of an error decides whether and when there is another."""
