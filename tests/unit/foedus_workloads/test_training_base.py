@@ -144,7 +144,7 @@ def test_another_model_than_the_plans_is_refused(original):
         (ModelSource(package="no-such-package-here", package_path="model"), "is not installed"),
         (ModelSource(package="pydantic", package_path="../pip"), "not a folder inside"),
         (ModelSource(package="pydantic", package_path="/etc"), "not a folder inside"),
-        (ModelSource(package="pydantic", package_path=""), "not a folder inside"),
+        (ModelSource(package="pydantic", package_path=""), "holds no config.json"),
         (ModelSource(package="pydantic", package_path="numpy"), "holds no numpy/config.json"),
     ],
 )

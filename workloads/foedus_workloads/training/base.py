@@ -142,7 +142,7 @@ def _matches(path: str, target: str) -> bool:
 
 def _inside_package(package: str, inside: str) -> Path:
     parts = PurePosixPath(inside)
-    if not inside or parts.is_absolute() or ".." in parts.parts:
+    if parts.is_absolute() or ".." in parts.parts:
         _refuse(
             "spec.model.source.package.path",
             "not a folder inside the package",

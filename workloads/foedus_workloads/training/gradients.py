@@ -1,7 +1,7 @@
 """Per-example gradients of the active LoRA factor and the head, materialised from what a forward pass leaves.
 
 For a module y = W x + s·B(A x), with output gradient g at B's output and tokens t:
-    dB = Σₜ g_t ⊗ (A x_t),   dA = Σₜ (Bᵀ g_t) ⊗ x_t;   for the head with input z: dW = g ⊗ (z − c), db' = g,
+    dB = Σₜ g_t ⊗ (A x_t),   dA = Σₜ (Bᵀ g_t) ⊗ x_t;   for the head with input z: dW = g ⊗ (z − c), db' = β g,
 in the centred coordinates that `model` explains.
 One backward pass to the outputs of B and the logits serves a whole micro-batch; nothing is summed over examples.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foedus_workloads.training.model import AdaptedModel, Encoded
+from foedus_workloads.training.model import BIAS_SCALE, AdaptedModel, Encoded
 
 
 def example_gradients(model: AdaptedModel, factor: str, encoded: Encoded, labels: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ def example_gradients(model: AdaptedModel, factor: str, encoded: Encoded, labels
                 rows.append(torch.bmm((gradient @ module.B.weight).transpose(1, 2), first["input"]))
         at_head = at_logits[:, :, None]
         rows.append(at_head * (head["input"] - model.centre)[:, None, :])
-        rows.append(at_head)
+        rows.append(BIAS_SCALE * at_head)
         return torch.cat([row.flatten(1) for row in rows], dim=1)
 
 

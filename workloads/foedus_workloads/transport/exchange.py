@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import get_args
 
@@ -89,6 +89,13 @@ class Exchange:
     def _fault(self, error: BaseException, where: str) -> FoedusError:
         if _identity_refused(error):
             return _certificate_refused(f"{self.hostname} at {where}")
+        if _version_refused(error):
+            return Refused(
+                "the coordinator does not speak TLS 1.3",
+                where=f"{self.hostname} at {where}",
+                cure="see what stands between it and the silo; older TLS is never used",
+                code=ExitCode.IDENTITY_REFUSED,
+            )
         return Unavailable("the coordinator does not answer", where=f"{self.hostname} at {where}")
 
 
@@ -131,13 +138,26 @@ async def _refusal(response: aiohttp.ClientResponse) -> FoedusError:
     return InvalidInput(text, where="coordinator", code=ExitCode.INTERNAL)
 
 
-def _identity_refused(error: BaseException) -> bool:
-    """Tell a certificate that was refused, by us or by the other side's alert, from a connection that broke."""
+def _version_refused(error: BaseException) -> bool:
+    return any(isinstance(each, ssl.SSLError) and "PROTOCOL" in _reason(each) for each in _chain(error))
+
+
+def _reason(error: ssl.SSLError) -> str:
+    return str(getattr(error, "reason", ""))  # aiohttp's own kind of SSLError is made without one
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
     seen: BaseException | None = error
     while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+def _identity_refused(error: BaseException) -> bool:
+    """Tell a certificate that was refused, by us or by the other side's alert, from a connection that broke."""
+    for seen in _chain(error):
         if isinstance(seen, ssl.SSLCertVerificationError | aiohttp.ClientConnectorCertificateError):
             return True
-        if isinstance(seen, ssl.SSLError) and any(word in str(seen.reason) for word in ("CERTIFICATE", "UNKNOWN_CA")):
+        if isinstance(seen, ssl.SSLError) and any(word in _reason(seen) for word in ("CERTIFICATE", "UNKNOWN_CA")):
             return True
-        seen = seen.__cause__ or seen.__context__
     return False
