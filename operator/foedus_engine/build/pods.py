@@ -1,0 +1,140 @@
+"""Pods as every role shares them: the restricted security profile, mounts, one container."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from foedus_contract import paths
+from foedus_contract.exit_codes import FINAL_EXIT_CODES
+from foedus_engine import names
+from foedus_engine.build.metadata import Owner, build_labels, build_metadata
+
+CONTAINER = "workload"
+RUN_FOLDER = paths.PROGRESS_FILE.rpartition("/")[0]
+READ_BY_GROUP = 0o440  # the kubelet gives a Secret's files to root and the pod's group
+UNPRIVILEGED = 65532  # "nonroot" of the distroless images
+GRACE_SECONDS = 30  # a client finishes its fsync, a coordinator its result file
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an installation decides for all jobs."""
+
+    image: str = "ghcr.io/foedus-dev/foedus:0.1.0"
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One volume of a pod and where it is mounted."""
+
+    name: str
+    path: str
+    source: Mapping[str, Any]
+    read_only: bool = True
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What differs from role to role in a Job."""
+
+    name: str
+    component: str
+    silo: str
+    mounts: Sequence[Mount]
+    resources: Mapping[str, Any]
+    backoff_limit: int
+    suspend: bool
+
+
+def secret_mount(name: str, path: str, secret: str) -> Mount:
+    """Return a Secret's files, readable by the pod's group only."""
+    return Mount(name, path, {"secret": {"secretName": secret, "defaultMode": READ_BY_GROUP}})
+
+
+def config_mount(name: str, path: str, config_map: str, *, optional: bool = False) -> Mount:
+    """Return a ConfigMap's files; an optional one may appear while the pod runs."""
+    source: dict[str, Any] = {"name": config_map}
+    return Mount(name, path, {"configMap": source | ({"optional": True} if optional else {})})
+
+
+def claim_mount(name: str, path: str, claim: str, *, read_only: bool) -> Mount:
+    """Return a PersistentVolumeClaim's folder."""
+    source: dict[str, Any] = {"claimName": claim}
+    return Mount(name, path, {"persistentVolumeClaim": source | ({"readOnly": True} if read_only else {})}, read_only)
+
+
+def build_job(owner: Owner, workload: Workload, settings: Settings) -> dict[str, Any]:
+    """Return the batch Job of one role: one pod at a time, started again only where that can help."""
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": build_metadata(owner, workload.name, workload.component, workload.silo),
+        "spec": {
+            "parallelism": 1,
+            "completions": 1,
+            "backoffLimit": workload.backoff_limit,
+            "suspend": workload.suspend,
+            # A second pod beside one that is still ending would be fenced off by its incarnation; do not start it.
+            "podReplacementPolicy": "Failed",
+            "podFailurePolicy": {"rules": _failure_rules()},
+            "template": {
+                "metadata": {"labels": build_labels(owner.name, workload.component, workload.silo)},
+                "spec": _pod_spec(workload, settings),
+            },
+        },
+    }
+
+
+def _failure_rules() -> list[dict[str, Any]]:
+    return [
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        {
+            "action": "FailJob",
+            "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": sorted(FINAL_EXIT_CODES)},
+        },
+    ]
+
+
+def _pod_spec(workload: Workload, settings: Settings) -> dict[str, Any]:
+    scratch = [Mount("run", RUN_FOLDER, {"emptyDir": {}}, False), Mount("tmp", "/tmp", {"emptyDir": {}}, False)]  # noqa: S108
+    mounts = [*workload.mounts, *scratch]
+    return {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": UNPRIVILEGED,
+            "runAsGroup": UNPRIVILEGED,
+            "fsGroup": UNPRIVILEGED,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(workload, mounts, settings)],
+        "volumes": [{"name": mount.name, **mount.source} for mount in mounts],
+    }
+
+
+def _container(workload: Workload, mounts: Sequence[Mount], settings: Settings) -> dict[str, Any]:
+    return {
+        "name": CONTAINER,
+        "image": settings.image,
+        "command": ["python", "-m", "foedus_workloads.entry"],
+        "args": ["--spec", names.RUN_SPEC_PATH],
+        "resources": dict(workload.resources),
+        "terminationMessagePath": paths.TERMINATION_FILE,
+        "terminationMessagePolicy": "File",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [_volume_mount(mount) for mount in mounts],
+    }
+
+
+def _volume_mount(mount: Mount) -> dict[str, Any]:
+    base: dict[str, Any] = {"name": mount.name, "mountPath": mount.path}
+    return base | ({"readOnly": True} if mount.read_only else {})
