@@ -83,6 +83,7 @@ def build_crd(kind: type[Kind]) -> Schema:
 def structural_schema(kind: type[Kind]) -> Schema:
     """Return a kind's structural schema, with `metadata` left to the API server."""
     schema = _object(kind, kind.__name__)
+    # Without a description: at the root the API server refuses a CRD that says more of `metadata` than its type.
     schema["properties"]["metadata"] = {"type": "object"}
     schema["properties"]["apiVersion"] = {"type": "string", "description": "Group and version."}
     schema["properties"]["kind"] = {"type": "string", "description": "The kind."}

@@ -27,6 +27,9 @@ CA_CERTIFICATE_KEY = "ca.crt"
 CERTIFICATE_KEY = "tls.crt"  # the keys of a kubernetes.io/tls Secret
 PRIVATE_KEY_KEY = "tls.key"
 
+# Claims under these names hold ledgers, journals, keys and adapters; no user's manifest may mount one.
+OWN_CLAIM_SUFFIXES = ("-ledger", "-state", "-coordinator-output")
+
 JOB_LABEL = f"{API_GROUP}/job"
 SILO_LABEL = f"{API_GROUP}/silo"
 

@@ -27,7 +27,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """Feeds changed keys to passes. `report` hears of each pass that ended in an error."""
+    """Feeds changed keys to passes. `report` hears of each pass that ended in an error, a defect included."""
 
     def __init__(
         self,
@@ -107,9 +107,10 @@ class Reconciler:
             again = await self.reconcile(key)
         except FoedusError as error:
             await self._note(key, error)
-        except Exception:
+        except Exception as error:
             _logger.exception("%s: a defect ended the pass", key)
             self._queue.failed(key, self._clock())
+            self._tell(key, FoedusError(f"a defect ended the pass ({type(error).__name__}: {error})", where=str(key)))
         else:
             self._queue.done(key, self._clock(), again_seconds=again)
 
@@ -120,7 +121,16 @@ class Reconciler:
         else:
             self._queue.done(key, self._clock(), again_seconds=None)  # the same input fails again: wait for a change
             _logger.warning("%s: %s", key, error)
-            with suppress(FoedusError):
-                await self._cluster.publish(key, Event("Warning", "ReconcileFailed", str(error)))
+        self._tell(key, error)
+        if not is_transient(error):
+            await self._publish(key, error)
+
+    def _tell(self, key: ObjectKey, error: FoedusError) -> None:
         if self._report is not None:
             self._report(key, error)
+
+    async def _publish(self, key: ObjectKey, error: FoedusError) -> None:
+        try:
+            await self._cluster.publish(key, Event("Warning", "ReconcileFailed", str(error)))
+        except Exception:  # the error has been told; an event that is lost must not end the loop
+            _logger.exception("%s: an event is lost", key)

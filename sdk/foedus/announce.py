@@ -32,6 +32,7 @@ class Announcement:
     kappa: float
     state: str
     notes: tuple[str, ...]
+    not_enforced: tuple[str, ...] = ()  # fields of the job's own objects
 
 
 def kappa(plan: TrainingPlan, coordinates: int) -> float:
@@ -47,7 +48,9 @@ def released(plan: TrainingPlan, size: Size) -> dict[str, int]:
     return {"B": size.factor_b + size.head, "A": size.factor_a + size.head}
 
 
-def announce(plan: TrainingPlan, size: Size, state: str, notes: tuple[str, ...]) -> Announcement:
+def announce(
+    plan: TrainingPlan, size: Size, state: str, notes: tuple[str, ...], not_enforced: tuple[str, ...] = ()
+) -> Announcement:
     """Return what is to be said about `plan`; κ is that of the rounds that release the most coordinates."""
     privacy = plan.privacy
     return Announcement(
@@ -69,18 +72,24 @@ def announce(plan: TrainingPlan, size: Size, state: str, notes: tuple[str, ...])
         kappa=kappa(plan, size.coordinates),
         state=state,
         notes=notes,
+        not_enforced=not_enforced,
     )
 
 
 def warnings(said: Announcement) -> tuple[str, ...]:
     """Return what a reader must not miss: a noise that drowns the signal, and what one machine cannot enforce."""
-    if said.kappa <= KAPPA_WARN:
-        return said.notes
-    return (
+    noisy = (
         f"κ = {said.kappa:.2f} is above {KAPPA_WARN}: expect a weak adapter; more records, a lower rank or fewer "
-        "adapted layers help",
-        *said.notes,
+        "adapted layers help"
     )
+    count = len(said.not_enforced)
+    ignored = f"{counted(count, 'setting')} for pods, e.g. of images and security, mean nothing here; json lists them"
+    return (*((noisy,) if said.kappa > KAPPA_WARN else ()), *said.notes, *((ignored,) if count else ()))
+
+
+def counted(count: int, noun: str) -> str:
+    """Return the count with its noun, with an s unless it is one."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def lines(said: Announcement) -> tuple[str, ...]:
@@ -89,16 +98,19 @@ def lines(said: Announcement) -> tuple[str, ...]:
         f"{count:,} with {'the head alone' if factor == 'None' else f'factor {factor}'}"
         for factor, count in said.coordinates.items()
     )
+    spare = said.attempts - said.rounds
+    spared = f"{counted(spare, 'spare attempt')} {'is' if spare == 1 else 'are'}"
     return (
         f"job       {said.job}",
         f"silos     {said.silos} with {said.records:,} examples; at least {said.threshold} must stay in each round",
         f"trains    {said.trainable:,} parameters; released a round: {released}",
-        f"rounds    {said.rounds}, and {said.attempts - said.rounds} spare attempts are reserved with them",
+        f"rounds    {said.rounds}, and {spared} reserved with them",
         f"noise     σ = {said.noise_multiplier:.3f}, drawn by the silos; {said.min_honest} honest ones suffice (n_min)",
         f"privacy   ε ≤ {said.epsilon:g} at δ = {said.delta:g} an example; planned ε: "
         f"{said.epsilon_pld:.4f} by PLD, {said.epsilon_rdp:.4f} by RDP",
         f"signal    κ = {said.kappa:.2f}: the noise's norm over the clip norm in the mean; below {KAPPA_WARN} is good",
-        f"adversary coordinator assumed honest but curious, plus {said.colluders} silos that tell it all they know",
+        f"adversary coordinator assumed honest but curious, plus "
+        f"{counted(said.colluders, 'silo')} telling it everything",
         f"state     {said.state}",
         *(f"warning   {text}" for text in warnings(said)),
     )

@@ -18,8 +18,8 @@ ClaimFolders = Callable[[str], Path | None]
 
 
 def claim_folders(cluster: EmbeddedCluster, namespace: str) -> ClaimFolders:
-    """Return the function that finds a claim's folder in one namespace."""
-    return lambda claim: cluster.claim_folder(namespace, claim)
+    """Return the function that finds a claim's folder in one namespace; a worker thread calls it."""
+    return lambda claim: cluster.present_folder(namespace, claim)
 
 
 def read_model(source: ModelSource, folder_of: ClaimFolders) -> ModelView:

@@ -10,11 +10,12 @@ from typing import Any
 import click
 import yaml
 
-from foedus.options import namespace_option, state_option
-from foedus.state import StoredBudget, create_budget, find_budget, list_budgets
+from foedus.options import command, namespace_option, state_option
+from foedus.state import EVERY_NAMESPACE, StoredBudget, create_budget, find_budget, list_budgets
 from foedus_contract.errors import InvalidInput, Refused
 from foedus_contract.exit_codes import ExitCode
 from foedus_engine.api.budget import PrivacyBudget
+from foedus_engine.decide.plan import BudgetKey
 from foedus_engine.manifests import parse_manifest
 from foedus_ledger.ledger import BudgetRecord, epsilon_reserved, epsilon_spent
 from foedus_workloads.training.data import dataset_digest
@@ -55,6 +56,7 @@ def budget() -> None:
 @click.option(
     "-o", "--output", type=click.Choice(["text", "yaml"]), default="text", help="yaml prints the manifest only."
 )
+@click.option("--additional", is_flag=True, help="Make it although these records have a budget: both may be spent.")
 @namespace_option
 @state_option
 def create(
@@ -64,12 +66,14 @@ def create(
     delta: float,
     owner: str,
     output: str,
+    additional: bool,
     namespace: str,
     state: Path,
 ) -> None:
     """Make a budget for the records in a data file; NAME is the file's folder unless given.
 
-    A budget never changes and is never made twice: a new decision is a new budget under a new name.
+    A budget never changes and is never made twice. A new decision about the same records is a new budget under a new
+    name, with --additional: their ε add up.
     """
     if name is not None and len(files) > 1:
         raise InvalidInput("one name does not fit several files", where="NAME", cure="leave it out or give one --data")
@@ -81,6 +85,8 @@ def create(
         )
         return
     check_distinct(budgets)
+    if not additional:
+        check_digests(state, budgets)
     create_all(state, budgets)
 
 
@@ -110,6 +116,22 @@ def check_distinct(budgets: Sequence[PrivacyBudget]) -> None:
         raise InvalidInput(f"two files would make the budget {twice[0]}", where="--data", cure=cure)
 
 
+def check_digests(state: Path, budgets: Sequence[PrivacyBudget]) -> None:
+    """Raise Refused when records have a budget under another name: their holder would promise less than it spends."""
+    owners = {item.record.spec.digest: item.key for item in list_budgets(state, EVERY_NAMESPACE)}
+    for item in budgets:
+        key = BudgetKey(item.metadata.namespace, item.metadata.name)
+        other = owners.setdefault(item.spec.dataset.digest, key)
+        if other != key:
+            raise Refused(
+                f"the same records have the budget {other.name} already, and the ε of both would add up",
+                where=f"budget {key.name}",
+                cure=f"show it with: {command(f'budget {other.name}', state, other.namespace)}; "
+                "if both may be spent, say so with --additional",
+                code=ExitCode.BUDGET_EXISTS,
+            )
+
+
 def create_all(state: Path, budgets: Sequence[PrivacyBudget]) -> None:
     """Make all budgets, or none when one of them exists."""
     for item in budgets:
@@ -117,7 +139,8 @@ def create_all(state: Path, budgets: Sequence[PrivacyBudget]) -> None:
             raise Refused(
                 "exists already and never changes",
                 where=f"budget {item.metadata.name}",
-                cure=f"show it with: foedus budget {item.metadata.name}; a new decision needs a new name",
+                cure=f"show it with: {command(f'budget {item.metadata.name}', state, item.metadata.namespace)}; "
+                "a new decision needs a new name and --additional",
                 code=ExitCode.BUDGET_EXISTS,
             )
     for item in budgets:
@@ -147,16 +170,20 @@ def show(name: str | None, output: str, namespace: str, state: Path) -> None:
     else:
         one = find_budget(state, namespace, name)
         if one is None:
-            cure = f"make it with: foedus budget create {name} --data FILE --epsilon EPSILON --delta DELTA"
+            words = f"budget create {name} --data FILE --epsilon EPSILON --delta DELTA"
+            cure = f"make it with: {command(words, state, namespace)}"
             raise InvalidInput("does not exist", where=f"budget {namespace}/{name}", cure=cure)
         found = [one]
     if output == "json":
         for item in found:
             click.echo(
                 json.dumps(
-                    {"name": item.name, **item.record.model_dump(mode="json", by_alias=True), **spent(item.record)}
+                    {"name": item.key.name, **item.record.model_dump(mode="json", by_alias=True), **spent(item.record)}
                 )
             )
+        return
+    if not found:
+        click.echo(f"no budgets in {state}; make one with: foedus budget create --data FILE --epsilon EPSILON")
         return
     for line in table(found) + (account_lines(found[0].record) if name else []):
         click.echo(line)
@@ -174,7 +201,7 @@ def table(budgets: Sequence[StoredBudget]) -> list[str]:
         spec, used = item.record.spec, spent(item.record)
         rows.append(
             [
-                item.name,
+                item.key.name,
                 spec.digest[:DIGEST_SHOWN],
                 str(spec.records),
                 f"{used['epsilonSpent']:.4f}",

@@ -12,7 +12,9 @@ from typing import Any
 
 from foedus.announce import announce
 from foedus.base_model import claim_folders, read_model
+from foedus.deaths import Death, deaths
 from foedus.display import Display, Event, Standing, advance
+from foedus.lifecycle import job_key
 from foedus_contract.errors import FoedusError, InvalidInput, JobFailed, Refused
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.paths import RUN_SPEC_KEY
@@ -23,11 +25,13 @@ from foedus_engine import names
 from foedus_engine.api.training import FederatedTrainingJob
 from foedus_engine.cluster.embedded import EmbeddedCluster
 from foedus_engine.cluster.fields import ISOLATION, Treatment, classify, field_paths
+from foedus_engine.cluster.jobs import is_finished
 from foedus_engine.cluster.protocol import Object, find
 from foedus_engine.decide.children import child_keys
 from foedus_engine.decide.plan import ObjectKey
 from foedus_engine.decide.size import training_size
 
+BELOW = re.compile(r"(?<=securityContext)\..*|(?<=resources)\..*")  # one context or list of resources is said once
 LOOK_SECONDS = 0.25  # between two looks; a person sees no difference below it
 
 # What a job that is not accepted, or that failed, ends the command with.
@@ -55,11 +59,21 @@ class Followed:
     standing: Standing
     announced: bool = False
     shown: Mapping[str, int] = field(default_factory=dict)
+    deaths: frozenset[Death] = frozenset()
 
 
-async def follow(cluster: EmbeddedCluster, job: FederatedTrainingJob, display: Display, state: Path) -> dict[str, Any]:
-    """Show the job until it ends, and return its last status; raises when it is refused or fails."""
-    key = job_key(job)
+async def follow(
+    cluster: EmbeddedCluster,
+    job: FederatedTrainingJob,
+    display: Display,
+    state: Path,
+    faults: Sequence[FoedusError] = (),
+) -> dict[str, Any]:
+    """Show the job until it ends, and return its last status; raises when it is refused or fails.
+
+    `faults` is what the engine itself could not get over, such as a damaged ledger; no status would ever say so.
+    """
+    key = job_key(job.metadata.namespace, job.metadata.name)
     followed = Followed(Standing(rounds=job.spec.training.rounds))
     while True:
         status = dict((await cluster.get(key)).get("status", {}))
@@ -68,17 +82,15 @@ async def follow(cluster: EmbeddedCluster, job: FederatedTrainingJob, display: D
             followed = replace(followed, announced=True)
         if followed.announced:
             followed = await _show_events(cluster, job, display, followed)
+            followed = await _show_deaths(cluster, job, display, followed)
         failure = find_failure(status)
         if failure is not None:
             raise failure
+        if faults:
+            raise faults[0]
         if status.get("phase") == "Complete":
             return status
         await asyncio.sleep(LOOK_SECONDS)
-
-
-def job_key(job: FederatedTrainingJob) -> ObjectKey:
-    """Return the key of the job's object."""
-    return ObjectKey(names.API_VERSION, names.TRAINING_KIND, job.metadata.namespace, job.metadata.name)
 
 
 def find_failure(status: Mapping[str, Any]) -> FoedusError | None:
@@ -105,7 +117,7 @@ async def _announce(cluster: EmbeddedCluster, job: FederatedTrainingJob, display
         return
     model = read_model(job.spec.model.source, claim_folders(cluster, job.metadata.namespace))
     size = training_size(plan.model.lora, len(plan.model.labels), model)
-    display.announce(announce(plan, size, str(state), (ISOLATION, *not_enforced(children))))
+    display.announce(announce(plan, size, str(state), (ISOLATION,), not_enforced(children)))
 
 
 async def _children(cluster: EmbeddedCluster, job: FederatedTrainingJob) -> list[Object]:
@@ -122,18 +134,14 @@ def read_plan(children: Sequence[Object], job: FederatedTrainingJob) -> Training
 
 
 def not_enforced(children: Sequence[Object]) -> tuple[str, ...]:
-    """Return, a line a kind, the fields of the job's own objects that this machine does not enforce."""
-    found: dict[str, set[str]] = {}
-    for child in children:
-        for path, _ in field_paths({"spec": child.get("spec", {})}):
-            if classify(child, path) is Treatment.NOT_ENFORCED:
-                found.setdefault(child["kind"], set()).add(path)
-    return tuple(f"not enforced on one machine, {kind}: {', '.join(_merged(paths))}" for kind, paths in found.items())
-
-
-def _merged(paths: set[str]) -> list[str]:
-    """Return the paths with those of one security context or one resource list said once."""
-    return sorted({re.sub(r"(securityContext|resources)\..*", r"\1", path) for path in paths})
+    """Return the fields of the job's own objects that this machine does not enforce, each as `Kind path`."""
+    found = {
+        f"{child['kind']} {BELOW.sub('', path)}"
+        for child in children
+        for path, _ in field_paths({"spec": child.get("spec", {})})
+        if classify(child, path) is Treatment.NOT_ENFORCED
+    }
+    return tuple(sorted(found))
 
 
 async def _show_events(
@@ -148,6 +156,22 @@ async def _show_events(
         for event in events[seen:]:
             followed = _show(event, display, followed, is_client=pod in clients)
         followed = replace(followed, shown={**followed.shown, pod: len(events)})
+    return followed
+
+
+async def _show_deaths(
+    cluster: EmbeddedCluster, job: FederatedTrainingJob, display: Display, followed: Followed
+) -> Followed:
+    """Say once of each process that died that it did, and whether it was started again."""
+    namespace, name = job.metadata.namespace, job.metadata.name
+    roles = {names.client(name, client.name): client.name for client in job.spec.clients}
+    for child, role in (roles | {names.coordinator(name): names.COORDINATOR_ROLE}).items():
+        found = await find(cluster, ObjectKey("batch/v1", "Job", namespace, child))
+        over = found is None or is_finished(found.get("status", {}))
+        for death in deaths(role, cluster.pod_views(namespace, child), over=over):
+            if death not in followed.deaths:
+                display.note("ProcessDied", death.line, role=role, exitCode=death.exit_code, startedAgain=death.again)
+                followed = replace(followed, deaths=followed.deaths | {death})
     return followed
 
 

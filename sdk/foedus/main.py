@@ -18,6 +18,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "budget": ("foedus.budget:budget", "Make and show a silo's privacy budget."),
         "data": ("foedus.data:data", "Prepare example data."),
+        "delete": ("foedus.delete:delete", "Remove a job; give back what it has not spent."),
         "run": ("foedus.run:run", "Run manifests on this machine."),
     }
 )
@@ -62,6 +63,13 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(int(_exit_code(arguments)))
 
 
+def _one_line(error: click.ClickException) -> str:
+    """Return what is wrong with the command line, and where its help is."""
+    said = " ".join(error.format_message().split())
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f"{said.rstrip('.')}; see: {context.command_path} --help" if context else said
+
+
 def _exit_code(arguments: list[str] | None) -> int:
     try:
         cli.main(args=arguments, prog_name="foedus", standalone_mode=False)
@@ -69,7 +77,7 @@ def _exit_code(arguments: list[str] | None) -> int:
         click.echo(f"error: {error}", err=True)
         return error.code
     except click.ClickException as error:
-        error.show()
+        click.echo(f"error: {_one_line(error)}", err=True)
         return error.exit_code
     except click.Abort:
         click.echo("error: interrupted", err=True)

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
 
+DEFAULT_STATE = Path(".foedus")
+DEFAULT_NAMESPACE = "default"
+
 state_option = click.option(
     "--state",
     type=click.Path(path_type=Path, file_okay=False),
-    default=Path(".foedus"),
+    default=DEFAULT_STATE,
     envvar="FOEDUS_STATE",
     show_default=True,
     show_envvar=True,
     help="Folder that keeps objects, ledgers and keys between runs.",
 )
 namespace_option = click.option(
-    "-n", "--namespace", default="default", show_default=True, help="Namespace of the objects."
+    "-n", "--namespace", default=DEFAULT_NAMESPACE, show_default=True, help="Namespace of the objects."
 )
+
+
+def command(words: str, state: Path, namespace: str = DEFAULT_NAMESPACE) -> str:
+    """Return the command line for a cure: `foedus` and `words`, with the options that are not the default."""
+    parts = [f"foedus {words}"]
+    if state != DEFAULT_STATE:
+        parts.append(f"--state {shlex.quote(str(state))}")
+    if namespace != DEFAULT_NAMESPACE:
+        parts.append(f"--namespace {namespace}")
+    return " ".join(parts)

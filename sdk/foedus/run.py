@@ -5,29 +5,32 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import signal
 import sys
-from collections.abc import Coroutine, Mapping, Sequence
+import tempfile
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
 
 from foedus.display import Display, JsonDisplay, LiveDisplay, PlainDisplay
 from foedus.engine import Engine, open_engine
-from foedus.follow import follow, job_key
-from foedus.options import state_option
-from foedus_contract.errors import FoedusError, InvalidInput
+from foedus.follow import follow
+from foedus.interrupt import run_until_terminated
+from foedus.lifecycle import accounts, admit, all_left, is_complete, job_key, keep_logs, remove
+from foedus.options import command, state_option
+from foedus_contract.errors import FoedusError, InvalidInput, JobFailed, Unavailable
+from foedus_contract.exit_codes import ExitCode
 from foedus_engine import names
 from foedus_engine.api.budget import PrivacyBudget
 from foedus_engine.api.training import FederatedTrainingJob
 from foedus_engine.cluster.protocol import find
-from foedus_engine.decide.ending import is_terminal
-from foedus_engine.decide.plan import BudgetKey
 from foedus_engine.manifests import load_manifests, parse_manifest
 
+Result = TypeVar("Result")
 ADAPTER_FOLDER = "adapter"  # of the output volume; the trainer's own constant would import the training framework
 
 
@@ -67,22 +70,35 @@ def run(files: tuple[Path, ...], volumes: Path | None, out: Path | None, output:
     """
     job = read_job(files)
     options = Options(state, volumes, out or Path(f"{job.metadata.name}-result"))
-    if options.out.exists() and any(options.out.iterdir()):
-        raise InvalidInput("holds something already", where=str(options.out), cure="choose another folder with --out")
     display = make_display(output)
+    with result_folder(options.out):
+        try:
+            run_until_terminated(run_job(job, options, display, os.environ))
+        finally:
+            display.close()
+
+
+@contextmanager
+def result_folder(folder: Path) -> Iterator[None]:
+    """Make the folder before any privacy is spent; one that stays empty is removed again.
+
+    Raises InvalidInput when it holds something, Unavailable when it cannot be written to.
+    """
+    cure = "choose another folder with --out"
     try:
-        asyncio.run(until_terminated(run_job(job, options, display, os.environ)))
-    except asyncio.CancelledError:
-        raise click.Abort from None
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        if any(folder.iterdir()):
+            raise InvalidInput("holds something already", where=str(folder), cure=cure)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise Unavailable(f"the result folder cannot be used ({reason})", where=str(folder), cure=cure) from None
+    try:
+        yield
     finally:
-        display.close()
-
-
-async def until_terminated(work: Coroutine[Any, Any, None]) -> None:
-    """Do the work; SIGTERM cancels it, as Ctrl-C does."""
-    task = asyncio.ensure_future(work)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    await task
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def read_job(files: Sequence[Path]) -> FederatedTrainingJob:
@@ -110,41 +126,80 @@ def make_display(output: str) -> Display:
 async def run_job(job: FederatedTrainingJob, options: Options, display: Display, environ: Mapping[str, str]) -> None:
     """Run the job to its end and deliver its result; when it does not end well, give back what it did not spend."""
     async with open_engine(options.state, options.volumes, job.metadata.namespace, environ) as engine:
-        uid = await create_job(engine, job)
-        loop = asyncio.create_task(engine.reconciler.run())
-        try:
-            status = await follow(engine.cluster, job, display, options.state)
-            deliver(engine, job, status, options, display)
-        except (FoedusError, asyncio.CancelledError):
-            await stop(loop)  # first, so that no pass makes anew what is being removed
-            await abandon(engine, job, uid, display)
-            raise
-        finally:
-            await stop(loop)
+        stored = await admit(engine, job, options.state, display)
+        status = stored.get("status", {})
+        if not is_complete(status):
+            engine.cluster.release()
+            status = await train(engine, job, options.state, display)
+        deliver(engine, job, status, options, display)
 
 
-async def stop(task: asyncio.Task[None]) -> None:
+async def train(engine: Engine, job: FederatedTrainingJob, state: Path, display: Display) -> Mapping[str, Any]:
+    """Drive the job to its end and return its last status; one that does not complete is removed."""
+    loop = asyncio.create_task(engine.reconciler.run())
+    try:
+        status = await race(follow(engine.cluster, job, display, state, engine.faults), loop)
+        await all_left(engine, job)
+    except (FoedusError, asyncio.CancelledError) as error:
+        await stop(loop)  # first, so that no pass makes anew what is being removed
+        more = await abandon(engine, job, error, display)
+        if isinstance(error, FoedusError):
+            raise with_cure(error, more, state) from None
+        raise
+    finally:
+        await stop(loop)
+    return status
+
+
+def with_cure(error: FoedusError, more: str, state: Path) -> FoedusError:
+    """Return the error with `more` behind its cure; a command that it names also names the state folder."""
+    named = command("budget create", state)
+    what, cure = (text.replace("foedus budget create", named) for text in (error.what, error.cure))
+    cures = "; ".join(part for part in (cure, more) if part)
+    return type(error)(what, where=error.where, cure=cures, code=error.code)
+
+
+async def race(work: Coroutine[Any, Any, Result], loop: asyncio.Task[None]) -> Result:
+    """Do the work while the loop runs; raises FoedusError when the loop ends before it."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task, loop}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await stop(task)
+    if task.cancelled():
+        raise FoedusError("the engine ended unexpectedly", cure="try again") from loop.exception()
+    return task.result()
+
+
+async def stop(task: asyncio.Task[Any]) -> None:
     """Cancel the task and wait until it has ended."""
     task.cancel()
     await asyncio.wait([task])
 
 
-async def create_job(engine: Engine, job: FederatedTrainingJob) -> str:
-    """Create the job's object and return its UID.
+async def abandon(engine: Engine, job: FederatedTrainingJob, error: BaseException, display: Display) -> str:
+    """Remove the job unless it is complete after all; return what else is to be said about `error`."""
+    key = job_key(job.metadata.namespace, job.metadata.name)
+    stored = await find(engine.cluster, key)
+    if stored is not None and is_complete(stored.get("status", {})):
+        display.note("Complete", "the job is complete; the same command delivers its result")
+        return ""
+    logs = keep_logs(engine, job) if isinstance(error, JobFailed) else None
+    await remove(engine, key, display)
+    if isinstance(error, FoedusError) and error.code is ExitCode.BUDGET_REFUSED:
+        return await orphans(engine, job)
+    return f"the logs of its processes are in {logs}" if logs else ""
 
-    A job that a killed engine left behind goes on; raises InvalidInput when the name stands for anything else.
-    """
-    document = job.to_document()
-    stored = await find(engine.cluster, job_key(job))
-    if stored is None:
-        stored = await engine.cluster.create(document)
-    elif stored["spec"] != document["spec"] or is_terminal(stored.get("status", {})):
-        raise InvalidInput(
-            f"the job {job.metadata.name} has run in this state folder already",
-            where="metadata.name",
-            cure="give it another name, or choose another folder with --state",
-        )
-    return str(stored["metadata"]["uid"])
+
+async def orphans(engine: Engine, job: FederatedTrainingJob) -> str:
+    """Name the jobs whose accounts in this job's budgets are open, and the command that closes them; none can run."""
+    namespace, budgets = job.metadata.namespace, {client.budget_ref.name for client in job.spec.clients}
+    held = [item for item in await accounts(engine, namespace) if item.is_open and item.budget.name in budgets]
+    claimants = sorted({item.account.claimant for item in held})
+    if not claimants:
+        return ""
+    closes = ", ".join(command(f"delete {name.partition('/')[2]}", engine.state, namespace) for name in claimants)
+    return f"{held[0].budget.name} has an open account of {', '.join(claimants)}; give back what is not spent: {closes}"
 
 
 def deliver(
@@ -154,7 +209,12 @@ def deliver(
     claim = names.coordinator_output(job.metadata.name)
     folder = engine.cluster.claim_folder(job.metadata.namespace, claim)
     assert folder is not None
-    shutil.copytree(folder / ADAPTER_FOLDER, options.out, dirs_exist_ok=True)
+    try:
+        shutil.copytree(folder / ADAPTER_FOLDER, options.out, dirs_exist_ok=True)
+    except OSError as error:  # shutil.Error is one
+        cure = "run the same command again with another --out; nothing more is charged"
+        reason = error.strerror or "some files were not copied"
+        raise Unavailable(f"the result cannot be written ({reason})", where=str(options.out), cure=cure) from None
     result = status["result"]
     accuracy = result.get("accuracy")
     shown = "not measured" if accuracy is None else f"{accuracy:.4f}"
@@ -172,27 +232,3 @@ def deliver(
     )
     command = f"cat {options.out}/README.md"
     display.note("Next", f"next: {command}    (the model card; it says how to load the adapter)", command=command)
-
-
-async def abandon(engine: Engine, job: FederatedTrainingJob, uid: str, display: Display) -> None:
-    """Remove the job, so that its processes stop; close its accounts and say what has been charged.
-
-    What was charged stays charged, what was only reserved is given back. A process that charges later is refused.
-    """
-    await engine.cluster.delete(job_key(job))
-    for budget in sorted({client.budget_ref.name for client in job.spec.clients}):
-        key = BudgetKey(job.metadata.namespace, budget)
-        record = await engine.ledgers.read(key)
-        if record is None or uid not in record.accounts:
-            continue
-        await engine.ledgers.close(key, job_uid=uid)
-        closed = await engine.ledgers.read(key)
-        assert closed is not None
-        account = closed.accounts[uid]
-        display.note(
-            "Charged",
-            f"budget {budget}: {account.charged} of {account.reserved} reserved releases are charged for good",
-            budget=budget,
-            charged=account.charged,
-            reserved=account.reserved,
-        )

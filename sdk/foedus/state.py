@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foedus_engine.api.budget import PrivacyBudget
-from foedus_engine.cluster.embedded import claim_path
+from foedus_engine.cluster.embedded import claim_path, make_private
 from foedus_engine.cluster.embedded_ledgers import ledger_path
 from foedus_engine.decide.plan import BudgetKey
 from foedus_engine.names import LEDGER_FILE, ledger_claim
@@ -14,18 +14,20 @@ from foedus_ledger.ledger import BudgetRecord
 from foedus_ledger.records import BudgetSpec
 from foedus_ledger.sqlite import SqliteLedger
 
+EVERY_NAMESPACE = "*"  # no name of a namespace
+
 
 @dataclass(frozen=True)
 class StoredBudget:
     """A budget of the state folder, with its ledger as last committed."""
 
-    name: str
+    key: BudgetKey
     record: BudgetRecord
 
 
 def create_budget(state: Path, budget: PrivacyBudget) -> None:
     """Write the ledger of a new budget; raises Refused (BUDGET_EXISTS) when there is one."""
-    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(state)
     spec = budget.spec
     SqliteLedger(ledger_path(state, BudgetKey(budget.metadata.namespace, budget.metadata.name))).create(
         BudgetSpec(
@@ -40,13 +42,18 @@ def create_budget(state: Path, budget: PrivacyBudget) -> None:
 
 def find_budget(state: Path, namespace: str, name: str) -> StoredBudget | None:
     """Return the budget, or None when its holder has not made it; raises Refused when its ledger is damaged."""
-    path = ledger_path(state, BudgetKey(namespace, name))
-    return StoredBudget(name, SqliteLedger(path).read()) if path.exists() else None
+    key = BudgetKey(namespace, name)
+    path = ledger_path(state, key)
+    return StoredBudget(key, SqliteLedger(path).read()) if path.exists() else None
 
 
 def list_budgets(state: Path, namespace: str) -> list[StoredBudget]:
     """Return the budgets of a namespace in name order."""
-    pattern = f"{ledger_claim('*')}/{LEDGER_FILE}"
-    folder = claim_path(state, namespace, "")
-    names = sorted(path.parent.name.removesuffix(ledger_claim("")) for path in folder.glob(pattern))
-    return [StoredBudget(name, SqliteLedger(ledger_path(state, BudgetKey(namespace, name))).read()) for name in names]
+    keys = list_budget_keys(state, namespace)
+    return [StoredBudget(key, SqliteLedger(ledger_path(state, key)).read()) for key in keys]
+
+
+def list_budget_keys(state: Path, namespace: str) -> list[BudgetKey]:
+    """Return the keys of a namespace's budgets, or of all budgets, in name order."""
+    found = claim_path(state, namespace, "").parent.glob(f"{namespace}/{ledger_claim('*')}/{LEDGER_FILE}")
+    return sorted(BudgetKey(path.parents[1].name, path.parent.name.removesuffix(ledger_claim(""))) for path in found)

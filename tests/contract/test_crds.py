@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from foedus_contract.errors import ExitCode, InvalidInput
+from foedus_engine import names
 from foedus_engine.api.parse import check_transition, parse, parse_stored
 from foedus_engine.crdgen import ALL_KINDS, main
 from foedus_engine.manifests import KINDS, load_manifests, parse_manifest
@@ -42,6 +43,10 @@ def job(clients: int = 4) -> dict[str, Any]:
             "clients": [client(number) for number in range(clients)],
         },
     }
+
+
+def on_claim(name: str) -> dict[str, Any]:
+    return {"data": {"persistentVolumeClaim": {"claimName": name, "path": "train.jsonl"}}}
 
 
 def account(**changes: Any) -> dict[str, Any]:
@@ -137,6 +142,19 @@ JOBS: list[tuple[str, Any, str | None]] = [
     (f"{C}.1.name", "s" * 59, "metadata.name: the job's name and a client's name together must be at most 62"),
     (f"{C}.1.budgetRef.name", "silo-00", "two clients cannot share a budget"),
     (f"{C}.1.data.persistentVolumeClaim.claimName", "silo-00", "two clients cannot have the same data"),
+    ("spec.evaluation", on_claim("public"), None),
+    ("spec.evaluation", on_claim("silo-01"), "spec.evaluation.data.persistentVolumeClaim.claimName: evaluation cannot"),
+    ("spec.model.source", {"persistentVolumeClaim": {"claimName": "silo-03"}}, "claimName: the model cannot be on a"),
+    (
+        "spec",
+        job()["spec"] | {"evaluation": on_claim("x"), "model": {"source": on_claim("x")["data"], "labels": ["a", "b"]}},
+        "spec.model.source.persistentVolumeClaim.claimName: the model cannot be on a PersistentVolumeClaim that holds",
+    ),
+    ("spec.evaluation", on_claim("silo-01-ledger"), "spec.evaluation.data.persistentVolumeClaim.claimName: names that"),
+    ("spec.evaluation", on_claim("other-coordinator-output"), "claimName: names that end in -ledger, -state, -coord"),
+    ("spec.evaluation", on_claim("state"), None),
+    (f"{C}.1.data.persistentVolumeClaim.claimName", "old-silo-00-state", "claimName: names that end in -ledger"),
+    ("spec.model.source", {"persistentVolumeClaim": {"claimName": "x-ledger"}}, "claimName: names that end in -ledger"),
     (f"{C}.1.data", {}, "spec.clients[1].data.persistentVolumeClaim: is required"),
     (f"{C}.1.regionRef", {"name": "eu-west-1"}, None),
     ("spec.resources", {"client": {"requests": {"cpu": 1, "memory": "2Gi"}}}, None),
@@ -199,7 +217,7 @@ TRANSITIONS: list[tuple[dict[str, Any], str, Any, str | None]] = [
     (job(), "spec.privacy.epsilon", 2, "spec.privacy: cannot change"),
     (job(), "spec.privacy.epsilon", 1, None),
     (job(), "spec.aggregation.stageTimeout", "2m", "spec.aggregation: cannot change"),
-    (job(), "spec.evaluation", {"data": client(0)["data"]}, "spec.evaluation: cannot change"),
+    (job(), "spec.evaluation", on_claim("public"), "spec.evaluation: cannot change"),
     (job(), "spec.resources", {}, "spec.resources: cannot change"),
     (budget(), "spec.epsilon", 2, "spec: cannot change: a new decision of the data's holder is a new budget"),
     (budget(), "spec.owner", "B", "spec: cannot change"),
@@ -281,6 +299,29 @@ def test_schemas_are_structural(kind: str) -> None:
         assert "type" in part or part.get("x-kubernetes-int-or-string")
         assert not ("properties" in part and "additionalProperties" in part)
         assert all(isinstance(part.get(flag, True), bool) for flag in ("exclusiveMinimum", "exclusiveMaximum"))
+
+
+@pytest.mark.parametrize("kind", sorted(SCHEMAS))
+def test_metadata_is_left_to_the_api_server(kind: str) -> None:
+    # At the root it refuses a CRD that says more of `metadata` than its type, even a description.
+    assert SCHEMAS[kind]["properties"]["metadata"] == {"type": "object"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        names.ledger_claim("silo-01"),
+        names.client_state("news", "silo-01"),
+        names.coordinator_output("news"),
+    ],
+)
+def test_every_claim_of_foedus_bears_a_name_that_no_user_may_give(name: str) -> None:
+    assert name.endswith(names.OWN_CLAIM_SUFFIXES)
+
+
+def test_the_deadline_says_that_downtime_counts() -> None:
+    spec = SCHEMAS["FederatedTrainingJob"]["properties"]["spec"]["properties"]
+    assert "wall-clock time, as in batch/v1" in spec["activeDeadlineSeconds"]["description"]
 
 
 def test_columns_and_names() -> None:

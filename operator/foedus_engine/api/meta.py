@@ -16,6 +16,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
 from foedus_contract.models import DIGEST, DNS_LABEL
+from foedus_engine.names import OWN_CLAIM_SUFFIXES
 
 GROUP = "foedus.dev"
 VERSION = "v1alpha1"
@@ -167,6 +168,14 @@ class LocalReference(ApiModel):
     """Name of the object."""
 
 
+USER_CLAIM = Rule(
+    "!(" + " || ".join(f"self.claimName.endsWith('{suffix}')" for suffix in OWN_CLAIM_SUFFIXES) + ")",
+    f"names that end in {', '.join(OWN_CLAIM_SUFFIXES)} are Foedus' own; use another PersistentVolumeClaim",
+    lambda self: not self.claim_name.endswith(OWN_CLAIM_SUFFIXES),
+    "claimName",
+)
+
+
 class PersistentVolumeClaimPath(ApiModel):
     """A file on a volume."""
 
@@ -174,6 +183,8 @@ class PersistentVolumeClaimPath(ApiModel):
     """Name of the PersistentVolumeClaim."""
     path: RelativePath
     """File, relative to the volume's root."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (USER_CLAIM,)
 
 
 class Condition(ApiModel):

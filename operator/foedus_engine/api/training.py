@@ -113,6 +113,19 @@ def _unchanged(field: str, attribute: str) -> Transition:
     )
 
 
+def _silo_claims(self: FederatedTrainingJobSpec) -> set[str]:
+    return {client.data.persistent_volume_claim.claim_name for client in self.clients}
+
+
+def _evaluation_claims(self: FederatedTrainingJobSpec) -> set[str]:
+    return set() if self.evaluation is None else {self.evaluation.data.persistent_volume_claim.claim_name}
+
+
+def _model_claims(self: FederatedTrainingJobSpec) -> set[str]:
+    claim = self.model.source.persistent_volume_claim
+    return set() if claim is None else {claim.claim_name}
+
+
 def _by_name(value: object) -> object:
     """Return `clients` by name: their order means nothing, and the API server compares them without it."""
     if isinstance(value, tuple) and value and isinstance(value[0], ClientSpec):
@@ -121,6 +134,9 @@ def _by_name(value: object) -> object:
 
 
 _FIXED = ("model", "lora", "training", "privacy", "aggregation", "clients", "evaluation", "resources")
+_SILO_CLAIM = "c.data.persistentVolumeClaim.claimName"
+_EVALUATION_CLAIM = "self.evaluation.data.persistentVolumeClaim.claimName"
+_MODEL_CLAIM = "self.model.source.persistentVolumeClaim.claimName"
 _T = "(has(self.aggregation.threshold) ? self.aggregation.threshold : size(self.clients) * 2 / 3 + 1)"
 
 
@@ -151,7 +167,10 @@ class FederatedTrainingJobSpec(ApiModel):
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=INT32)] | None = None
     """The job's children but its output are deleted this long after it finished; never when not given."""
     active_deadline_seconds: Annotated[int, Field(ge=1, le=INT32)] | None = None
-    """The job fails when it has run for this long."""
+    """The job fails this long after its processes were first started, or were started again after a suspension.
+
+    It is wall-clock time, as in batch/v1: time in which a crash kept everything down counts too.
+    """
     backoff_limit: Annotated[int, Field(ge=0, le=100)] = 3
     """How often a failed process is started again."""
 
@@ -189,6 +208,22 @@ class FederatedTrainingJobSpec(ApiModel):
             " and what is left must not be one silo's; lower colluders or add clients",
             lambda self: _threshold(self) - self.aggregation.colluders >= MIN_HONEST,
             "aggregation.colluders",
+        ),
+        # The coordinator mounts what evaluation names and publishes its accuracy; every pod mounts what model names.
+        Rule(
+            f"!has(self.evaluation) || self.clients.all(c, {_SILO_CLAIM} != {_EVALUATION_CLAIM})",
+            "evaluation cannot be on a silo's PersistentVolumeClaim: its records are public, a silo's are not;"
+            " use a claim of its own",
+            lambda self: not _evaluation_claims(self) & _silo_claims(self),
+            "evaluation.data.persistentVolumeClaim.claimName",
+        ),
+        Rule(
+            f"!has(self.model.source.persistentVolumeClaim) || (self.clients.all(c, {_SILO_CLAIM} != {_MODEL_CLAIM})"
+            f" && (!has(self.evaluation) || {_EVALUATION_CLAIM} != {_MODEL_CLAIM}))",
+            "the model cannot be on a PersistentVolumeClaim that holds records: every process of the job reads the"
+            " model's; use a claim of its own",
+            lambda self: not _model_claims(self) & (_silo_claims(self) | _evaluation_claims(self)),
+            "model.source.persistentVolumeClaim.claimName",
         ),
     )
     TRANSITIONS: ClassVar[tuple[Transition, ...]] = tuple(_unchanged(name, name) for name in _FIXED)

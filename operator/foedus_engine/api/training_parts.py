@@ -8,7 +8,17 @@ from pydantic import Field, StringConstraints
 
 from foedus_contract import limits
 from foedus_engine.api.common import ATOMIC, Delta, Epsilon
-from foedus_engine.api.meta import INT32, ApiModel, Duration, RelativePath, Rule, SubdomainName, exact_seconds, unique
+from foedus_engine.api.meta import (
+    INT32,
+    USER_CLAIM,
+    ApiModel,
+    Duration,
+    RelativePath,
+    Rule,
+    SubdomainName,
+    exact_seconds,
+    unique,
+)
 
 MAX_TIMEOUT_SECONDS = 86_400  # a stage that takes a day is stuck
 Label = Annotated[str, StringConstraints(min_length=1, max_length=63)]
@@ -34,6 +44,8 @@ class ClaimSource(ApiModel):
     """Name of the PersistentVolumeClaim."""
     path: RelativePath | None = None
     """Folder of the model, relative to the volume's root; the root itself when not given."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (USER_CLAIM,)
 
 
 class ModelSource(ApiModel):

@@ -42,7 +42,8 @@ class TrainingReason(StrEnum):
     RELEASED = "Released"  # the job is over and has given back what it did not use
     BUDGET_NOT_FOUND = "BudgetNotFound"
     BUDGET_INSUFFICIENT = "BudgetInsufficient"
-    BUDGET_REFUSED = "BudgetRefused"
+    BUDGET_REFUSED = "BudgetRefused"  # also: a ledger that cannot be trusted
+    LEDGER_UNAVAILABLE = "LedgerUnavailable"  # a ledger does not answer; it is asked again
     # QuorumReached, Ready
     WAITING_FOR_SILOS = "WaitingForSilos"
     SILOS_JOINED = "SilosJoined"

@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -22,12 +22,13 @@ from foedus_contract.errors import Unavailable
 from foedus_contract.progress import TrainingResult
 from foedus_engine.cluster import fields, pods, processes
 from foedus_engine.cluster.endpoints import Endpoints
+from foedus_engine.cluster.jobs import PodView
 from foedus_engine.cluster.protocol import FIELD_MANAGER, NotFound, Object, Progress
 from foedus_engine.cluster.records import EventRecords, PodRecords, PortRecords
 from foedus_engine.cluster.store import ObjectStore, open_database
 from foedus_engine.cluster.supervisor import Host, Supervisor, report_sizes
 from foedus_engine.decide.plan import Event, Manifest, ObjectKey, key_of
-from foedus_engine.names import ledger_claim
+from foedus_engine.names import SILO_LABEL, ledger_claim
 
 POLL_SECONDS = 0.25  # how soon news in a pod's files is seen; a display refreshes about as often
 
@@ -41,7 +42,8 @@ class EmbeddedCluster:
     """One machine as a cluster; use it as an asynchronous context manager.
 
     `volumes` is the user's folder of claims: a claim named as a folder in it is that folder. `environ` is where
-    processes inherit the few variables from that `processes.INHERITED` names.
+    processes inherit the few variables from that `processes.INHERITED` names. With `hold` no Job runs before `release`:
+    what an earlier engine left behind can be looked at, and deleted, while nothing of it runs.
     """
 
     def __init__(
@@ -51,11 +53,13 @@ class EmbeddedCluster:
         *,
         environ: Mapping[str, str],
         now: Callable[[], datetime] = utc_now,
+        hold: bool = False,
     ) -> None:
         self._state = state.absolute()
         self._volumes = None if volumes is None else volumes.absolute()
         self._environ = environ
         self._now = now
+        self._held = hold
         self._watchers: list[_Watcher] = []
         self._progress: dict[Path, tuple[int, tuple[Progress, ...], int]] = {}
 
@@ -66,7 +70,7 @@ class EmbeddedCluster:
 
     async def __aenter__(self) -> Self:
         """Take the state folder and run what it holds; raises Unavailable when another engine uses it."""
-        _make_private(self._state)
+        make_private(self._state)
         self._lock = _take(self._state / "engine.lock")
         try:
             await self._open()
@@ -100,6 +104,11 @@ class EmbeddedCluster:
         os.close(self._pipe[0])
         self._connection.close()
         os.close(self._lock)
+
+    def release(self) -> None:
+        """Run the Jobs that `hold` kept back."""
+        self._held = False
+        self._supervisor.wake()
 
     async def get(self, key: ObjectKey) -> Object:
         """Return the object; raises NotFound."""
@@ -157,7 +166,11 @@ class EmbeddedCluster:
 
     async def pod_progress(self, namespace: str, job: str) -> tuple[Progress, ...]:
         """Return what all pods of the Job have reported, oldest first; bad lines are skipped."""
-        return tuple(event for folder in self._pod_folders(namespace, job) for event in self._read_progress(folder))
+        found = self._find(ObjectKey("batch/v1", "Job", namespace, job))
+        is_silo = found is not None and SILO_LABEL in found["metadata"].get("labels", {})
+        limit = pods.MAX_SILO_PROGRESS_BYTES if is_silo else pods.MAX_PROGRESS_BYTES
+        folders = self._pod_folders(namespace, job)
+        return tuple(event for folder in folders for event in self._read_progress(folder, limit))
 
     async def bad_progress_lines(self, namespace: str, job: str) -> int:
         """Return how many lines of the Job's progress could not be read."""
@@ -170,9 +183,22 @@ class EmbeddedCluster:
         folders = self._pod_folders(namespace, job)
         return pods.read_result(pods.termination_file(folders[-1], found)) if found and folders else None
 
+    def pod_views(self, namespace: str, job: str) -> tuple[PodView, ...]:
+        """Return the Job's pods, oldest first: how each stands, and how it ended."""
+        found = self._find(ObjectKey("batch/v1", "Job", namespace, job))
+        return () if found is None else tuple(self._pods.of_job(found["metadata"]["uid"]))
+
     def pod_logs(self, namespace: str, job: str) -> tuple[Path, ...]:
         """Return the log files of the Job's pods, oldest first."""
         return tuple(folder / "log" for folder in self._pod_folders(namespace, job))
+
+    def present_folder(self, namespace: str, claim: str) -> Path | None:
+        """Return the folder of a claim when it is there; any thread may ask, since no object is looked up."""
+        given = None if self._volumes is None or claim.endswith(ledger_claim("")) else self._volumes / claim
+        if given is not None and given.is_dir():
+            return given
+        folder = claim_path(self._state, namespace, claim)
+        return folder if folder.is_dir() else None
 
     def claim_folder(self, namespace: str, claim: str) -> Path | None:
         """Return the folder of a PersistentVolumeClaim; None when there is neither object nor folder.
@@ -180,10 +206,8 @@ class EmbeddedCluster:
         The user's folder of claims comes first, but ledgers always stay with the engine's state. A claim whose object
         exists gets its folder here.
         """
-        if self._volumes is not None and not claim.endswith(ledger_claim("")):
-            given = self._volumes / claim
-            if given.is_dir():
-                return given
+        if (present := self.present_folder(namespace, claim)) is not None:
+            return present
         folder = claim_path(self._state, namespace, claim)
         if not folder.is_dir():
             if self._find(ObjectKey("v1", "PersistentVolumeClaim", namespace, claim)) is None:
@@ -203,6 +227,7 @@ class EmbeddedCluster:
             show=self._show,
             claim_folder=self.claim_folder,
             address_taken=self._address_taken,
+            held=lambda: self._held,
         )
 
     def _find(self, key: ObjectKey) -> Object | None:
@@ -252,9 +277,9 @@ class EmbeddedCluster:
         uid = found["metadata"]["uid"]
         return tuple(self._host.pod_folder(namespace, job, uid, pod.number) for pod in self._pods.of_job(uid))
 
-    def _read_progress(self, pod: Path) -> tuple[Progress, ...]:
+    def _read_progress(self, pod: Path, limit: int) -> tuple[Progress, ...]:
         offset, events, bad = self._progress.get(pod, (0, (), 0))
-        more, offset, worse = pods.read_progress(pods.progress_file(pod), offset)
+        more, offset, worse = pods.read_progress(pods.progress_file(pod), offset, limit=limit)
         self._progress[pod] = (offset, events + more, bad + worse)
         return events + more
 
@@ -301,16 +326,25 @@ class _Watcher:
         return key
 
 
-def _make_private(folder: Path) -> None:
-    """Make the folder if need be; nobody else may enter it: it holds keys and ledgers."""
-    with suppress(FileExistsError):
-        folder.mkdir(parents=True, mode=0o700)
-    folder.chmod(0o700)
+def make_private(folder: Path) -> None:
+    """Make the folder if need be; nobody else may enter it: it holds keys and ledgers.
+
+    Raises Unavailable when it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+        folder.chmod(0o700)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        cure = "give this user the right to write there, or choose another folder with --state"
+        raise Unavailable(f"the state folder cannot be used ({reason})", where=str(folder), cure=cure) from None
 
 
 def _take(path: Path) -> int:
     lock = processes.try_lock(path)
     if lock is None:
-        cure = "wait for it to end, or use another state folder"
+        cure = "wait for it to end, or choose another folder with --state"
         raise Unavailable("another engine uses this state folder", where=str(path.parent), cure=cure)
     return lock

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from foedus_contract.errors import Unavailable
 from foedus_engine.cluster.embedded import claim_path
 from foedus_engine.decide.plan import BudgetKey
 from foedus_engine.names import LEDGER_FILE, ledger_claim
@@ -26,10 +27,16 @@ class EmbeddedLedgers:
 
     async def read(self, budget: BudgetKey) -> BudgetRecord | None:
         """Return the budget with all its accounts; None when its holder has not created it."""
+        ledger = self._ledger(budget)
         try:
-            return await asyncio.to_thread(self._ledger(budget).read)
+            return await asyncio.to_thread(ledger.read)
         except LedgerMissing:
             return None
+        except OSError as error:
+            cure = "check the folder's permissions"
+            raise Unavailable(
+                f"the ledger cannot be read ({error.strerror})", where=str(ledger.path), cure=cure
+            ) from None
 
     async def reserve(
         self, budget: BudgetKey, *, job_uid: str, mechanism: Mechanism, count: int, claimant: str

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
+from foedus_contract.errors import Refused, Unavailable
 from foedus_contract.progress import IdentityReady, ProcessFailed
 from foedus_engine import names
 from foedus_engine.accounting import Accounting
@@ -12,11 +14,12 @@ from foedus_engine.api.training import FederatedTrainingJob
 from foedus_engine.cluster.protocol import Cluster, Ledgers, find
 from foedus_engine.decide.children import child_keys
 from foedus_engine.decide.ending import is_terminal
-from foedus_engine.decide.observed import AccountView, BudgetView, ChildView, ObjectMeta, Observed
+from foedus_engine.decide.observed import AccountView, BudgetView, ChildView, LedgerFault, ObjectMeta, Observed
 from foedus_engine.decide.plan import BudgetKey, ObjectKey
 from foedus_ledger.records import BudgetRecord
 
 Children = dict[tuple[str, str], ChildView]
+Records = dict[str, tuple[BudgetKey, BudgetRecord | None]]
 
 
 async def gather_training(
@@ -29,9 +32,9 @@ async def gather_training(
     """
     meta = ObjectMeta.from_document(job.to_document())
     children, foreign = await _children(cluster, job, meta)
-    records = await _budgets(ledgers, job, meta)
+    records, faults = await _budgets(ledgers, job, meta)
     silos = {name: _view(key, record, meta.uid) for name, (key, record) in records.items()}
-    observed = Observed(meta, budgets=silos, children=children, foreign=foreign)
+    observed = Observed(meta, budgets=silos, ledger_faults=faults, children=children, foreign=foreign)
     if is_terminal(meta.status):
         return observed
     model = await accounting.model(job.spec.model.source)
@@ -42,13 +45,10 @@ async def gather_training(
     identities, failures = await _silo_reports(cluster, job, meta, children)
     coordinator = names.coordinator(meta.name)
     started = ("Job", coordinator) in children
-    return Observed(
-        meta,
-        budgets=silos,
+    return replace(
+        observed,
         model=model,
         calibration=calibration,
-        children=children,
-        foreign=foreign,
         identities=identities,
         failures=failures,
         progress=await cluster.pod_progress(meta.namespace, coordinator) if started else (),
@@ -108,9 +108,19 @@ def _child(found: Mapping[str, Any]) -> ChildView:
 
 async def _budgets(
     ledgers: Ledgers, job: FederatedTrainingJob, meta: ObjectMeta
-) -> dict[str, tuple[BudgetKey, BudgetRecord | None]]:
-    keys = {client.name: BudgetKey(meta.namespace, client.budget_ref.name) for client in job.spec.clients}
-    return {silo: (key, await ledgers.read(key)) for silo, key in keys.items()}
+) -> tuple[Records, dict[str, LedgerFault]]:
+    """Return each silo's budget, and why one cannot be read: that is the job's news, not the end of the pass."""
+    records: Records = {}
+    faults: dict[str, LedgerFault] = {}
+    for client in job.spec.clients:
+        key = BudgetKey(meta.namespace, client.budget_ref.name)
+        records[client.name] = (key, None)
+        try:
+            records[client.name] = (key, await ledgers.read(key))
+        except (Refused, Unavailable) as error:
+            message = f"silo {client.name}: PrivacyBudget {key}: {error}"
+            faults[client.name] = LedgerFault(message, damaged=isinstance(error, Refused))
+    return records, faults
 
 
 def _view(key: BudgetKey, record: BudgetRecord | None, uid: str) -> BudgetView | None:
@@ -130,7 +140,8 @@ def _view(key: BudgetKey, record: BudgetRecord | None, uid: str) -> BudgetView |
         )
     )
     spec = record.spec
-    return BudgetView(key, spec.digest, spec.records, spec.epsilon, spec.delta, view)
+    others = {held.claimant for other, held in record.accounts.items() if other != uid and held.state == "Open"}
+    return BudgetView(key, spec.digest, spec.records, spec.epsilon, spec.delta, view, tuple(sorted(others)))
 
 
 async def _silo_reports(

@@ -12,9 +12,10 @@ import base64
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
@@ -25,6 +26,8 @@ from foedus_engine.cluster.protocol import Object, Progress
 
 MAX_PROGRESS_LINE = 64 * 1024  # 50 silo names in two lists are below 8 KiB
 MAX_PROGRESS_BYTES = 64 * 1024 * 1024  # 10,000 attempts of such lines
+MAX_SILO_PROGRESS_BYTES = 64 * 1024  # of a silo, its identity and its failure are all that is needed
+PROGRESS_BLOCK = 1024 * 1024  # read at a time: one pod's flood holds up nobody
 LAST_LINE_BYTES = 4096  # the end of the log that is searched for its last line
 DATA_LINK = "..data"  # the kubelet's own name for the folder that is swapped
 
@@ -114,14 +117,29 @@ def termination_file(pod: Path, job: Object) -> Path:
     return paths.locate(path, root=pod / "root")
 
 
-def read_progress(path: Path, offset: int) -> tuple[tuple[Progress, ...], int, int]:
-    """Return the events of the whole lines after `offset`, the offset behind them, and how many lines were bad."""
-    if not path.is_file() or offset >= MAX_PROGRESS_BYTES:
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file that a pod could have replaced by a link, a pipe or a device; raises OSError unless it is a file."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"{path} is no regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_progress(path: Path, offset: int, *, limit: int = MAX_PROGRESS_BYTES) -> tuple[tuple[Progress, ...], int, int]:
+    """Return the events of whole lines after `offset`, the offset behind them, and how many lines were bad.
+
+    Reads one block; what lies behind `limit` is never read.
+    """
+    try:
+        with open_regular(path) as file:
+            file.seek(offset)
+            block = file.read(max(0, min(PROGRESS_BLOCK, limit - offset)))
+    except OSError:
         return (), offset, 0
-    with path.open("rb") as file:
-        file.seek(offset)
-        block = file.read(MAX_PROGRESS_BYTES - offset)
     whole = block[: block.rfind(b"\n") + 1]
+    if not whole and len(block) > MAX_PROGRESS_LINE:
+        return (), offset + len(block), 1  # part of a line that is too long: step over it
     events: list[Progress] = []
     bad = 0
     for line in whole.splitlines():
@@ -137,7 +155,7 @@ def read_progress(path: Path, offset: int) -> tuple[tuple[Progress, ...], int, i
 def read_result(path: Path) -> TrainingResult | None:
     """Return the result in a termination log; None when there is none or it is not one."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             text = file.read(limits.MAX_RESULT_BYTES + 1)
         return TrainingResult.model_validate_json(text) if 0 < len(text) <= limits.MAX_RESULT_BYTES else None
     except (OSError, ValidationError):
@@ -147,8 +165,8 @@ def read_result(path: Path) -> TrainingResult | None:
 def last_line(path: Path) -> str:
     """Return the last line that is not empty, without control characters: a process's one line about its end."""
     try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - LAST_LINE_BYTES))
+        with open_regular(path) as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - LAST_LINE_BYTES))
             lines = file.read().decode("utf-8", "replace").split("\n")
     except OSError:
         return ""

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from foedus_contract import paths
 from foedus_engine.cluster.protocol import Object
@@ -24,6 +25,7 @@ INHERITED = (
     "PATH", "HOME", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "PYTHONPATH", "LD_LIBRARY_PATH",
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES",
 )  # fmt: skip
+PRIVATE_UMASK = 0o077  # what a pod writes is for its own user only
 MAX_LOG_BYTES = 8 * 1024 * 1024  # one file; with the one before it, a pod keeps at most 16 MiB
 DRAIN_SECONDS = 5.0  # after the process has gone, for output still in the pipe
 
@@ -93,6 +95,7 @@ class PodProcess:
                 cwd=pod,
                 env=dict(environment),
                 pass_fds=(lock, pipe),
+                umask=PRIVATE_UMASK,
                 start_new_session=True,  # Ctrl-C at the terminal is the engine's to handle
             )
         finally:
@@ -135,17 +138,22 @@ async def end_survivor(pid: int, lock: Path, *, patience_seconds: float = 5.0) -
     return False
 
 
+def _open_log(log: Path) -> BinaryIO:
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+    return os.fdopen(descriptor, "ab")
+
+
 async def _drain(stream: asyncio.StreamReader | None, log: Path) -> None:
     """Copy the output to the log; a full log becomes the one before, and the one before that goes."""
     assert stream is not None  # stdout is a pipe
     size = 0
-    file = log.open("ab")
+    file = _open_log(log)
     try:
         while chunk := await stream.read(64 * 1024):
             if size + len(chunk) > MAX_LOG_BYTES:
                 file.close()
                 log.replace(log.with_name("log.1"))
-                file, size = log.open("ab"), 0
+                file, size = _open_log(log), 0
             file.write(chunk)
             file.flush()
             size += len(chunk)

@@ -119,7 +119,10 @@ class Ledgers(Protocol):
     """Every silo's ledger, as far as the engine may use it: it reads, reserves and closes; only silos charge."""
 
     async def read(self, budget: BudgetKey) -> BudgetRecord | None:
-        """Return the budget with all its accounts; None when its holder has not created it."""
+        """Return the budget with all its accounts; None when its holder has not created it.
+
+        Raises Refused for a ledger that cannot be trusted, Unavailable for one that does not answer.
+        """
         ...
 
     async def reserve(

@@ -46,6 +46,7 @@ class Host:
     show: Callable[[ObjectKey, str, Mapping[str, object]], None]  # key, uid, status
     claim_folder: Callable[[str, str], Path | None]
     address_taken: Callable[[Object], Awaitable[None]]
+    held: Callable[[], bool] = lambda: False  # while true, no process is started
 
     def pod_folder(self, namespace: str, job: str, job_uid: str, number: int) -> Path:
         """Return the folder of one pod."""
@@ -89,7 +90,7 @@ class Runner:
             if deleted or self._engine_ends:
                 break
             assert job is not None
-            wait = await self._step(job)
+            wait = None if self._host.held() else await self._step(job)
         await self._stop(ENGINE_GRACE_SECONDS if self._engine_ends else GRACE_SECONDS)
         if deleted:
             self._host.records.forget(self._uid)
@@ -239,6 +240,11 @@ class Supervisor:
             for runner in self._runners.values():
                 runner.wake()
 
+    def wake(self) -> None:
+        """Look at every Job again."""
+        for runner in self._runners.values():
+            runner.wake()
+
     async def close(self) -> None:
         """Stop all processes, all at once."""
         await asyncio.gather(*(runner.close() for runner in tuple(self._runners.values())), return_exceptions=True)
@@ -255,5 +261,5 @@ def report_sizes(host: Host) -> dict[tuple[str, str], tuple[int, ...]]:
     for namespace, job, job_uid, number, _ in host.records.running():
         path = pods.progress_file(host.pod_folder(namespace, job, job_uid, number))
         with suppress(OSError):
-            sizes[namespace, job] = (number, os.stat(path).st_size)
+            sizes[namespace, job] = (number, os.lstat(path).st_size)
     return sizes

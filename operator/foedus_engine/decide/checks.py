@@ -17,6 +17,8 @@ from foedus_engine.decide.training_plan import attempts, lora_plan, min_honest, 
 
 MIN_GRID = 64  # a coarser grid lets rounding, up to √d/2 units, outweigh the clip norm of 64 units at d = 16,384
 
+MAX_HOLDERS = 3  # jobs that a refusal names; a condition's message is bounded
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -43,6 +45,14 @@ def check_children_are_ours(job: FederatedTrainingJob, observed: Observed) -> Pr
         Reason.PENDING,
         f"{observed.foreign[0]} belongs to another object; wait until it is deleted, or rename this job",
     )
+
+
+def check_ledgers(job: FederatedTrainingJob, observed: Observed) -> Problem | None:
+    """Every silo's ledger can be read and trusted."""
+    for fault in observed.ledger_faults.values():
+        reason = Reason.BUDGET_REFUSED if fault.damaged else Reason.LEDGER_UNAVAILABLE
+        return Problem(ConditionType.BUDGET_AVAILABLE, reason, fault.message)
+    return None
 
 
 def check_budgets(job: FederatedTrainingJob, observed: Observed) -> Problem | None:
@@ -114,7 +124,9 @@ def check_calibration(job: FederatedTrainingJob, observed: Observed) -> Problem 
         return _not_accepted(Reason.UNPLANNABLE, "the noise has not been calibrated yet")
     if isinstance(calibration, Unplannable):
         if calibration.reason == "BudgetInsufficient":
-            return Problem(ConditionType.BUDGET_AVAILABLE, Reason.BUDGET_INSUFFICIENT, calibration.message)
+            return Problem(
+                ConditionType.BUDGET_AVAILABLE, Reason.BUDGET_INSUFFICIENT, calibration.message + _held_by(observed)
+            )
         return _not_accepted(Reason.UNPLANNABLE, calibration.message)
     return None
 
@@ -160,8 +172,8 @@ def _drowned(job: FederatedTrainingJob, observed: Observed, calibration: Calibra
         return Problem(
             ConditionType.BUDGET_AVAILABLE,
             Reason.BUDGET_INSUFFICIENT,
-            f"PrivacyBudget {calibration.tightest}: with what other jobs have left of it {size}; wait until open jobs "
-            "end, run fewer rounds, or ask its holder for a new budget",
+            f"PrivacyBudget {calibration.tightest}: with what other jobs have left of it {size}; run fewer rounds, or "
+            f"ask its holder for a new budget{_held_by(observed, calibration.tightest)}",
         )
     return _not_accepted(
         Reason.UNPLANNABLE,
@@ -169,8 +181,19 @@ def _drowned(job: FederatedTrainingJob, observed: Observed, calibration: Calibra
     )
 
 
+def _held_by(observed: Observed, budget: str = "") -> str:
+    """Return, as the end of a refusal, which jobs hold a part of `budget`, or of any; empty when none does."""
+    views = [view for view in _budgets(observed).values() if budget in ("", str(view.key))]
+    holders = sorted({holder for view in views for holder in view.holders})
+    if not holders:
+        return ""
+    shown = ", ".join(holders[:MAX_HOLDERS]) + (" and others" if len(holders) > MAX_HOLDERS else "")
+    return f"; held open by job {shown}: wait until it ends, or delete it to give back what it has not used"
+
+
 CHECKS: tuple[Check, ...] = (
     check_children_are_ours,
+    check_ledgers,
     check_budgets,
     check_datasets,
     check_delta,

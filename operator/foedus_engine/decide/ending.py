@@ -15,6 +15,7 @@ from foedus_engine.api.training_status import TrainingConditionType as Condition
 from foedus_engine.api.training_status import TrainingReason as Reason
 from foedus_engine.decide.conditions import is_true, parse_timestamp
 from foedus_engine.decide.observed import ChildView, Observed
+from foedus_engine.decide.status import is_training
 from foedus_engine.decide.training_plan import deadlines, threshold
 
 REASON_OF_CODE: Mapping[int, Reason] = {
@@ -101,14 +102,14 @@ def ended_by_deadline(job: FederatedTrainingJob, observed: Observed, now: dateti
 
 
 def ended_without_quorum(job: FederatedTrainingJob, observed: Observed, now: datetime) -> Ending | None:
-    """Too few silos can still take part, or too few have shown an identity in time. Later the coordinator judges."""
-    if has_policy(observed) or started_at(observed) is None or job.spec.suspend:
+    """Too few silos can join, or too few have shown an identity in time. Once they joined, the coordinator judges."""
+    if is_training(observed) or started_at(observed) is None or job.spec.suspend:
         return None
     needed, silos = threshold(job), len(job.spec.clients)
     gone = failed_silos(job, observed)
     if silos - len(gone) < needed:
         return _quorum_lost(f"{len(gone)} of {silos} silos failed and {needed} are needed", job, observed)
-    if identities_due(job, observed, now) and len(observed.identities) < needed:
+    if not has_policy(observed) and identities_due(job, observed, now) and len(observed.identities) < needed:
         ready = len(observed.identities)
         return _quorum_lost(f"only {ready} of {silos} silos came up in time and {needed} are needed", job, observed)
     return None

@@ -68,6 +68,15 @@ class BudgetView:
     epsilon: float
     delta: float
     account: AccountView | None = None
+    holders: tuple[str, ...] = ()  # the claimants of other jobs' open accounts
+
+
+@dataclass(frozen=True)
+class LedgerFault:
+    """Why a silo's ledger could not be read; `damaged` says that no later try helps until its holder mends it."""
+
+    message: str
+    damaged: bool
 
 
 @dataclass(frozen=True)
@@ -127,11 +136,13 @@ class Observed:
 
     `children` are the objects that this job owns, by (kind, name). `foreign` are objects under the names of our
     children that belong to somebody else: another job, or an earlier one of this name that is still being deleted.
+    A budget in `ledger_faults`, by silo, could not be read and is None in `budgets`.
     `progress` is the coordinator's; `identities` and `failures` are what the silos' processes reported, by silo.
     """
 
     meta: ObjectMeta
     budgets: Mapping[str, BudgetView | None] = field(default_factory=dict)
+    ledger_faults: Mapping[str, LedgerFault] = field(default_factory=dict)
     model: ModelView | None = None
     calibration: Calibrated | Unplannable | None = None
     children: Mapping[tuple[str, str], ChildView] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from foedus_engine.api.training_status import Phase
 from foedus_engine.api.training_status import TrainingConditionType as ConditionType
 from foedus_engine.api.training_status import TrainingReason as Reason
 from foedus_engine.build.pods import Settings
-from foedus_engine.decide.checks import Problem, first_problem, kappa_of
+from foedus_engine.decide.checks import Problem, check_ledgers, first_problem, kappa_of
 from foedus_engine.decide.children import applied_children, ensured_children, owner_of, policy_child
 from foedus_engine.decide.conditions import Condition, parse_timestamp, timestamp
 from foedus_engine.decide.ending import (
@@ -84,8 +84,12 @@ def decide_invalid(meta: ObjectMeta, error: FoedusError, *, now: datetime) -> Pl
 
 
 def _refuse(job: FederatedTrainingJob, observed: Observed, problem: Problem, now: datetime) -> Plan:
-    """Say why the job does not start. A reservation that only some silos could make is given back, for good."""
-    if problem.condition is ConditionType.BUDGET_AVAILABLE and _open_accounts(observed):
+    """Say why the job does not start. A reservation that only some silos could make is given back, for good.
+
+    A ledger that cannot be read says nothing about what fits: then the reservations stand until it can.
+    """
+    is_final = problem.condition is ConditionType.BUDGET_AVAILABLE and not observed.ledger_faults
+    if is_final and _open_accounts(observed):
         return _end(job, observed, Ending(False, problem.reason, problem.message), now)
     return Plan(status=_refusal_status(observed, problem, now), requeue_seconds=RETRY_SECONDS)
 
@@ -190,7 +194,7 @@ def _running_status(
     message = message or failure or _PHASE_MESSAGE[phase]
     conditions = [
         Condition(ConditionType.ACCEPTED, "True", Reason.ACCEPTED, ""),
-        Condition(ConditionType.BUDGET_AVAILABLE, "True", Reason.RESERVED, f"{attempts(job)} attempts in every budget"),
+        _reservation(job, observed),
         _suspension(observed, suspended),
         _quorum(training, failure),
         Condition(ConditionType.READY, "False", _PHASE_REASON[phase], message),
@@ -208,6 +212,15 @@ _PHASE_MESSAGE = {
     "Preparing": "silos load the model and join",
     "Training": "rounds are running",
 }
+
+
+def _reservation(job: FederatedTrainingJob, observed: Observed) -> Condition:
+    problem = check_ledgers(job, observed)
+    if problem is not None:
+        return Condition(ConditionType.BUDGET_AVAILABLE, "Unknown", problem.reason, problem.message)
+    return Condition(
+        ConditionType.BUDGET_AVAILABLE, "True", Reason.RESERVED, f"{attempts(job)} attempts in every budget"
+    )
 
 
 def _quorum(training: bool, failure: str) -> Condition:
@@ -256,10 +269,12 @@ def _after(job: FederatedTrainingJob, observed: Observed, now: datetime) -> Plan
     ttl = job.spec.ttl_seconds_after_finished
     due = finished + timedelta(seconds=ttl) if ttl is not None else None
     if due is not None and now >= due:
-        return Plan(ledger=_open_accounts(observed), delete=_disposable(observed))
+        again = RETRY_SECONDS if observed.ledger_faults else None
+        return Plan(ledger=_open_accounts(observed), delete=_disposable(observed), requeue_seconds=again)
     leave = finished + timedelta(seconds=LEAVE_SECONDS)
     unfinished = _unfinished_jobs(observed)
-    waits = [moment for moment in (due, leave if unfinished else None) if moment is not None and moment > now]
+    retry = now + timedelta(seconds=RETRY_SECONDS) if observed.ledger_faults else None  # an account may be open there
+    waits = [moment for moment in (due, leave if unfinished else None, retry) if moment is not None and moment > now]
     return Plan(
         ledger=_open_accounts(observed),
         delete=unfinished if now >= leave else (),

@@ -108,3 +108,21 @@ def test_the_list_as_json(tmp_path: Path, files: list[str], capsys: pytest.Captu
 def test_an_unknown_budget_says_how_to_make_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert foedus(tmp_path, "nope") == 10
     assert "foedus budget create nope" in capsys.readouterr().err
+
+
+def test_the_same_records_get_no_second_budget_unless_both_may_be_spent(
+    tmp_path: Path, files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert foedus(tmp_path, "create", "--data", files[0], "--epsilon", "1") == 0
+    again = ("create", "other", "--data", files[0], "--epsilon", "1")
+    assert foedus(tmp_path, *again) == 23
+    error = capsys.readouterr().err
+    assert "the same records have the budget one already" in error
+    assert f"foedus budget one --state {tmp_path / 'state'}" in error
+    assert foedus(tmp_path, *again, "--namespace", "elsewhere") == 23
+    assert foedus(tmp_path, *again, "--additional") == 0
+
+
+def test_a_state_folder_without_budgets_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert foedus(tmp_path) == 0
+    assert capsys.readouterr().out.startswith(f"no budgets in {tmp_path / 'state'};")

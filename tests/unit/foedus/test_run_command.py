@@ -1,3 +1,4 @@
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -5,7 +6,7 @@ import pytest
 
 from foedus import run
 from foedus.follow import find_failure
-from foedus_contract.errors import InvalidInput, JobFailed, Refused
+from foedus_contract.errors import FoedusError, InvalidInput, JobFailed, Refused, Unavailable
 from foedus_engine.api.training_status import TrainingReason
 from foedus_workloads.training import trainer
 
@@ -66,3 +67,30 @@ def test_two_jobs_are_refused() -> None:
 
 def test_the_adapter_folder_is_the_trainers() -> None:
     assert run.ADAPTER_FOLDER == trainer.ADAPTER_FOLDER
+
+
+def test_a_cure_names_the_state_folder_unless_it_is_the_default() -> None:
+    error = Refused("make it with: foedus budget create one --data FILE", where="here")
+    want = "here: make it with: foedus budget create --state '/a b' one --data FILE; more"
+    assert str(run.with_cure(error, "more", Path("/a b"))) == want
+    assert str(run.with_cure(error, "", Path(".foedus"))) == str(error)
+
+
+def test_the_result_folder_is_made_first_and_goes_when_it_stays_empty(tmp_path: Path) -> None:
+    with run.result_folder(tmp_path / "out"):
+        assert (tmp_path / "out").is_dir()
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "file").write_text("", "utf-8")
+    with (
+        pytest.raises(Unavailable, match=r"the result folder cannot be used .*; choose another folder with --out"),
+        run.result_folder(tmp_path / "file/out"),
+    ):
+        pass
+
+
+async def test_a_loop_that_ends_ends_the_run() -> None:
+    async def ends() -> None:
+        raise OSError
+
+    with pytest.raises(FoedusError, match="the engine ended unexpectedly"):
+        await run.race(asyncio.Event().wait(), asyncio.ensure_future(ends()))

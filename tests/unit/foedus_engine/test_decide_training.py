@@ -11,7 +11,15 @@ import pytest
 from foedus_contract.errors import InvalidInput
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.progress import ProcessFailed, TrainingResult
-from foedus_engine.decide.observed import ChildView, ModelView, Observed, Unplannable
+from foedus_engine.decide.observed import (
+    AccountView,
+    Calibrated,
+    ChildView,
+    LedgerFault,
+    ModelView,
+    Observed,
+    Unplannable,
+)
 from foedus_engine.decide.plan import Close, ObjectKey, Plan, Reserve, key_of
 from foedus_engine.decide.training import decide_invalid, decide_training
 from support.brain import (
@@ -111,6 +119,67 @@ def test_first_failure_is_the_reason_and_nothing_is_made(
     assert condition(plan, "Ready") == ("False", reason)
     assert says in message(plan)
     assert (plan.ledger, plan.apply, plan.ensure, plan.delete) == ((), (), (), ())
+
+
+DAMAGED = LedgerFault("silo silo-3: PrivacyBudget team-a/budget-silo-3: the ledger cannot be trusted", damaged=True)
+AWAY = replace(DAMAGED, damaged=False)
+
+
+@pytest.mark.parametrize(("fault", "reason"), [(DAMAGED, "BudgetRefused"), (AWAY, "LedgerUnavailable")])
+@pytest.mark.parametrize("account", [None, ACCOUNT])
+def test_a_ledger_that_cannot_be_read_is_a_condition_and_reservations_stand(
+    fault: LedgerFault, reason: str, account: AccountView | None
+) -> None:
+    budgets = {silo: None if silo == "silo-3" else budget(silo, account) for silo in SILOS}
+    plan = decide(fresh(budgets=budgets, ledger_faults={"silo-3": fault}, calibration=None))
+
+    assert condition(plan, "BudgetAvailable") == ("False", reason)
+    assert condition(plan, "Ready") == ("False", reason)
+    assert "PrivacyBudget team-a/budget-silo-3" in message(plan)
+    assert (plan.ledger, plan.apply, plan.ensure, plan.delete) == ((), (), (), ())
+    assert plan.requeue_seconds == 15.0
+
+
+def test_a_ledger_that_is_lost_while_processes_run_is_said_and_they_run_on() -> None:
+    plan = decide(running(ledger_faults={"silo-3": DAMAGED}))
+
+    assert condition(plan, "BudgetAvailable") == ("Unknown", "BudgetRefused")
+    assert message(plan) == DAMAGED.message
+    assert plan.delete == ()
+
+
+@pytest.mark.parametrize("ttl", [{}, {"ttlSecondsAfterFinished": 0}])
+def test_what_is_open_in_a_ledger_that_cannot_be_read_is_not_forgotten(ttl: dict[str, int]) -> None:
+    over = decide(running(result=TrainingResult(outcome="Complete"))).status
+    assert over is not None
+    plan = decide(reserved(meta=meta(dict(over)), ledger_faults={"silo-3": AWAY}), later=100.0, **ttl)
+
+    assert plan.requeue_seconds == 15.0
+
+
+@pytest.mark.parametrize(
+    ("calibration", "holders", "says"),
+    [
+        (SHORT, ("team-a/earlier",), "; held open by job team-a/earlier: wait until it ends, or delete it"),
+        (SHORT, (), "nothing left"),
+        (SHORT, ("a/1", "a/2", "a/3", "a/4"), "; held open by job a/1, a/2, a/3 and others: wait"),
+        (
+            replace(LARGE, fresh_noise_multiplier=20.0, tightest="team-a/budget-silo-2"),
+            ("team-a/earlier",),
+            "ask its holder for a new budget; held open by job team-a/earlier: wait",
+        ),
+        (replace(LARGE, fresh_noise_multiplier=20.0, tightest="team-a/budget-silo-2"), (), "for a new budget"),
+        (replace(LARGE, fresh_noise_multiplier=20.0, tightest="team-a/budget-silo-1"), ("x/y",), "for a new budget"),
+    ],
+)
+def test_a_refusal_for_want_of_budget_names_who_holds_it(
+    calibration: Calibrated | Unplannable, holders: tuple[str, ...], says: str
+) -> None:
+    budgets = {silo: replace(budget(silo), holders=holders if silo == "silo-2" else ()) for silo in SILOS}
+    said = message(decide(fresh(budgets=budgets, calibration=calibration)))
+
+    assert says in said
+    assert ("held open" in said) is ("held open" in says)
 
 
 def test_delta_just_below_one_record_in_all_is_accepted() -> None:
@@ -240,6 +309,17 @@ def test_a_policy_is_never_made_again() -> None:
     ("observed", "later", "spec", "reason", "says"),
     [
         (running(children=jobs(silo_1="Failed", silo_2="Failed")), 0, {}, "QuorumLost", "2 of 4 silos failed"),
+        (
+            running(
+                identities=KEYS,
+                children=jobs(silo_1="Failed", silo_2="Failed")
+                | {("ConfigMap", "demo-policy"): ChildView("uid-policy")},
+            ),
+            0,
+            {},
+            "QuorumLost",
+            "2 of 4 silos failed",
+        ),
         (running(identities=dict(list(KEYS.items())[:2])), 90, {}, "QuorumLost", "only 2 of 4 silos"),
         (running(children=jobs(coordinator="Failed")), 0, {}, "CoordinatorFailed", "without a result"),
         (running(children=jobs(coordinator="Complete")), 0, {}, "CoordinatorFailed", "without a result"),
@@ -255,7 +335,7 @@ def test_fails_with_a_reason_stops_its_jobs_and_closes_its_accounts(
     assert condition(plan, "Ready") == ("False", reason)
     assert says in message(plan)
     assert [type(step) for step in plan.ledger] == [Close] * 4
-    unfinished = {name for (_, name), child in observed.children.items() if not child.finished}
+    unfinished = {name for (kind, name), child in observed.children.items() if kind == "Job" and not child.finished}
     assert {key.name for key in plan.delete} == unfinished
     assert all(key.uid.startswith("uid-") for key in plan.delete)
 

@@ -177,6 +177,74 @@ def test_a_result_that_is_none_is_not_believed(tmp_path: Path, text: bytes) -> N
     assert pods.read_result(tmp_path / "log") is None
 
 
+LINE = b'{"event":"Preparing","what":"model"}\n'
+
+
+def read_all(path: Path, **limit: int) -> tuple[list[int], int]:
+    """Read as often as there is more; return the events of each read, and the bad lines."""
+    offset, counts, bad = 0, [], 0
+    while True:
+        events, after, worse = pods.read_progress(path, offset, **limit)
+        if after == offset:
+            return counts, bad
+        offset, bad = after, bad + worse
+        counts.append(len(events))
+
+
+@pytest.mark.parametrize(
+    ("content", "limit", "counts", "bad"),
+    [
+        (LINE * 30_000, {}, [28_339, 1_661], 0),  # 2^20 bytes hold 28,339 lines of 37
+        (LINE * 30_000, {"limit": 64 * 1024}, [1_771], 0),
+        (b"x" * 2**21 + b"\n" + LINE, {}, [0, 0, 1], 3),
+    ],
+)
+def test_progress_is_read_in_blocks_up_to_a_limit(
+    tmp_path: Path, content: bytes, limit: dict[str, int], counts: list[int], bad: int
+) -> None:
+    (tmp_path / "progress").write_bytes(content)
+    assert read_all(tmp_path / "progress", **limit) == (counts, bad)
+
+
+@pytest.mark.parametrize(("labels", "kept"), [({}, 3_000), ({"foedus.dev/silo": "silo-1"}, 1_771)])
+async def test_a_silo_may_say_less_than_a_coordinator(tmp_path: Path, labels: dict[str, str], kept: int) -> None:
+    flood = f"""
+import os, pathlib
+(pathlib.Path(os.environ["FOEDUS_ROOT"]) / "foedus/run/progress.jsonl").write_bytes({LINE!r} * 3_000)
+"""
+    made = job(flood)
+    async with EmbeddedCluster(tmp_path, environ=ENVIRON) as cluster:
+        await cluster.create({**made, "metadata": {**made["metadata"], "labels": labels}})
+        await ended(cluster)
+        for _ in range(2):
+            assert len(await cluster.pod_progress("default", "job")) == kept
+
+
+@pytest.mark.parametrize("replace_by", ["link", "pipe", "folder"])
+def test_what_a_pod_put_in_the_place_of_a_file_is_not_followed(tmp_path: Path, replace_by: str) -> None:
+    target, path = tmp_path / "secret", tmp_path / "file"
+    target.write_bytes(LINE)
+    if replace_by == "link":
+        path.symlink_to(target)
+    elif replace_by == "pipe":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    assert pods.read_progress(path, 0) == ((), 0, 0)
+    assert pods.last_line(path) == ""
+    target.write_bytes(b'{"outcome":"Complete"}')
+    assert pods.read_result(path) is None
+
+
+async def test_what_a_pod_writes_is_for_its_own_user(tmp_path: Path) -> None:
+    async with EmbeddedCluster(tmp_path, environ=ENVIRON) as cluster:
+        await cluster.create(job(SPEAK))
+        await ended(cluster)
+        log = cluster.pod_logs("default", "job")[0]
+        written = [log, pods.progress_file(log.parent), log.parent / "root/foedus/run/termination-log"]
+        assert [stat.S_IMODE(path.stat().st_mode) for path in written] == [0o600] * 3
+
+
 async def test_news_of_a_pod_wakes_the_watch(tmp_path: Path) -> None:
     async with EmbeddedCluster(tmp_path, environ=ENVIRON) as cluster, asyncio.timeout(PATIENCE_SECONDS):
         await cluster.create(job(SPEAK + "\nimport time; time.sleep(60)"))

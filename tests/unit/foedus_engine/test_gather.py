@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
+from foedus_contract.errors import FoedusError, Unavailable
 from foedus_contract.progress import IdentityReady, ProcessFailed, TrainingResult
 from foedus_engine.accounting import Accounting
 from foedus_engine.api.training import FederatedTrainingJob
 from foedus_engine.cluster.gather import gather_training
-from foedus_engine.cluster.protocol import NotFound
-from foedus_engine.decide.observed import Calibrated, ChildView, Observed
+from foedus_engine.cluster.protocol import Conflict, NotFound
+from foedus_engine.decide.observed import Calibrated, ChildView, LedgerFault, Observed
 from foedus_engine.decide.plan import BudgetKey, ObjectKey
 from foedus_ledger.mechanisms import Mechanism
 from foedus_ledger.records import Account, BudgetRecord, BudgetSpec
+from foedus_ledger.sqlite import LedgerDamaged
 from support.brain import MODEL, RECORDS, SILOS, UID, manifest
 
 Reports = Mapping[str, tuple[Any, ...]]
+DONE = {
+    "type": "Complete",
+    "status": "True",
+    "reason": "AllRounds",
+    "message": "",
+    "lastTransitionTime": "2026-03-01T12:00:00Z",
+}
 
 
 class FakeCluster:
@@ -49,19 +58,28 @@ class FakeCluster:
 
 
 class FakeLedgers:
-    """Budgets of all silos but the missing one; `account` is this job's in each."""
+    """Budgets of all silos but the missing one; `account` is this job's in each, `other` another job's."""
 
-    def __init__(self, missing: str = "", account: Account | None = None) -> None:
+    def __init__(
+        self,
+        missing: str = "",
+        account: Account | None = None,
+        other: Account | None = None,
+        fault: FoedusError | None = None,
+    ) -> None:
         self.missing = missing
-        self.account = account
+        self.accounts = {uid: held for uid, held in ((UID, account), ("uid-other", other)) if held is not None}
+        self.fault = fault
 
     async def read(self, key: BudgetKey) -> BudgetRecord | None:
         silo = key.name.removeprefix("budget-")
         if silo == self.missing:
             return None
+        if self.fault is not None and silo == "silo-3":
+            raise self.fault
         digest = "sha256:" + f"{SILOS.index(silo) + 1:02x}" * 32
         spec = BudgetSpec(digest=digest, records=RECORDS, epsilon=1.0, delta=1e-5)
-        return BudgetRecord(spec=spec, accounts={UID: self.account} if self.account else {})
+        return BudgetRecord(spec=spec, accounts=self.accounts)
 
 
 def child(name: str, kind: str = "Job", uid: str = UID, labelled: bool = True, **status: Any) -> dict[str, Any]:
@@ -109,6 +127,39 @@ async def test_the_jobs_own_account_is_seen() -> None:
     assert budget is not None
     assert budget.account is not None
     assert (budget.account.reserved, budget.account.charged, budget.account.state) == (4, 1, "Open")
+
+
+@pytest.mark.parametrize(("state", "holders"), [("Open", ("default/earlier",)), ("Closed", ())])
+async def test_who_else_holds_a_part_of_a_budget_is_seen(state: Literal["Open", "Closed"], holders: tuple[str]) -> None:
+    mechanism = Mechanism(noise_multiplier=300.0)
+    other = Account(mechanism=mechanism, reserved=4, claimant="default/earlier", state=state)
+    budget = (await gather(ledgers=FakeLedgers(other=other))).budgets["silo-2"]
+
+    assert budget is not None
+    assert budget.holders == holders
+
+
+@pytest.mark.parametrize(
+    ("fault", "damaged"),
+    [
+        (LedgerDamaged("cannot be trusted", where="ledger.sqlite"), True),
+        (Unavailable("does not answer", where="ledger.sqlite"), False),
+    ],
+)
+@pytest.mark.parametrize("over", [False, True])
+async def test_a_ledger_that_cannot_be_read_is_news_of_the_job(fault: FoedusError, damaged: bool, over: bool) -> None:
+    observed = await gather(ledgers=FakeLedgers(fault=fault), status={"conditions": [DONE]} if over else None)
+
+    message = f"silo silo-3: PrivacyBudget team-a/budget-silo-3: {fault}"
+    assert observed.ledger_faults == {"silo-3": LedgerFault(message, damaged)}
+    assert observed.budgets["silo-3"] is None
+    assert observed.budgets["silo-4"] is not None
+    assert observed.calibration is None
+
+
+async def test_a_fault_of_the_cluster_ends_the_pass() -> None:
+    with pytest.raises(Conflict):
+        await gather(ledgers=FakeLedgers(fault=Conflict("changed")))
 
 
 @pytest.mark.parametrize(
@@ -170,14 +221,7 @@ async def test_the_coordinators_result_is_read_once_its_job_is_there() -> None:
 
 
 async def test_a_job_that_is_over_is_not_calibrated_again() -> None:
-    done = {
-        "type": "Complete",
-        "status": "True",
-        "reason": "AllRounds",
-        "message": "",
-        "lastTransitionTime": "2026-03-01T12:00:00Z",
-    }
-    observed = await gather(child("demo-silo-1"), status={"conditions": [done]})
+    observed = await gather(child("demo-silo-1"), status={"conditions": [DONE]})
 
     assert (observed.model, observed.calibration) == (None, None)
     assert ("Job", "demo-silo-1") in observed.children

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from foedus_contract.errors import FoedusError, InvalidInput, Unavailable
+from foedus_contract.exit_codes import ExitCode
 from foedus_engine.cluster.embedded import EmbeddedCluster
 from foedus_engine.cluster.embedded_ledgers import EmbeddedLedgers
 from foedus_engine.cluster.protocol import Conflict, Object
-from foedus_engine.decide.plan import ContentRequest, ObjectKey, Plan
+from foedus_engine.decide.plan import ContentRequest, Event, ObjectKey, Plan
 from foedus_engine.reconcile import Decide, Reconciler
 
 KIND = ("foedus.dev/v1alpha1", "FederatedTrainingJob")
@@ -116,6 +117,38 @@ async def test_what_fails_again_for_sure_waits_for_a_change_and_is_told(tmp_path
         while (await cluster.get(KEY)).get("status") != {"phase": "Training"}:
             await asyncio.sleep(0.01)
         assert len(reports) == 1
+
+
+async def test_an_event_that_is_lost_neither_hides_the_error_nor_ends_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports: list[FoedusError] = []
+
+    async def publish(_cluster: EmbeddedCluster, _key: ObjectKey, _event: Event) -> None:
+        raise OSError("disk full")
+
+    async def decide(obj: Object) -> Plan:
+        raise InvalidInput(obj["metadata"]["name"])
+
+    monkeypatch.setattr(EmbeddedCluster, "publish", publish)
+    async with looping(tmp_path, decide, reports) as cluster:
+        await cluster.create(job())
+        await until(lambda: len(reports) == 1)
+        await cluster.create(job("second"))
+        await until(lambda: [error.what for error in reports] == ["job", "second"])
+
+
+async def test_a_defect_is_told_too(tmp_path: Path) -> None:
+    reports: list[FoedusError] = []
+
+    async def decide(_obj: Object) -> Plan:
+        raise KeyError("spec")
+
+    async with looping(tmp_path, decide, reports) as cluster:
+        await cluster.create(job())
+        await until(lambda: reports)
+    assert reports[0].code is ExitCode.INTERNAL
+    assert str(reports[0]) == "FederatedTrainingJob default/job: a defect ended the pass (KeyError: 'spec')"
 
 
 async def test_one_object_never_has_two_passes_at_a_time(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from foedus_contract.errors import InvalidInput
+from foedus_contract.exit_codes import ExitCode
 from foedus_contract.plan import TrainingPlan
 from foedus_contract.progress import Preparing
 from foedus_contract.run_spec import CoordinatorRunSpec
@@ -27,6 +29,18 @@ from foedus_workloads.training.progress import ProgressWriter
 from foedus_workloads.training.surroundings import Surroundings
 
 ADAPTER_FOLDER = "adapter"  # inside the output volume
+
+
+def check_public(digest: str, plan: TrainingPlan) -> None:
+    """Raise InvalidInput when the records to evaluate on are a silo's own: their accuracy would be a free release."""
+    owner = next((silo.name for silo in plan.silos if silo.data_digest == digest), None)
+    if owner is not None:
+        raise InvalidInput(
+            f"these are the records of {owner}, not public ones",
+            where="spec.evaluation.data",
+            cure="name held-out data that may be public",
+            code=ExitCode.INVALID_DATA,
+        )
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,7 @@ class Trainer:
         records = None
         if spec.evaluation_data is not None:
             records = read_records(around.path(spec.evaluation_data), plan.model.labels)
+            check_public(records.digest, plan)
         progress.write(Preparing(what="loading the model"))
         torch.set_num_threads(spec.threads)
         model = AdaptedModel.load(resolve(spec.model, around.root), plan.model, plan.seed)

@@ -1,0 +1,168 @@
+"""What becomes of jobs that a killed or interrupted run left behind, on the real embedded engine."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import click
+import pytest
+
+from foedus.deaths import deaths
+from foedus.display import PlainDisplay
+from foedus.engine import Engine, open_engine
+from foedus.interrupt import run_until_terminated
+from foedus.lifecycle import admit, job_key, remove
+from foedus.main import main
+from foedus_contract.errors import FoedusError
+from foedus_engine.api.training import FederatedTrainingJob
+from foedus_engine.cluster.jobs import PodView
+from foedus_engine.manifests import parse_manifest
+from foedus_ledger.mechanisms import Mechanism
+from support.small_job import SILOS, SmallJob, build_small_job
+
+MECHANISM = Mechanism(noise_multiplier=20.0)
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> SmallJob:
+    return build_small_job(tmp_path)
+
+
+def foedus(arguments: list[str]) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def delete(world: SmallJob, name: str) -> int:
+    return foedus(["delete", name, "--state", str(world.state)])
+
+
+def test_a_killed_run_is_deleted_and_the_next_job_trains(
+    world: SmallJob, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", ":".join(filter(None, sys.path)))  # what the job's processes inherit
+    killed = world.start(world.run())
+    while not (world.states() == {"Open"} and any((world.state / "pods").glob("*/*/*/lock"))):
+        assert killed.poll() is None
+        time.sleep(0.2)
+    killed.kill()
+    killed.wait()
+
+    assert foedus(world.run(rounds=3)) == 10  # the same name, another spec
+    cure = f"foedus delete job --state {world.state}"
+    assert cure in capfd.readouterr().err
+    assert foedus(world.run(name="other")) == 10
+    assert cure in capfd.readouterr().err
+    assert world.states() == {"Open"}
+    assert not (world.root / "out").exists()
+
+    assert delete(world, "job") == 0
+    assert "0 of 3 reserved releases are charged" in capfd.readouterr().out
+    assert world.states() == {"Closed"}
+    assert not any((world.state / "pods").glob("*/*"))
+    assert delete(world, "job") == 10
+
+    assert foedus(world.run(name="other")) == 0
+    charged = world.charged()
+    assert charged == len(SILOS) * 2
+    assert foedus(world.run(name="other", out="again")) == 0  # delivered once more, nothing charged
+    out, again = (sorted(file.name for file in (world.root / name).iterdir()) for name in ("out", "again"))
+    assert out == again != []
+    assert world.charged() == charged
+
+
+@asynccontextmanager
+async def engine_of(world: SmallJob) -> AsyncIterator[tuple[Engine, FederatedTrainingJob]]:
+    job = parse_manifest(world.manifest())
+    assert isinstance(job, FederatedTrainingJob)
+    async with open_engine(world.state, world.root / "volumes", "default", {}) as engine:
+        yield engine, job
+
+
+def quiet() -> PlainDisplay:
+    return PlainDisplay(lambda _: None)
+
+
+async def reserve(world: SmallJob, uid: str, claimant: str = "default/job") -> None:
+    for silo in SILOS:
+        await asyncio.to_thread(world.ledger(silo).reserve, uid, MECHANISM, 3, claimant)
+
+
+async def test_accounts_of_an_object_that_is_gone_are_closed_and_no_others(world: SmallJob) -> None:
+    await reserve(world, "gone")
+    await reserve(world, "theirs", "default/another")
+    async with engine_of(world) as (engine, job):
+        await admit(engine, job, world.state, quiet())
+    accounts = world.ledger().read().accounts
+    assert {uid: account.state for uid, account in accounts.items()} == {"gone": "Closed", "theirs": "Open"}
+
+
+async def test_accounts_are_closed_before_the_object_goes(world: SmallJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with engine_of(world) as (engine, job):
+        stored = await admit(engine, job, world.state, quiet())
+        await reserve(world, stored["metadata"]["uid"])
+
+        async def killed(_key: object) -> None:
+            assert world.states() == {"Closed"}
+            raise asyncio.CancelledError
+
+        monkeypatch.setattr(engine.cluster, "delete", killed)
+        with pytest.raises(asyncio.CancelledError):
+            await remove(engine, job_key("default", "job"), quiet())
+        monkeypatch.undo()
+        # The next run finds a closed account, ends the removal and makes the job anew.
+        again = await admit(engine, job, world.state, quiet())
+        assert again["metadata"]["uid"] != stored["metadata"]["uid"]
+
+
+async def test_an_unfinished_job_goes_on_and_says_so(world: SmallJob) -> None:
+    said: list[str] = []
+    async with engine_of(world) as (engine, job):
+        first = await admit(engine, job, world.state, quiet())
+        again = await admit(engine, job, world.state, PlainDisplay(said.append))
+    assert first["metadata"]["uid"] == again["metadata"]["uid"]
+    assert said == ["resuming the job job, which an earlier run left unfinished"]
+
+
+@pytest.mark.parametrize("missing", ["silo-3", "silo-3/train.jsonl"])
+async def test_a_missing_volume_or_file_is_named(world: SmallJob, missing: str) -> None:
+    (world.root / "volumes" / missing).rename(world.root / "elsewhere")
+    async with engine_of(world) as (engine, job):
+        with pytest.raises(FoedusError, match=r"spec.clients\[2\].data.persistentVolumeClaim: no .*silo-3") as raised:
+            await admit(engine, job, world.state, quiet())
+        assert raised.value.code == 11
+
+
+def test_a_second_interrupt_does_not_stop_the_clean_up() -> None:
+    done: list[str] = []
+
+    async def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.Event().wait()
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.sleep(0.05)
+            done.append("cleaned up")
+
+    with pytest.raises(click.Abort):
+        run_until_terminated(work())
+    assert done == ["cleaned up"]
+
+
+def test_a_death_is_told_once_it_is_known_how_it_went_on() -> None:
+    died, ended = PodView(0, "Failed", 137), PodView(0, "Stopped", 143)
+    assert deaths("silo-1", [died], over=False) == []
+    assert deaths("silo-1", [ended, PodView(1, "Running")], over=False) == []
+    (again,) = deaths("silo-1", [died, PodView(1, "Running")], over=False)
+    assert again.line == "silo-1: its process ended with exit code 137; it was started again"
+    (gone,) = deaths("silo-1", [died], over=True)
+    assert gone.line == "silo-1: its process ended with exit code 137; it stays away"

@@ -1,0 +1,20 @@
+"""The public records must be public: a silo's own file is refused before anything is evaluated on it."""
+
+import pytest
+
+from foedus_contract.errors import InvalidInput
+from foedus_workloads.training.trainer import check_public
+from support.training_plans import tiny_plan
+
+PLAN = tiny_plan("sha256:" + "0" * 64)
+
+
+def test_a_silos_own_records_are_no_public_records():
+    with pytest.raises(InvalidInput) as refusal:
+        check_public(PLAN.silos[1].data_digest, PLAN)
+    assert PLAN.silos[1].name in str(refusal.value) or PLAN.silos[0].name in str(refusal.value)
+    assert refusal.value.where == "spec.evaluation.data"
+
+
+def test_other_records_pass():
+    check_public("sha256:" + "e" * 64, PLAN)
