@@ -45,13 +45,13 @@ EXAMPLE_RECORDS = 1_700  # what the noise of the example is spread over
 SILOS, COLLUDERS, ROUNDS, ATTEMPTS = 10, 1, 20, 21
 EPSILON, DELTA = 1.0, 1e-5
 TOKENS, BATCH, SEEDS = 128, 32, (1, 2, 3)
-# (clip, LoRA's rate, the head's rate, momentum): around the best of a coarser search over powers of about 3.
+# (clip, LoRA's rate, the head's rate, momentum, end factor): around the best of a coarser search over powers of 3.
 SETTINGS = (
-    (1.0, 1.0, 3.0, 0.9),
-    (1.0, 3.0, 6.0, 0.0),
-    (0.5, 2.0, 12.0, 0.0),
-    (0.5, 3.0, 12.0, 0.0),
-    (0.5, 3.0, 20.0, 0.0),
+    (1.0, 1.0, 3.0, 0.9, 1.0),
+    (1.0, 3.0, 6.0, 0.0, 1.0),
+    (0.5, 3.0, 12.0, 0.0, 1.0),
+    (0.5, 6.0, 12.0, 0.0, 0.3),
+    (0.5, 8.0, 24.0, 0.0, 0.25),
 )
 
 
@@ -98,7 +98,8 @@ def simulate(
             rows = train.texts.rows(start, len(targets))
             total += clip_rows(example_gradients(model, factor, rows, targets).numpy(), clip).sum(axis=0)
         noise = generator.normal(scale=scale * clip, size=total.shape)
-        optimizer, update = optimizer.step(factor, (total + noise) / train.texts.count)
+        progress = number / (ROUNDS - 1)
+        optimizer, update = optimizer.step(factor, (total + noise) / train.texts.count, progress=progress)
         model.add(factor, update)
     with torch.no_grad():
         return float((model.logits(public.texts).argmax(dim=1) == public.targets).double().mean())
@@ -114,18 +115,18 @@ def main() -> None:
     # All ten silos add their share; fewer documents than in the example bear proportionally less.
     scale = sigma * math.sqrt(SILOS / (threshold_for(SILOS) - COLLUDERS)) * train.texts.count / EXAMPLE_RECORDS
     print(f"sigma {sigma:.3f}, noise in the sum {scale:.2f} clip norms")
-    print("| clip | LoRA rate | head rate | momentum | accuracy | lowest |\n|---|---|---|---|---|---|")
-    means: dict[tuple[float, float, float, float], float] = {}
+    print("| clip | LoRA rate | head rate | momentum | end factor | accuracy | lowest |\n|---|---|---|---|---|---|---|")
+    means: dict[tuple[float, ...], float] = {}
     for setting in SETTINGS:
-        clip, lora_rate, head_rate, momentum = setting
-        rates = OptimizerPlan(learning_rate=lora_rate, head_learning_rate=head_rate, momentum=momentum)
+        clip, lora_rate, head_rate, momentum, end = setting
+        rates = OptimizerPlan(learning_rate=lora_rate, head_learning_rate=head_rate, momentum=momentum, end_factor=end)
         found = [
             simulate(AdaptedModel.load(path, plan, seed), train, public, rates, clip, scale, seed) for seed in SEEDS
         ]
         means[setting] = statistics.fmean(found)
         print(f"| {' | '.join(map(str, setting))} | {means[setting]:.4f} | {min(found):.4f} |", flush=True)
     best = max(means, key=lambda setting: means[setting])
-    names = ("maxGradNorm", "learningRate", "headLearningRate", "momentum")
+    names = ("maxGradNorm", "learningRate", "headLearningRate", "momentum", "endFactor")
     print(json.dumps({"name": "tune", "value": means[best], "settings": dict(zip(names, best, strict=True))}))
 
 

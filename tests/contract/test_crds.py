@@ -98,6 +98,7 @@ JOBS: list[tuple[str, Any, str | None]] = [
     ("spec.training.microBatchSize", None, None),
     ("spec.training.micro_batch_size", 32, "is not a known field; did you mean microBatchSize?"),
     ("spec.clients.1.budget", {"name": "x"}, "spec.clients[1].budget: is not a known field; did you mean budgetRef?"),
+    ("spec.training.optimizer.endFactor", 0, "spec.training.optimizer.endFactor: must be greater than 0"),
     ("spec.training.optimizer.momentum", 1, "spec.training.optimizer.momentum: must be less than 1"),
     ("spec.training.optimizer.learningRate", 0, "spec.training.optimizer.learningRate: must be greater than 0"),
     ("spec.privacy.epsilon", 50, None),

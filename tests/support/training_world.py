@@ -83,7 +83,7 @@ class World:
             listen_port=8443,
             tls=_files("tls/coordinator"),
             model=ModelSource(path="/model"),
-            evaluation_data="/silo-a/train.jsonl",
+            evaluation_data="/public.jsonl",
             output="/output",
             progress="/progress.jsonl",
         )
@@ -127,6 +127,7 @@ class World:
 
 def build_world(root: Path, *, rounds: int = 2, spare: int = 1, reserved: Mapping[str, int] | None = None) -> World:
     write_tiny_bert(root / "model")
+    write_records(root / "public.jsonl", [Record(text=f"{text} in public", label=LABELS[0]) for text in SENTENCES])
     silos = tuple(_silo(root / name, index) for index, name in enumerate(SILOS))
     plan = TrainingPlan(
         namespace="ns",

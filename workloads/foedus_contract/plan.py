@@ -36,11 +36,15 @@ class ModelPlan(ContractModel):
 
 
 class OptimizerPlan(ContractModel):
-    """Server-side momentum on the noisy mean: post-processing, so its settings cost no privacy."""
+    """Server-side momentum on the noisy mean: post-processing, so its settings cost no privacy.
+
+    Both rates fall linearly over the rounds, to `end_factor` times their start in the last one.
+    """
 
     learning_rate: Annotated[float, Field(gt=0, le=1000)]
     head_learning_rate: Annotated[float, Field(gt=0, le=1000)]
     momentum: Annotated[float, Field(ge=0, lt=1)]
+    end_factor: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 class PrivacyPlan(ContractModel):

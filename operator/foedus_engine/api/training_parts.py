@@ -118,6 +118,8 @@ class OptimizerSpec(ApiModel):
     """Step size for the classification head."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Momentum, per factor."""
+    end_factor: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Both step sizes fall linearly over the rounds, to this fraction in the last one; 1 keeps them."""
 
 
 class TrainingSpec(ApiModel):

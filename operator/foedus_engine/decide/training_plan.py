@@ -71,6 +71,7 @@ def make_training_plan(job: FederatedTrainingJob, observed: Observed, calibratio
             learning_rate=training.optimizer.learning_rate,
             head_learning_rate=training.optimizer.head_learning_rate,
             momentum=training.optimizer.momentum,
+            end_factor=training.optimizer.end_factor,
         ),
         privacy=_privacy_plan(job, observed, calibration),
         deadlines=deadlines(job),

@@ -195,7 +195,7 @@ class Job:
         )
         standing = replace(standing, attempts=standing.attempts + 1, charged=standing.charged + outcome.charged)
         if isinstance(outcome.end, Released):
-            accuracy = await asyncio.to_thread(self._trainer.apply, factor, outcome.end.total)
+            accuracy = await asyncio.to_thread(self._trainer.apply, attempt.round, outcome.end.total)
             standing = replace(standing, rounds=standing.rounds + 1, accuracy=accuracy)
         self._report(attempt, outcome, standing, present, self._around.clock() - started)
         return standing

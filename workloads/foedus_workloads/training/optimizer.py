@@ -28,16 +28,18 @@ class ServerOptimizer:
         """Return an optimiser that has not moved yet."""
         return cls(plan, head_coordinates, {})
 
-    def step(self, factor: str, mean: Floats) -> tuple[Self, Floats]:
+    def step(self, factor: str, mean: Floats, *, progress: float) -> tuple[Self, Floats]:
         """Return (next optimiser, update to add) for the mean gradient of `factor` and the head.
 
-        Per block: v ← momentum·v + mean, update = −rate·v.
+        Per block: v ← momentum·v + mean, update = −rate·v. Rates are scaled from 1 at `progress` 0, the first round,
+        linearly to the plan's end factor at 1, the last.
         """
         cut = len(mean) - self.head_coordinates
         lora = self._moved(factor, mean[:cut])
         head = self._moved(HEAD, mean[cut:])
         update = np.concatenate([-self.plan.learning_rate * lora, -self.plan.head_learning_rate * head])
-        return replace(self, velocity={**self.velocity, factor: lora, HEAD: head}), update
+        fall = 1 + (self.plan.end_factor - 1) * progress
+        return replace(self, velocity={**self.velocity, factor: lora, HEAD: head}), fall * update
 
     def _moved(self, block: str, mean: Floats) -> Floats:
         before = self.velocity.get(block)

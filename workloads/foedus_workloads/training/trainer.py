@@ -107,12 +107,12 @@ class Trainer:
         payload = self._model.adapter_bytes()
         return Broadcast(payload, adapter_digest(payload))
 
-    def apply(self, factor: str, total: npt.NDArray[np.uint32]) -> float | None:
-        """Take an optimiser step on a released sum; return the accuracy on public records, None without any."""
-        privacy = self._plan.privacy
+    def apply(self, number: int, total: npt.NDArray[np.uint32]) -> float | None:
+        """Take round `number`'s step on its released sum; return the accuracy on public records, None without any."""
+        privacy, factor = self._plan.privacy, self.factor(number)
         # Divided by the plan's constant, not by the survivors' records: the step stays a public function of the sum.
         mean = to_mean(total, clip=privacy.clip, grid_per_clip=privacy.grid_per_clip, records=self._plan.total_records)
-        self._optimizer, update = self._optimizer.step(factor, mean)
+        self._optimizer, update = self._optimizer.step(factor, mean, progress=number / max(1, self._plan.rounds - 1))
         self._model.add(factor, update.astype(np.float32))
         return None if self._evaluation is None else self._evaluation.accuracy()
 
