@@ -135,6 +135,8 @@ JOBS: list[tuple[str, Any, str | None]] = [
     ("spec.aggregation.threshold", 4, None),
     ("spec.aggregation.threshold", 5, "spec.aggregation.threshold: must be at least ⌊2n/3⌋+1 and at most n"),
     ("spec.aggregation.colluders", 2, "spec.aggregation.colluders: threshold - colluders must be at least 2"),
+    ("spec", job(10)["spec"] | {"aggregation": {"colluders": 3}}, None),
+    ("spec", job(10)["spec"] | {"aggregation": {"colluders": 4}}, "spec.aggregation.colluders: twice the threshold"),
     (C, [client(n) for n in range(3)], "spec.clients: must have at least 4 entries, and has 3"),
     (C, [client(n) for n in range(51)], "spec.clients: must have at most 50 entries, and has 51"),
     (f"{C}.1.name", "silo-00", "spec.clients: client names must differ from each other"),

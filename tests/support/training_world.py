@@ -25,7 +25,6 @@ from foedus_contract.plan import (
 from foedus_contract.progress import PROGRESS, IdentityReady, RoundFinished, TrainingResult
 from foedus_contract.run_spec import ClientRunSpec, CoordinatorRunSpec, ModelSource, SiloPolicy, TlsFiles
 from foedus_contract.wire import JobOver
-from foedus_ledger.mechanisms import Mechanism
 from foedus_ledger.records import BudgetRecord, BudgetSpec
 from foedus_ledger.sqlite import SqliteLedger
 from foedus_workloads.privacy.noise import Sampler
@@ -33,6 +32,7 @@ from foedus_workloads.training.base import check_base
 from foedus_workloads.training.client import run_client
 from foedus_workloads.training.coordinator import run_coordinator
 from foedus_workloads.training.data import Record, read_records, write_records
+from foedus_workloads.training.spending import Spending
 from foedus_workloads.training.surroundings import Surroundings
 from foedus_workloads.transport.server import ServerSettings
 from foedus_workloads.transport.tls import silo_uri
@@ -43,6 +43,7 @@ SILOS = ("silo-a", "silo-b", "silo-c", "silo-d")
 SERVICE = "job-coordinator.ns"
 LABELS = ("one", "two")
 SIGMA = 5.0
+MOST_COORDINATES = 4096  # more than the tiny model trains
 QUICK = ServerSettings(poll_seconds=2, silence_seconds=1.0)
 
 
@@ -98,7 +99,7 @@ class World:
         return SqliteLedger(self.root / silo / "ledger.sqlite")
 
     def reserve(self, silo: str, count: int) -> BudgetRecord:
-        mechanism = Mechanism(noise_multiplier=SIGMA)
+        mechanism = Spending.of(self.plan, MOST_COORDINATES).mechanism
         return self.ledger(silo).reserve(self.plan.uid, mechanism, count, "test")
 
     def journal(self, silo: str) -> list[tuple[int, str]]:

@@ -109,6 +109,11 @@ class TrainingPlan(ContractModel):
             raise ValueError("threshold must be at least ⌊2n/3⌋+1 and at most the number of silos")
         if self.privacy.min_honest != self.privacy.threshold - self.privacy.colluders:
             raise ValueError("minHonest must be threshold − colluders")
+        # Else two survivor sets could both be signed t times: c colluders sign each, honest silos one of them.
+        if 2 * self.privacy.threshold <= len(names) + self.privacy.colluders:
+            raise ValueError("twice the threshold must exceed silos + colluders")
+        if len({silo.data_digest for silo in self.silos}) < len(names):
+            raise ValueError("two silos hold the same data: its records would count twice")
         return self
 
     @property
@@ -122,7 +127,7 @@ class TrainingPlan(ContractModel):
         return sum(silo.records for silo in self.silos)
 
     def digest(self) -> str:
-        """Return the digest that signatures and ledger entries name."""
+        """Return the digest that every signature of the protocol names."""
         return digest("foedus/plan", self.model_dump(mode="json", by_alias=True))
 
     def sensitivity(self, coordinates: int) -> int:

@@ -209,6 +209,13 @@ class FederatedTrainingJobSpec(ApiModel):
             lambda self: _threshold(self) - self.aggregation.colluders >= MIN_HONEST,
             "aggregation.colluders",
         ),
+        Rule(
+            f"2 * {_T} > size(self.clients) + self.aggregation.colluders",
+            "twice the threshold must exceed clients + colluders: else a coordinator and the colluders can show two"
+            " groups of silos different survivors; lower colluders or raise threshold",
+            lambda self: 2 * _threshold(self) > len(self.clients) + self.aggregation.colluders,
+            "aggregation.colluders",
+        ),
         # The coordinator mounts what evaluation names and publishes its accuracy; every pod mounts what model names.
         Rule(
             f"!has(self.evaluation) || self.clients.all(c, {_SILO_CLAIM} != {_EVALUATION_CLAIM})",

@@ -36,7 +36,9 @@ def plan_fields(silos: int = 10, **privacy: object) -> dict:
         "optimizer": {"learningRate": 1.0, "headLearningRate": 1.0, "momentum": 0.9},
         "privacy": settings | privacy,
         "deadlines": {"joinSeconds": 60, "stageSeconds": 60, "computeSeconds": 60},
-        "silos": [{"name": f"silo-{i:02}", "dataDigest": DIGEST, "records": 170} for i in range(1, silos + 1)],
+        "silos": [
+            {"name": f"silo-{i:02}", "dataDigest": f"sha256:{i:064}", "records": 170} for i in range(1, silos + 1)
+        ],
     }
 
 
@@ -66,6 +68,8 @@ def test_the_digest_changes_with_any_number_of_the_promise():
         (plan_fields(threshold=6, minHonest=5), "threshold"),
         (plan_fields(threshold=11, minHonest=10), "threshold"),
         (plan_fields(minHonest=7), "minHonest"),
+        (plan_fields(colluders=4, minHonest=3), "twice the threshold"),
+        (plan_fields() | {"silos": [silo | {"dataDigest": DIGEST} for silo in plan_fields()["silos"]]}, "same data"),
         (plan_fields(silos=3), "silos"),
         (plan_fields() | {"silos": plan_fields()["silos"][::-1]}, "name order"),
         (plan_fields(noiseMultiplier=math.nan), "noiseMultiplier"),

@@ -117,6 +117,7 @@ def prepare(
 
     torch.set_num_threads(spec.threads)  # sums of floats depend on it, so a restart must use the same number
     model = AdaptedModel.load(resolve(spec.model, around.root), spec.plan.model, spec.plan.seed)
+    check_gap(spec, ledger, max(model.coordinates(factor) for factor in model.factors))
     local = LocalStep(
         model,
         records,
@@ -124,6 +125,20 @@ def prepare(
         report=lambda done, total: progress.write(Preparing(what="caching activations", done=done, total=total)),
     )
     return model, local, ledger
+
+
+def check_gap(spec: ClientRunSpec, ledger: SqliteLedger, coordinates: int) -> None:
+    """Raise Refused when the plan's grid is coarser than the reservation allows for: σ alone does not say that."""
+    from foedus_workloads.training.spending import Spending
+
+    mechanism = Spending.of(spec.plan, coordinates).mechanism
+    reserved = ledger.read().accounts[spec.plan.uid].mechanism
+    if mechanism.gap_epsilon > reserved.gap_epsilon or mechanism.gap_delta > reserved.gap_delta:
+        raise Refused(
+            "the plan's grid is coarser than was reserved for",
+            where=spec.budget,
+            cure="start the job through the engine, which reserves",
+        )
 
 
 def check_account(spec: ClientRunSpec, ledger: SqliteLedger) -> None:
