@@ -3,7 +3,6 @@
 from foedus_contract.plan import LoraPlan, ModelPlan, TrainingPlan
 
 LABELS = ("business", "sport")
-ANY_DIGEST = "sha256:" + "0" * 64
 QUERY_VALUE = LoraPlan(rank=2, alpha=4, target_modules=("query", "value"), last_layers=1)
 
 
@@ -33,6 +32,6 @@ def tiny_plan(model_digest: str, *, lora: LoraPlan | None = QUERY_VALUE, micro_b
                 "epsilonRdp": 1.1,
             },
             "deadlines": {"joinSeconds": 60, "stageSeconds": 60, "computeSeconds": 60},
-            "silos": [{"name": f"silo-{n}", "dataDigest": ANY_DIGEST, "records": 5} for n in range(1, 5)],
+            "silos": [{"name": f"silo-{n}", "dataDigest": f"sha256:{n:064}", "records": 5} for n in range(1, 5)],
         }
     )

@@ -44,7 +44,7 @@ PLAN = TrainingPlan(
         epsilon_rdp=1.25,
     ),
     deadlines=Deadlines(join_seconds=1, stage_seconds=1, compute_seconds=1),
-    silos=tuple(SiloPlan(name=f"silo-{n:02d}", data_digest=DIGEST, records=170) for n in range(1, 11)),
+    silos=tuple(SiloPlan(name=f"silo-{n:02d}", data_digest=f"sha256:{n:064}", records=170) for n in range(1, 11)),
 )
 
 

@@ -22,6 +22,7 @@ from foedus_ledger.mechanisms import Mechanism
 from foedus_ledger.records import BudgetSpec
 from foedus_ledger.sqlite import SqliteLedger
 from foedus_workloads import entry
+from foedus_workloads.privacy.noise import OpenDpSampler
 from foedus_workloads.training.client import prepare
 from foedus_workloads.training.data import Record, read_records, write_records
 from foedus_workloads.training.progress import ProgressWriter
@@ -56,7 +57,10 @@ def plan_of(data_digest: str = DIGEST) -> TrainingPlan:
             epsilon_rdp=1,
         ),
         deadlines=Deadlines(join_seconds=1, stage_seconds=1, compute_seconds=1),
-        silos=tuple(SiloPlan(name=name, data_digest=data_digest, records=2) for name in "abcd"),
+        silos=(
+            SiloPlan(name="a", data_digest=data_digest, records=2),
+            *(SiloPlan(name=name, data_digest=f"sha256:{name * 64}", records=2) for name in "bcd"),
+        ),
     )
 
 
@@ -221,3 +225,14 @@ def test_a_silo_stops_before_joining_when_data_budget_or_model_do_not_fit_the_pl
     with pytest.raises(FoedusError, match=said) as caught:
         prepare(spec, Surroundings(root=tmp_path), ProgressWriter(tmp_path / "progress.jsonl"))
     assert caught.value.code is code
+
+
+def test_a_silo_draws_its_noise_from_the_production_sampler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn_by: list[object] = []
+
+    async def take_part(_spec: ClientRunSpec, _around: Surroundings, sampler: object) -> None:
+        drawn_by.append(sampler)
+
+    monkeypatch.setattr("foedus_workloads.training.client.run_client", take_part)
+    assert run(tmp_path, client_spec().to_json()) == ExitCode.OK
+    assert [type(sampler) for sampler in drawn_by] == [OpenDpSampler]

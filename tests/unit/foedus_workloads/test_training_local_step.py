@@ -1,12 +1,17 @@
 """A silo's sum is the exact integer sum of rows that depend on their own record alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from foedus_workloads.privacy.noise import OpenDpSampler
+from foedus_workloads.secagg.effects import Released
 from foedus_workloads.training.base import check_base
 from foedus_workloads.training.data import Record, Records, records_digest
 from foedus_workloads.training.local_step import LocalStep, noised
 from foedus_workloads.training.model import AdaptedModel
+from support.secagg_world import make_world, outcome, play
 from support.tiny_bert import SENTENCES, write_tiny_bert
 from support.training_plans import LABELS, QUERY_VALUE, tiny_plan
 
@@ -76,3 +81,18 @@ def test_a_contribution_is_the_sum_plus_one_share_of_the_plans_scale():
     assert got.tolist() == [1, 2**32 - 1, 3, 2**32 - 1]
     # σ·Δ/√n_min with Δ = 4096 + ⌈√4/2⌉
     assert asked == [(pytest.approx(8.0 * 4097 / 2**0.5), 4)]
+
+
+def test_the_released_sum_bears_the_noise_that_the_plan_promises():
+    """Four silos with nothing to say, real noise, real masks: what is released is noise of n shares."""
+    plan = tiny_plan("sha256:" + "0" * 64)
+    count = 4096
+    sampler = OpenDpSampler()
+    world = make_world(silos=4, coordinates=count)
+    vectors = {name: noised(np.zeros(count, dtype=np.int64), plan, sampler) for name in world.names}
+    released = outcome(play(replace(world, vectors=vectors)))
+    assert isinstance(released, Released)
+    noise = released.total.astype(np.int32).astype(float)
+    # n·(σ·Δ)²/n_min with σ = 8, Δ = 4096 + 32, n = 4, n_min = 2; the statistic is χ² with 4096 degrees: ±6 deviations
+    promised = 4 * (8.0 * 4128) ** 2 / 2
+    assert abs((noise**2).mean() / promised - 1) < 6 * (2 / count) ** 0.5
