@@ -2,6 +2,7 @@
 
 from foedus_contract.plan import LoraPlan, ModelPlan, TrainingPlan
 
+ANY_DIGEST = "sha256:" + "0" * 64
 LABELS = ("business", "sport")
 QUERY_VALUE = LoraPlan(rank=2, alpha=4, target_modules=("query", "value"), last_layers=1)
 
