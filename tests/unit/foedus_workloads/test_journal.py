@@ -117,6 +117,8 @@ def test_the_identity_is_made_once_and_private(tmp_path: Path) -> None:
         (SiloPolicy(pinned={"a": b"k" * 32, "b": b"l" * 32}).to_json(), None),
         (SiloPolicy(pinned={"a": b"m" * 32, "b": b"l" * 32}).to_json(), "own key"),
         (SiloPolicy(pinned={"b": b"k" * 32}).to_json(), "own key"),
+        (SiloPolicy(pinned={"a": b"k" * 32, "b": b"k" * 32}).to_json(), "twice"),
+        (SiloPolicy(pinned={"a": b"k" * 32, "b": b"l"}).to_json(), "no Ed25519 key"),
         (b"{}", "pinned"),
     ],
 )
@@ -129,3 +131,14 @@ def test_a_policy_must_pin_the_silos_own_key(tmp_path: Path, text: bytes, proble
         return
     with pytest.raises(FoedusError, match=problem):
         read_policy(path, silo="a", own_key=b"k" * 32)
+
+
+def test_masked_bytes_of_skipped_attempts_go_too_and_are_the_owners_alone(tmp_path: Path) -> None:
+    with open_journal(tmp_path, "job") as journal:
+        for number in (0, 2, 4):
+            attempt = AttemptId(round=0, attempt=number)
+            journal.opened(attempt)
+            journal.charging(attempt)
+            journal.uploaded(attempt, b"masked")
+    left = list(tmp_path.glob("*.masked"))
+    assert [(path.name.rpartition("-")[2], path.stat().st_mode & 0o777) for path in left] == [("4.masked", 0o600)]

@@ -44,6 +44,14 @@ def read_policy(path: Path, *, silo: str, own_key: bytes) -> dict[str, bytes] | 
     except FileNotFoundError:
         return None
     pinned = SiloPolicy.from_json(text).pinned
+    # A key under two names would let one holder count twice towards the threshold.
+    if any(len(key) != KEY_BYTES for key in pinned.values()) or len(set(pinned.values())) < len(pinned):
+        raise Refused(
+            "the policy pins a key twice, or one that is no Ed25519 key",
+            where=str(path),
+            cure="pin each silo's own key",
+            code=ExitCode.IDENTITY_REFUSED,
+        )
     if pinned.get(silo) != own_key:
         raise Refused(
             "the policy does not pin this silo's own key",

@@ -59,7 +59,8 @@ class Journal:
     def opened(self, attempt: AttemptId) -> None:
         """Note that the attempt is about to be answered; raises Refused unless its number is a new highest."""
         self._append(Entry(round=attempt.round, attempt=attempt.attempt, stage="Opened"))
-        self._upload_path(self.last_attempt - 1).unlink(missing_ok=True)
+        for old in self._path.parent.glob(f"{self._path.stem}-*.masked"):
+            old.unlink(missing_ok=True)
 
     def charging(self, attempt: AttemptId) -> None:
         """Note that the ledger is about to be charged for the attempt."""
@@ -80,7 +81,9 @@ class Journal:
     def _append(self, entry: Entry) -> None:
         check_follows(self._last, entry)
         line = entry.to_json() + b"\n"
+        length = os.fstat(self._descriptor).st_size
         if os.write(self._descriptor, line) != len(line):
+            os.ftruncate(self._descriptor, length)  # half a line would spoil the next one
             raise Unavailable("the journal cannot be written", where=str(self._path), cure="free space on the volume")
         os.fsync(self._descriptor)
         self._last = entry
@@ -153,7 +156,8 @@ def _read(path: Path, descriptor: int) -> tuple[Entry, ...]:
 
 
 def _write_durably(path: Path, payload: bytes) -> None:
-    with path.open("wb") as file:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "wb") as file:
         file.write(payload)
         file.flush()
         os.fsync(file.fileno())

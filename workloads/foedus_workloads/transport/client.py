@@ -94,6 +94,8 @@ class CoordinatorLink:
                 await self._poll()
         except FoedusError as error:
             await self._incoming.put(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, a reader waits and would wait for ever
+            await self._incoming.put(FoedusError(f"{type(error).__name__} while polling; please report it"))
 
     async def _poll(self) -> None:
         session = self._session

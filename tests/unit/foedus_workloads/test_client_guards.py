@@ -1,0 +1,246 @@
+"""Whatever the coordinator says, a silo enters only attempts of its plan, and pays for none that nobody waits for."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from foedus_contract.errors import Refused
+from foedus_contract.exit_codes import ExitCode
+from foedus_contract.run_spec import ClientRunSpec, ModelSource, TlsFiles
+from foedus_contract.wire import (
+    AdvertiseKeys,
+    AttemptId,
+    AttemptOver,
+    DeliverShares,
+    JobOver,
+    MaskedVector,
+    Refuse,
+    Roster,
+    ShareKeys,
+    SiloMessage,
+    StartAttempt,
+    Welcome,
+)
+from foedus_workloads.secagg.effects import AttemptContext, SiloIdentity
+from foedus_workloads.secagg.silo import silo_receives, start_silo
+from foedus_workloads.training.client import Participant, Prepared
+from foedus_workloads.training.journal import open_journal
+from foedus_workloads.training.model import adapter_digest
+from foedus_workloads.training.surroundings import Surroundings
+from foedus_workloads.transport.client import Incoming, Rejoined
+from support.training_plans import tiny_plan
+
+PLAN = tiny_plan("sha256:" + "0" * 64)  # 4 rounds and 1 spare attempt
+SILOS = tuple(silo.name for silo in PLAN.silos)
+OWN = SILOS[0]
+ADAPTER = b"adapter"
+COORDINATES = 3
+KEYS = {silo: Ed25519PrivateKey.from_private_bytes(bytes([n]) * 32) for n, silo in enumerate(SILOS)}
+PINNED = {silo: key.public_key().public_bytes_raw() for silo, key in KEYS.items()}
+OVER = JobOver(outcome="over")
+
+
+def start(attempt: int = 0, *, number: int = 0, factor: str = "B", digest: str = adapter_digest(ADAPTER)) -> Incoming:
+    return StartAttempt(id=AttemptId(round=number, attempt=attempt), factor=factor, adapter_digest=digest), ADAPTER
+
+
+class FakeLink:
+    """A coordinator with three honest peers: answers the first attempt up to the point where a vector is due."""
+
+    def __init__(self, *incoming: Incoming) -> None:
+        self.incoming = deque(incoming)
+        self.sent: list[SiloMessage] = []
+        self._context = AttemptContext(
+            id=AttemptId(round=0, attempt=0),
+            job_uid=PLAN.uid,
+            plan_digest=PLAN.digest(),
+            adapter_digest=adapter_digest(ADAPTER),
+            threshold=PLAN.privacy.threshold,
+            coordinates=COORDINATES,
+        )
+        peers = {silo: SiloIdentity(silo, KEYS[silo]) for silo in SILOS[1:]}
+        self._steps = {
+            silo: start_silo(self._context, identity, PINNED, os.urandom) for silo, identity in peers.items()
+        }
+
+    async def receive(self) -> Incoming:
+        return self.incoming.popleft() if self.incoming else (OVER, b"")
+
+    def receive_now(self) -> Incoming | None:
+        return self.incoming.popleft() if self.incoming else None
+
+    async def send(self, message: SiloMessage, payload: bytes = b"") -> None:
+        self.sent.append(message)
+        if getattr(message, "id", None) != self._context.id:
+            return
+        if isinstance(message, AdvertiseKeys):
+            peers = tuple(step.effects[0].message for step in self._steps.values())
+            roster = Roster(id=message.id, entries=(message, *peers))
+            self._steps = {silo: silo_receives(step.state, roster, os.urandom) for silo, step in self._steps.items()}
+            self.incoming.append((roster, b""))
+        elif isinstance(message, ShareKeys):
+            shared = {silo: step.effects[0].message.ciphertexts[OWN] for silo, step in self._steps.items()}
+            self.incoming.append((DeliverShares(id=message.id, ciphertexts=shared), b""))
+
+
+class FakeModel:
+    def __init__(self) -> None:
+        self.loaded: list[bytes] = []
+
+    def factor_of_round(self, number: int) -> str:
+        return "A" if number % 2 else "B"
+
+    def coordinates(self, _factor: str) -> int:
+        return COORDINATES
+
+    def load_adapter_bytes(self, payload: bytes) -> None:
+        self.loaded.append(payload)
+
+
+class FakeLocal:
+    """The local step; `meanwhile` is what arrives while it computes."""
+
+    def __init__(self, meanwhile: Callable[[], None]) -> None:
+        self._meanwhile = meanwhile
+
+    def integer_sum(self, _factor: str) -> np.ndarray:
+        self._meanwhile()
+        return np.zeros(COORDINATES, dtype=np.int64)
+
+
+class FakeLedger:
+    def __init__(self) -> None:
+        self.charged: list[int] = []
+
+    def charge(self, _uid: str, attempt: int, *, noise_multiplier: float) -> None:
+        self.charged.append(attempt)
+
+
+SPEC = ClientRunSpec(
+    plan=PLAN,
+    silo=OWN,
+    coordinator_service="job-coordinator.ns",
+    coordinator_port=8443,
+    tls=TlsFiles(certificate="/tls.crt", key="/tls.key", ca="/ca.crt"),
+    model=ModelSource(path="/model"),
+    data="/data",
+    state="/state",
+    ledger="/ledger",
+    budget="ns/budget",
+    policy="/policy",
+    progress="/progress",
+)
+
+
+class Silo:
+    """A participant among stand-ins, and what it did."""
+
+    def __init__(self, folder: Path, *incoming: Incoming, meanwhile: tuple[Incoming, ...] = ()) -> None:
+        self._folder = folder
+        self.link, self.model, self.ledger = FakeLink(*incoming), FakeModel(), FakeLedger()
+        local = FakeLocal(lambda: self.link.incoming.extend(meanwhile))
+        self._prepared = Prepared(self.model, local, self.ledger, KEYS[OWN], PINNED)
+
+    async def take_part(self) -> None:
+        with open_journal(self._folder, PLAN.uid) as journal:
+            zeros = lambda _scale, count: np.zeros(count, dtype=np.int64)
+            assert (
+                await Participant(SPEC, self._prepared, self.link, journal, zeros, Surroundings()).take_part() == OVER
+            )
+
+    def journal(self) -> list[tuple[int, str]]:
+        lines = next(self._folder.glob("journal-*.jsonl")).read_text().splitlines()
+        return [(entry["attempt"], entry["stage"]) for entry in map(json.loads, lines)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        (start(digest="sha256:" + "1" * 64), "the adapter is not the one"),
+        (start(factor="A"), "another factor"),
+        (start(1, number=1, factor="B"), "another factor"),
+        (start(factor="None"), "another factor"),
+        (start(4, number=4), "no such attempt"),  # the plan has rounds 0 to 3
+        (start(5), "no such attempt"),  # and attempts 0 to 4
+        (start(0, number=2), "no such attempt"),  # round 2 cannot come before attempt 2
+    ],
+)
+async def test_an_attempt_that_is_not_the_plans_is_refused_and_leaves_no_trace(
+    tmp_path: Path, asked: Incoming, reason: str
+) -> None:
+    silo = Silo(tmp_path, asked)
+    await silo.take_part()
+    (refusal,) = silo.link.sent
+    assert isinstance(refusal, Refuse)
+    assert (refusal.id, refusal.silo) == (asked[0].id, OWN)
+    assert reason in refusal.reason
+    assert (silo.journal(), silo.ledger.charged, silo.model.loaded) == ([], [], [])
+
+
+@pytest.mark.parametrize("attempt", [(0, 0), (0, 4), (2, 2), (2, 4)])
+async def test_every_attempt_within_the_plan_is_entered(tmp_path: Path, attempt: tuple[int, int]) -> None:
+    number, count = attempt
+    silo = Silo(
+        tmp_path,
+        start(count, number=number),
+        (AttemptOver(id=AttemptId(round=number, attempt=count), applied=False), b""),
+    )
+    await silo.take_part()
+    assert isinstance(silo.link.sent[0], AdvertiseKeys)
+    assert silo.journal()[0] == (count, "Opened")
+    assert silo.model.loaded == [ADAPTER]
+
+
+async def test_an_attempt_is_answered_once_though_it_is_asked_twice(tmp_path: Path) -> None:
+    silo = Silo(tmp_path, start(2), start(2), start(1))
+    await silo.take_part()
+    assert [type(message) for message in silo.link.sent] == [AdvertiseKeys, Refuse, Refuse]
+    assert (silo.journal(), silo.ledger.charged) == ([(2, "Opened")], [])
+
+
+async def test_a_silo_stops_when_an_older_coordinator_answers(tmp_path: Path) -> None:
+    welcomes = [(Welcome(incarnation=number), b"") for number in (1, 1, 2, 1)]
+    silo = Silo(tmp_path, *welcomes, start())
+    with pytest.raises(Refused, match="older coordinator") as caught:
+        await silo.take_part()
+    assert caught.value.code is ExitCode.SUPERSEDED
+    assert (silo.link.sent, silo.journal(), silo.ledger.charged) == ([], [], [])
+
+
+def attempt_over(attempt: int) -> Incoming:
+    return AttemptOver(id=AttemptId(round=0, attempt=attempt), applied=False), b""
+
+
+CHARGED = [(0, "Opened"), (0, "Charging"), (0, "Uploaded")]
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "journal"),
+    [
+        ((), CHARGED),
+        ((attempt_over(1),), CHARGED),  # another attempt's end
+        (((Welcome(incarnation=0), b""),), CHARGED),
+        ((attempt_over(0),), CHARGED[:1]),
+        (((OVER, b""),), CHARGED[:1]),
+        ((Rejoined(),), CHARGED[:1]),
+        ((attempt_over(1), Rejoined()), CHARGED[:1]),
+        ((start(1),), [(0, "Opened"), (1, "Opened")]),
+    ],
+)
+async def test_a_silo_pays_only_for_an_attempt_that_somebody_still_waits_for(
+    tmp_path: Path, meanwhile: tuple[Incoming, ...], journal: list[tuple[int, str]]
+) -> None:
+    silo = Silo(tmp_path, start(), meanwhile=meanwhile)
+    await silo.take_part()
+    assert silo.journal() == journal
+    paid = journal == CHARGED
+    assert silo.ledger.charged == ([0] if paid else [])
+    assert any(isinstance(message, MaskedVector) for message in silo.link.sent) == paid
