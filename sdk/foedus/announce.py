@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -35,12 +34,6 @@ class Announcement:
     not_enforced: tuple[str, ...] = ()  # fields of the job's own objects
 
 
-def kappa(plan: TrainingPlan, coordinates: int) -> float:
-    """Return κ: the standard deviation of the noise summed over all silos, times √d, over clip and records."""
-    shares = math.sqrt(len(plan.silos)) * plan.share_scale(coordinates)
-    return shares / plan.privacy.grid_per_clip * math.sqrt(coordinates) / plan.total_records
-
-
 def released(plan: TrainingPlan, size: Size) -> dict[str, int]:
     """Return how many values a round releases, by its active factor."""
     if plan.model.lora is None:
@@ -69,7 +62,7 @@ def announce(
         delta=privacy.delta,
         epsilon_pld=privacy.epsilon_pld,
         epsilon_rdp=privacy.epsilon_rdp,
-        kappa=kappa(plan, size.coordinates),
+        kappa=plan.kappa(size.coordinates),
         state=state,
         notes=notes,
         not_enforced=not_enforced,

@@ -138,3 +138,8 @@ class TrainingPlan(ContractModel):
         """Return the discrete Gaussian scale of one silo's noise share: σ·Δ/√n_min, in grid units."""
         privacy = self.privacy
         return privacy.noise_multiplier * self.sensitivity(coordinates) / math.sqrt(privacy.min_honest)
+
+    def kappa(self, coordinates: int) -> float:
+        """Return κ: the standard deviation of the noise summed over all silos, times √d, over clip and records."""
+        shares = math.sqrt(len(self.silos)) * self.share_scale(coordinates)
+        return shares / self.privacy.grid_per_clip * math.sqrt(coordinates) / self.total_records

@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from foedus.announce import announce, kappa, lines, warnings
+from foedus.announce import announce, lines, warnings
 from foedus_contract.plan import (
     Deadlines,
     LoraPlan,
@@ -51,7 +51,7 @@ PLAN = TrainingPlan(
 def test_kappa_counts_the_noise_of_all_silos() -> None:
     # σ·√(n/n_min)·√d / N, and Δ is 50 grid units (√d/2) above a clip of a million
     want = 17 * math.sqrt(10 / 6) * math.sqrt(10_000) / 1700 * 1_000_050 / 1_000_000
-    assert kappa(PLAN, 10_000) == pytest.approx(want, rel=1e-12)
+    assert PLAN.kappa(10_000) == pytest.approx(want, rel=1e-12)
 
 
 def test_the_announcement_names_every_number_a_reader_judges_by() -> None:

@@ -5,7 +5,6 @@ Everything here sees public values only: sums under differential privacy and pub
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,10 +96,7 @@ class Trainer:
     @property
     def kappa(self) -> float:
         """The ratio of noise to clipped signal: noise-std/C · √d / N, the surplus noise of all silos included."""
-        privacy, d = self._plan.privacy, self.most_coordinates
-        surplus = math.sqrt(len(self._plan.silos) / privacy.min_honest)
-        deviation = privacy.noise_multiplier * surplus * self._plan.sensitivity(d) / privacy.grid_per_clip
-        return deviation * math.sqrt(d) / self._plan.total_records
+        return self._plan.kappa(self.most_coordinates)
 
     def broadcast(self) -> Broadcast:
         """Return the common adapter for the next attempt."""
