@@ -27,12 +27,16 @@ class LoraPlan(ContractModel):
 
 
 class ModelPlan(ContractModel):
-    """Base model by digest, labels in the order of the logits, fixed token length, adapter (None: head alone)."""
+    """Base model by digest, labels in the order of the logits, fixed token length, adapter (None: head alone).
+
+    `head_start` tells the head's first values: zero, or the directions in which the base model sees the labels' names.
+    """
 
     digest: Digest
     labels: tuple[str, ...]
     max_tokens: Annotated[int, Field(ge=8, le=512)]
     lora: LoraPlan | None
+    head_start: Literal["Zero", "LabelNames"] = "Zero"
 
 
 class OptimizerPlan(ContractModel):

@@ -131,6 +131,9 @@ class TrainingSpec(ApiModel):
     """Attempts beyond the rounds, for rounds that lost their quorum; they are reserved and calibrated to."""
     seed: Annotated[int, Field(ge=0, le=INT32)] = 1
     """Seed of the adapter's first values; privacy noise never comes from a seed."""
+    head_start: Literal["Zero", "LabelNames"] = "Zero"
+    """The head's first values. LabelNames reads them off the base model's view of the labels' names, which is public
+    and worth rounds of noisy training where the names are words; Zero is for names that mean nothing."""
     micro_batch_size: Annotated[int, Field(ge=1, le=1024)] = 32
     """Records that a silo processes at a time; it changes speed and memory, not the result."""
     optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec)

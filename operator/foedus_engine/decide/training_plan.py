@@ -66,6 +66,7 @@ def make_training_plan(job: FederatedTrainingJob, observed: Observed, calibratio
             labels=tuple(job.spec.model.labels),
             max_tokens=job.spec.model.max_tokens,
             lora=lora_plan(job),
+            head_start=training.head_start,
         ),
         optimizer=OptimizerPlan(
             learning_rate=training.optimizer.learning_rate,

@@ -37,6 +37,10 @@ Floats = npt.NDArray[np.float32]
 ADAPTER = "default"  # the name under which peft keeps the one adapter
 HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"
 BIAS_SCALE = 0.3  # β; 0.1, 0.3 and 1 were compared on Debian's package descriptions (benchmarks/tune.py)
+# The norm of each label's row at its start from the labels' names; 0, 1, 2, 4, 6 and 8 were compared there too. Large
+# enough to tell the classes apart, small enough for noisy gradients to correct.
+START_NORM = 4.0
+LABEL_BATCH = 8  # labels' names encoded at a time
 # With no LoRA asked for, peft still needs one adapted module to save the head with: its B stays zero.
 HEAD_ONLY = LoraPlan(rank=1, alpha=1, target_modules=("query",), last_layers=1)
 
@@ -93,7 +97,10 @@ class AdaptedModel:
 
     @classmethod
     def load(cls, path: Path, plan: ModelPlan, seed: int) -> Self:
-        """Load the base model of `plan` from `path` with a fresh adapter: A drawn from `seed`, B and head zero."""
+        """Load the base model of `plan` from `path` with a fresh adapter.
+
+        A is drawn from `seed`, B is zero, the head starts as the plan says.
+        """
         base = check_base(path)
         check_plan(base, plan)
         lora = plan.lora or HEAD_ONLY
@@ -108,6 +115,8 @@ class AdaptedModel:
             model.head.weight.zero_()
             model.head.bias.zero_()
             model.centre = model._pooled(model.encode([""], batch=1))[0]
+            if plan.head_start == "LabelNames":
+                model._start_at_label_names()
         return model
 
     @property
@@ -189,6 +198,13 @@ class AdaptedModel:
     def logits(self, encoded: Encoded) -> Tensor:
         """Return the class scores of already encoded texts, with the graph that gradients need."""
         return self.head(self._pooled(encoded))  # type: ignore[no-any-return]
+
+    def _start_at_label_names(self) -> None:
+        """Point each label's row at what tells the pooled output of its name from the other labels' names."""
+        pooled = self._pooled(self.encode(self.plan.labels, batch=LABEL_BATCH))
+        rows = torch.nn.functional.normalize(pooled - pooled.mean(dim=0)) * START_NORM
+        self.head.weight.copy_(rows)
+        self.head.bias.copy_(-rows @ self.centre)
 
     def _pooled(self, encoded: Encoded) -> Tensor:
         hidden, mask = encoded.hidden, _additive(encoded.mask)
