@@ -165,11 +165,3 @@ async def test_a_silo_whose_ledger_refuses_says_so_and_leaves_and_the_others_go_
     assert result.adapter_digest == expected_digest(world, [SILOS, [name for name in SILOS if name != "silo-b"]])
     assert [event.dropped for event in world.rounds()] == [(), ("silo-b",)]
     assert world.journal("silo-b") == entries(WHOLE, WHOLE[:2])
-
-
-async def test_a_coordinator_that_had_begun_does_not_begin_again(tmp_path: Path) -> None:
-    world = build_world(tmp_path)
-    (tmp_path / "output").mkdir()
-    (tmp_path / "output/started.json").write_bytes(b'{"job":"7d0f"}')
-    with pytest.raises(JobFailed, match="cannot resume"):
-        await world.coordinator()

@@ -87,7 +87,7 @@ async def serving(folder: Path, *, clock=None, name: str = "job-coordinator") ->
 async def test_frames_go_both_ways_and_payloads_with_them(tmp_path: Path) -> None:
     async with serving(tmp_path) as world, world.link("a") as link:
         assert (await world.next(Joined)).silo == "a"
-        world.server.expect_vectors(2)
+        world.server.expect_payloads(8)
         start = StartAttempt(id=ID, factor="B", adapter_digest=PLAN)
         world.server.send("a", Welcome(incarnation=0))
         world.server.send("a", start, b"adapter")
@@ -251,7 +251,7 @@ BAD_BODIES = {
 
 async def test_bodies_that_are_malformed_oversized_slow_or_another_silos_are_refused(tmp_path: Path) -> None:
     async with serving(tmp_path) as world, raw_session(world) as (http, request):
-        world.server.expect_vectors(2)
+        world.server.expect_payloads(8)
         got = {}
         for name, (body, changes, _) in BAD_BODIES.items():
             data = body() if callable(body) else body
@@ -265,7 +265,7 @@ async def test_bodies_that_are_malformed_oversized_slow_or_another_silos_are_ref
 
 async def test_a_retried_frame_is_applied_once_and_a_lost_answer_is_delivered_again(tmp_path: Path) -> None:
     async with serving(tmp_path) as world, raw_session(world) as (http, request):
-        world.server.expect_vectors(2)
+        world.server.expect_payloads(8)
         for _ in range(2):
             async with http.post(**request, data=encode_frame(VECTOR, b"12345678")) as response:
                 assert response.status == 204

@@ -32,6 +32,7 @@ from foedus_contract.wire import (
     DeliverShares,
     Join,
     MaskedVector,
+    Offer,
     Refuse,
     Roster,
     ShareKeys,
@@ -126,7 +127,7 @@ def coordinator_receives(
     state: CoordinatorAttempt, message: SiloMessage, payload: bytes, now: float
 ) -> Step[CoordinatorAttempt]:
     """Take one message of a silo; the step that it completes, or nothing."""
-    if isinstance(message, Join) or message.id != state.context.id:
+    if isinstance(message, Join | Offer) or message.id != state.context.id:
         return Step(state)
     if isinstance(message, Refuse):
         return coordinator_loses(state, message.silo, now, reason=f"refused: {message.reason}")

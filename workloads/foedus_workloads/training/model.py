@@ -14,7 +14,6 @@ instead of on what tells the classes apart; β < 1 keeps the bias, which every e
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ import safetensors.numpy
 import torch
 from torch import Tensor
 
+from foedus_contract.canonical import bytes_digest
 from foedus_contract.errors import InvalidInput
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.plan import LoraPlan, ModelPlan
@@ -249,7 +249,7 @@ class AdaptedModel:
 
 def adapter_digest(payload: bytes) -> str:
     """Return the SHA-256 of a broadcast adapter as messages and results name it."""
-    return "sha256:" + hashlib.sha256(payload).hexdigest()
+    return bytes_digest(payload)
 
 
 def _additive(mask: Tensor) -> Tensor:

@@ -63,9 +63,9 @@ class SiloServer:
         """The silos that are connected now."""
         return self._sessions.present
 
-    def expect_vectors(self, coordinates: int) -> None:
-        """Accept masked vectors of up to `coordinates`; until then none is read."""
-        self._payload_limit = 4 * coordinates
+    def expect_payloads(self, most_bytes: int) -> None:
+        """Accept payloads of up to `most_bytes`; until then none is read."""
+        self._payload_limit = most_bytes
 
     def send(self, silo: str, message: Message, payload: bytes = b"") -> None:
         """Queue a frame for the silo; dropped when it is not connected."""
