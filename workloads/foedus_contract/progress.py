@@ -24,6 +24,7 @@ class Preparing(ContractModel):
     """A stage before the first round: loading the model, caching activations, waiting for silos."""
 
     event: Literal["Preparing"] = "Preparing"
+    at: float | None = None
     what: str
     done: int = 0
     total: int = 0
@@ -39,6 +40,15 @@ class TrainingStarted(ContractModel):
     kappa: float
 
 
+class PhaseSeconds(ContractModel):
+    """Where an attempt's seconds went: keys and shares, the silos' gradients, taking masks off, step and evaluation."""
+
+    agree: Annotated[float, Field(ge=0)]
+    compute: Annotated[float, Field(ge=0)]
+    unmask: Annotated[float, Field(ge=0)]
+    apply: Annotated[float, Field(ge=0)]
+
+
 class RoundFinished(ContractModel):
     """One attempt of a round ended; `applied` says whether its sum was released and used."""
 
@@ -52,6 +62,7 @@ class RoundFinished(ContractModel):
     epsilon_spent: float
     accuracy: float | None
     seconds: float
+    phases: PhaseSeconds | None = None
     reason: str = ""
 
 

@@ -10,6 +10,7 @@ from foedus_contract.plan import Deadlines
 from foedus_contract.wire import AttemptOver, DeliverShares, StartAttempt, Welcome
 from foedus_workloads.secagg.coordinator import (
     CoordinatorAttempt,
+    CoordinatorStage,
     coordinator_loses,
     coordinator_receives,
     coordinator_times_out,
@@ -22,10 +23,14 @@ from foedus_workloads.transport.server import SiloServer
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt ended; `charged` tells whether any silo may have charged its ledger for it."""
+    """How an attempt ended; `charged` tells whether any silo may have charged its ledger for it.
+
+    `began` tells when each stage after the first one began.
+    """
 
     end: Released | Aborted
     charged: bool
+    began: Mapping[CoordinatorStage, float]
 
 
 class Attendance:
@@ -88,7 +93,7 @@ async def run_attempt(
     over = AttemptOver(id=context.id, applied=isinstance(end, Released), reason=reason[:512])
     for silo in sorted(silos):
         attendance.server.send(silo, over)
-    return Outcome(end, driver.charged)
+    return Outcome(end, driver.charged, {} if driver.state is None else driver.state.began)
 
 
 class _Driver:

@@ -107,7 +107,7 @@ def prepare(
         )
     ledger = SqliteLedger(around.path(spec.ledger))
     check_account(spec, ledger)
-    progress.write(Preparing(what="loading the model"))
+    progress.write(Preparing(at=around.wall_clock(), what="loading the model"))
 
     import torch
 
@@ -122,7 +122,9 @@ def prepare(
         model,
         records,
         spec.plan,
-        report=lambda done, total: progress.write(Preparing(what="caching activations", done=done, total=total)),
+        report=lambda done, total: progress.write(
+            Preparing(at=around.wall_clock(), what="caching activations", done=done, total=total)
+        ),
     )
     return model, local, ledger
 

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING
 from foedus_contract.canonical import canonical_json
 from foedus_contract.errors import FoedusError, JobFailed
 from foedus_contract.exit_codes import ExitCode
-from foedus_contract.progress import Preparing, RoundFinished, TrainingResult, TrainingStarted
+from foedus_contract.progress import PhaseSeconds, Preparing, RoundFinished, TrainingResult, TrainingStarted
 from foedus_contract.run_spec import CoordinatorRunSpec
 from foedus_contract.wire import AttemptId, JobOver, StartAttempt
 from foedus_workloads.secagg.effects import AttemptContext, Released
 from foedus_workloads.training.attempt import Attendance, Outcome, run_attempt
+from foedus_workloads.training.phases import phase_seconds
 from foedus_workloads.training.progress import ProgressWriter
 from foedus_workloads.training.spending import Spending
 from foedus_workloads.training.surroundings import Surroundings
@@ -143,7 +144,8 @@ class Job:
                 return False
             if isinstance(await self._attendance.next_event(left), Joined):
                 joined = len(self._attendance.present)
-                self._progress.write(Preparing(what="waiting for silos", done=joined, total=len(self._plan.silos)))
+                at, total = self._around.wall_clock(), len(self._plan.silos)
+                self._progress.write(Preparing(at=at, what="waiting for silos", done=joined, total=total))
         return True
 
     def _check_quorum(self, what: str) -> None:
@@ -193,15 +195,18 @@ class Job:
             deadlines=plan.deadlines,
             clock=self._around.clock,
         )
+        aggregated = self._around.clock()
         standing = replace(standing, attempts=standing.attempts + 1, charged=standing.charged + outcome.charged)
         if isinstance(outcome.end, Released):
             accuracy = await asyncio.to_thread(self._trainer.apply, attempt.round, outcome.end.total)
             standing = replace(standing, rounds=standing.rounds + 1, accuracy=accuracy)
-        self._report(attempt, outcome, standing, present, self._around.clock() - started)
+        finished = self._around.clock()
+        phases = phase_seconds(outcome.began, started=started, aggregated=aggregated, finished=finished)
+        self._report(attempt, outcome, standing, present, phases)
         return standing
 
     def _report(
-        self, attempt: AttemptId, outcome: Outcome, standing: Standing, present: frozenset[str], seconds: float
+        self, attempt: AttemptId, outcome: Outcome, standing: Standing, present: frozenset[str], phases: PhaseSeconds
     ) -> None:
         applied = isinstance(outcome.end, Released)
         survivors = outcome.end.survivors if isinstance(outcome.end, Released) else ()
@@ -216,7 +221,8 @@ class Job:
                 dropped=dropped,
                 epsilon_spent=self._spending.epsilon(standing.charged),
                 accuracy=standing.accuracy,
-                seconds=seconds,
+                seconds=phases.agree + phases.compute + phases.unmask + phases.apply,
+                phases=phases,
                 reason=getattr(outcome.end, "reason", ""),
             )
         )
