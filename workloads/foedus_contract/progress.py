@@ -11,6 +11,8 @@ from pydantic import Field, TypeAdapter
 
 from foedus_contract.models import ContractModel, SiloName
 
+CACHING = "caching activations"  # a silo's last step before it joins; the last event of it has done = total
+
 
 class IdentityReady(ContractModel):
     """A silo has its long-lived key; the public half (Ed25519, 32 bytes) is to be pinned by its peers."""

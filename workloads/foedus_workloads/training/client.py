@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from foedus_contract.errors import FoedusError, InvalidInput, Refused, Unavailable
 from foedus_contract.exit_codes import ExitCode
-from foedus_contract.progress import IdentityReady, Preparing
+from foedus_contract.progress import CACHING, IdentityReady, Preparing
 from foedus_contract.run_spec import ClientRunSpec
 from foedus_contract.wire import (
     AttemptId,
@@ -123,7 +123,7 @@ def prepare(
         records,
         spec.plan,
         report=lambda done, total: progress.write(
-            Preparing(at=around.wall_clock(), what="caching activations", done=done, total=total)
+            Preparing(at=around.wall_clock(), what=CACHING, done=done, total=total)
         ),
     )
     return model, local, ledger
