@@ -115,12 +115,12 @@ def drawing(title: str, description: str, *content: Node, name: str) -> Element:
     )
 
 
-def limit_line(at: float, text: str) -> list[Element]:
-    """Return a dashed line across the plot with its meaning written above it."""
+def limit_line(at: float, text: str, *, below: bool = False) -> list[Element]:
+    """Return a dashed line across the plot with its meaning written at the side where no values are."""
     right = WIDTH - RIGHT
     return [
         h("line", class_="limit", x1=LEFT, y1=at, x2=right, y2=at),
-        h("text", text, class_="note", x=LEFT + 4, y=at - 5),
+        h("text", text, class_="note", x=LEFT + 4, y=at + 15 if below else at - 5),
     ]
 
 

@@ -12,7 +12,7 @@ from foedus.report.card import render_card
 from foedus.report.markup import Node, document, h
 from foedus.report.promises import assumptions, meaning, promises, span
 from foedus.report.record import RunRecord, SiloAccount
-from foedus.report.timing import spans
+from foedus.report.timing import PHASES, has_phases, spans
 
 OUTCOMES = {"Complete": "Complete", "EndedEarly": "Ended early", "Failed": "Failed", "Interrupted": "Interrupted"}
 NOT_MEASURED = "not measured"
@@ -104,19 +104,26 @@ def _section(title: str, *content: Node) -> Element:
 
 def _figures(record: RunRecord) -> Element:
     accuracy = plots.accuracy_plot(record) if record.accuracy is not None else h("p", NOT_MEASURED, class_="quiet")
-    figures = (
-        ("Accuracy on public records", "share of texts classified rightly", accuracy),
-        ("Privacy loss spent", f"ε at δ = {record.plan.privacy.delta:g}", plots.epsilon_plot(record)),
-        ("Silos in the sum", "number of silos", plots.silos_plot(record)),
-        ("Time", "seconds", plots.time_plot(record)),
+    figures: tuple[tuple[str, str, Element, Element | None], ...] = (
+        ("Accuracy on public records", "share of texts classified rightly", accuracy, None),
+        ("Privacy loss spent", f"ε at δ = {record.plan.privacy.delta:g}", plots.epsilon_plot(record), None),
+        ("Silos in the sum", "number of silos", plots.silos_plot(record), None),
+        (f"Time of each {plots.unit(record)}", "seconds", plots.time_plot(record), _legend(record)),
     )
     shown = [
-        h("figure", h("figcaption", h("strong", title), " ", h("span", unit, class_="quiet")), plot)
-        for title, unit, plot in figures
+        h("figure", h("figcaption", h("strong", title), " ", h("span", unit, class_="quiet")), plot, legend)
+        for title, unit, plot, legend in figures
     ]
     failed = len(record.attempts) - len(record.released)
     crosses = h("p", "× marks an attempt that released nothing.", class_="quiet") if failed else None
     return h("div", h("div", *shown, class_="figures"), crosses)
+
+
+def _legend(record: RunRecord) -> Element | None:
+    if not has_phases(record):
+        return None
+    entries = [h("li", plots.swatch(index), text) for index, (_, text) in enumerate(PHASES)]
+    return h("ul", *entries, class_="legend quiet")
 
 
 def _promised(record: RunRecord) -> tuple[Node, ...]:
@@ -141,7 +148,9 @@ def _participation(record: RunRecord) -> tuple[Node, ...]:
         for silo in record.plan.silos
     ]
     head = ("silo", f"{plots.unit(record)}s, from left to right", "in the sum", "charged", "records")
-    key = "A full bar: in the sum. A low bar: lost during the attempt. A line alone: not there."
+    key = (
+        "A full bar: in the sum. A low bar: lost during the attempt. A line alone: not there, or nothing was released."
+    )
     return table(head, rows, kind="silos"), h("p", key, class_="quiet")
 
 
@@ -161,7 +170,7 @@ def _time(record: RunRecord) -> tuple[Node, ...]:
         )
         for part in parts
     ]
-    key = "The parts with a square are sums over all attempts; their textures are those of the columns above."
+    key = "The parts with a square are sums over all attempts; their textures are those of the plot."
     return table(("part", "share of the whole", "time", "share"), rows, kind="times"), h("p", key, class_="quiet")
 
 

@@ -59,10 +59,11 @@ def epsilon_plot(record: RunRecord) -> Element:
 def silos_plot(record: RunRecord) -> Element:
     """Return how many silos each released sum holds, against how many it needs."""
     silos, needed = len(record.plan.silos), record.plan.privacy.threshold
-    values = [float(len(attempt.survivors)) for attempt in record.attempts]
+    values = [float(len(attempt.survivors)) if attempt.applied else None for attempt in record.attempts]
+    held = [value for value in values if value is not None]
     y = upwards(float(silos), "", whole=True)
-    said = f"Between {min(values):g} and {max(values):g} of {silos} silos." if values else "No attempt was made."
-    line = limit_line(y.scale(needed), f"needed: at least {needed}")
+    said = f"Between {min(held):g} and {max(held):g} of {silos} silos." if held else "Nothing was released."
+    line = limit_line(y.scale(needed), f"needed: at least {needed}", below=True)
     return _line_plot(record, y, values, "Silos in the sum", said, "silos", "g", *line)
 
 
@@ -109,11 +110,10 @@ def time_plot(record: RunRecord) -> Element:
     means = [_mean([phases_of(record.attempts[index]) for index in group]) for group in groups]
     x = across(max(record.plan.rounds, len(record.attempts)), _binned(unit(record), groups))
     y = upwards(max((sum(mean) for mean in means), default=1.0), "")
-    width = max(1.0, 0.7 * (x.scale(2.5) - x.scale(1.5))) * (len(groups[0]) if groups else 1)
     columns: list[Node] = []
     for group, mean in zip(groups, means, strict=True):
-        middle = x.scale((group[0] + group[-1]) / 2 + 1)
-        columns += _column(middle - width / 2, width, mean, y.scale)
+        left, right = x.scale(group[0] + 0.5), x.scale(group[-1] + 1.5)
+        columns += _column(left + 0.15 * (right - left), 0.7 * (right - left), mean, y.scale)
     total = sum(sum(phases_of(attempt)) for attempt in record.attempts)
     said = f"{total:.1f} seconds in all attempts; the table below has the phases."
     return drawing("Seconds of each attempt by phase", said, *axes(x, y), *columns, name="time")

@@ -174,7 +174,7 @@ def test_every_plot_has_words_for_who_does_not_see_it() -> None:
     texts = {tag: [data for where, data in page.texts if where == tag] for tag in ("title", "desc")}
     assert len(plots) == len(texts["desc"]) == 4
     assert all(svg["role"] == "img" and svg["aria-labelledby"] and svg["aria-describedby"] for svg in plots)
-    assert "Between 0 and 4 of 4 silos." in texts["desc"]
+    assert "Between 3 and 4 of 4 silos." in texts["desc"]
     assert "silo-4 is in the sum of 1 of 4 attempts" in texts["title"]
 
 
