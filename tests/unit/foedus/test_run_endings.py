@@ -125,7 +125,8 @@ async def test_silos_that_never_leave_are_not_waited_for_for_ever(
 ) -> None:
     monkeypatch.setattr(lifecycle, "LEAVE_SECONDS", 0.05)
     await engine.cluster.create(process("job-silo-1", waits_for(world.root / "never")))
-    await all_left(engine, job_of(world))
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await all_left(engine, job_of(world))
     assert not await has_ended(engine, "job-silo-1")
 
 
