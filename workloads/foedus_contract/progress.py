@@ -50,6 +50,11 @@ class PhaseSeconds(ContractModel):
     unmask: Annotated[float, Field(ge=0)]
     apply: Annotated[float, Field(ge=0)]
 
+    @property
+    def total(self) -> float:
+        """The attempt's whole."""
+        return self.agree + self.compute + self.unmask + self.apply
+
 
 class RoundFinished(ContractModel):
     """One attempt of a round ended; `applied` says whether its sum was released and used."""

@@ -221,7 +221,7 @@ class Job:
                 dropped=dropped,
                 epsilon_spent=self._spending.epsilon(standing.charged),
                 accuracy=standing.accuracy,
-                seconds=phases.agree + phases.compute + phases.unmask + phases.apply,
+                seconds=phases.total,
                 phases=phases,
                 reason=getattr(outcome.end, "reason", ""),
             )
