@@ -72,10 +72,10 @@ def run(files: tuple[Path, ...], volumes: Path | None, out: Path | None, output:
     Budgets are made by the data's holders with `foedus budget create`; this command only spends them.
     """
     job = read_job(files)
-    check_state(state)
     options = Options(state, volumes, out or Path(f"{job.metadata.name}-result"))
     display = make_display(output)
     with result_folder(options.out):
+        check_state(state)
         try:
             run_until_terminated(run_job(job, options, display, os.environ))
         finally:
