@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from foedus_contract.errors import FoedusError, InvalidInput, Refused, Unavailable
 from foedus_contract.exit_codes import ExitCode
-from foedus_contract.progress import IdentityReady, Preparing
+from foedus_contract.progress import CACHING, IdentityReady, Preparing
 from foedus_contract.run_spec import ClientRunSpec
 from foedus_contract.wire import AttemptId, JobOver, Join
 from foedus_workloads.secagg.effects import Send, SiloIdentity
@@ -117,7 +117,7 @@ def prepare(
         )
     ledger = SqliteLedger(around.path(spec.ledger))
     check_account(spec, ledger)
-    progress.write(Preparing(what="loading the model"))
+    progress.write(Preparing(at=around.wall_clock(), what="loading the model"))
 
     import torch
 
@@ -132,7 +132,9 @@ def prepare(
         model,
         records,
         spec.plan,
-        report=lambda done, total: progress.write(Preparing(what="caching activations", done=done, total=total)),
+        report=lambda done, total: progress.write(
+            Preparing(at=around.wall_clock(), what=CACHING, done=done, total=total)
+        ),
     )
     return model, local, ledger
 

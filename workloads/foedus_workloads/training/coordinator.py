@@ -201,7 +201,7 @@ class Driver:
         at = self._around.wall_clock()
         match effect:
             case ReportWaiting(here, total):
-                self._progress.write(Preparing(what="waiting for silos", done=here, total=total))
+                self._progress.write(Preparing(at=at, what="waiting for silos", done=here, total=total))
             case ReportStarted(joined):
                 parameters, kappa = self._trainer.trainable_parameters, self._trainer.kappa
                 self._progress.write(
@@ -218,7 +218,8 @@ class Driver:
                         dropped=effect.dropped,
                         epsilon_spent=self._spending.epsilon(effect.standing.charged),
                         accuracy=effect.standing.accuracy,
-                        seconds=effect.seconds,
+                        seconds=effect.phases.total,
+                        phases=effect.phases,
                         reason=effect.reason,
                     )
                 )

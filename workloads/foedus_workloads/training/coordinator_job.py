@@ -53,6 +53,7 @@ from foedus_workloads.training.job_effects import (
     SaveCheckpoint,
     TimedOut,
 )
+from foedus_workloads.training.phases import phase_seconds
 from foedus_workloads.transport.events import Joined, Lost, Received
 
 
@@ -198,7 +199,7 @@ def _open(state: CoordinatorJob, now: float) -> CoordinatorStep:
 
 def _aggregated(state: CoordinatorJob, step: Step[CoordinatorAttempt], now: float) -> CoordinatorStep:
     """Turn an attempt's effects into the job's."""
-    state = replace(state, attempt=step.state, deadline=step.state.deadline)
+    state = replace(state, attempt=step.state, deadline=step.state.deadline, began=step.state.began, aggregated=now)
     effects: list[CoordinatorEffect] = []
     for effect in step.effects:
         match effect:
@@ -262,7 +263,8 @@ def _close(
     dropped = tuple(sorted(state.invited - set(survivors))) if isinstance(end, Released) else end.dropped
     reason = end.reason[:512] if isinstance(end, Aborted) else ""
     over = AttemptOver(id=attempt, applied=applied, reason=reason)
-    report = ReportAttempt(attempt, applied, survivors, dropped, state.standing, now - state.started, reason)
+    phases = phase_seconds(state.began, started=state.started, aggregated=state.aggregated, finished=now)
+    report = ReportAttempt(attempt, applied, survivors, dropped, state.standing, phases, reason)
     state = replace(state, attempt=None, released=None)
     step = _next(state, now)
     closed = JournalCoordinator(Closed(standing=state.standing, checkpoint=checkpoint))

@@ -10,7 +10,7 @@ from foedus_contract.errors import JobFailed
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.plan import TrainingPlan
 from foedus_contract.wire import StartAttempt
-from foedus_workloads.secagg.coordinator import CoordinatorAttempt
+from foedus_workloads.secagg.coordinator import CoordinatorAttempt, CoordinatorStage
 from foedus_workloads.secagg.effects import Released
 from foedus_workloads.training.broadcast import BroadcastChecker, BroadcastSigner
 from foedus_workloads.training.coordinator_entries import Standing
@@ -60,6 +60,8 @@ class CoordinatorJob:
     charging: bool = False  # shares were delivered, on which silos charge their ledgers
     released: Released | None = field(default=None, repr=False)
     started: float = 0.0
+    began: Mapping[CoordinatorStage, float] = field(default_factory=dict)  # of the attempt that has just ended
+    aggregated: float = 0.0  # when it had its sum, or was aborted
 
 
 CoordinatorStep = JobStep[CoordinatorJob, CoordinatorEffect]

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foedus_contract.errors import FoedusError
+from foedus_contract.progress import PhaseSeconds
 from foedus_contract.wire import AttemptId, CoordinatorMessage, JobOver, StartAttempt
 from foedus_workloads.secagg.effects import Send, SendTo, SetDeadline, Vector
 from foedus_workloads.training.coordinator_entries import CoordinatorEntry, Standing
@@ -227,7 +228,7 @@ class ReportAttempt:
     survivors: tuple[str, ...]
     dropped: tuple[str, ...]
     standing: Standing
-    seconds: float
+    phases: PhaseSeconds
     reason: str = ""
 
 

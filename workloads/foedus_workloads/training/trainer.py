@@ -60,12 +60,12 @@ class Trainer:
         if spec.evaluation_data is not None:
             records = read_records(around.path(spec.evaluation_data), plan.model.labels)
             check_public(records.digest, plan)
-        progress.write(Preparing(what="loading the model"))
+        progress.write(Preparing(at=around.wall_clock(), what="loading the model"))
         torch.set_num_threads(spec.threads)
         model = AdaptedModel.load(resolve(spec.model, around.root), plan.model, plan.seed)
         if records is None:
             return cls(plan, model, None)
-        progress.write(Preparing(what="encoding the public records", total=records.count))
+        progress.write(Preparing(at=around.wall_clock(), what="encoding the public records", total=records.count))
         return cls(plan, model, Evaluation(model, records, batch=plan.micro_batch))
 
     @property
