@@ -8,10 +8,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from benchmarks import bbc
+from benchmarks import audit_noise, bbc, dp_step
 from benchmarks.harness import run
 
-REGISTRY = {benchmark.name: benchmark for benchmark in (bbc.BENCHMARK,)}
+REGISTRY = {benchmark.name: benchmark for benchmark in (audit_noise.BENCHMARK, bbc.BENCHMARK, dp_step.BENCHMARK)}
 BUILD = Path("build/bench")
 
 
