@@ -70,6 +70,7 @@ def plan_fields(plan: TrainingPlan) -> dict[str, Any]:
         "noiseMultiplier": privacy.noise_multiplier,
         "threshold": privacy.threshold,
         "minHonest": privacy.min_honest,
+        "adversary": privacy.adversary,
         "epsilonPld": privacy.epsilon_pld,
         "epsilonRdp": privacy.epsilon_rdp,
         "totalRecords": plan.total_records,

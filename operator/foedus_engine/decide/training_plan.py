@@ -10,6 +10,7 @@ from foedus_contract.plan import (
     PrivacyPlan,
     SiloPlan,
     TrainingPlan,
+    min_honest_for,
     threshold_for,
 )
 from foedus_engine.api.meta import parse_duration
@@ -25,8 +26,8 @@ def threshold(job: FederatedTrainingJob) -> int:
 
 
 def min_honest(job: FederatedTrainingJob) -> int:
-    """Return n_min = t − c: the shares of noise that are certainly in a released sum."""
-    return threshold(job) - job.spec.aggregation.colluders
+    """Return n_min: the shares of noise that ε rests on."""
+    return min_honest_for(job.spec.privacy.noise, threshold(job), job.spec.aggregation.colluders)
 
 
 def attempts(job: FederatedTrainingJob) -> int:
@@ -105,6 +106,7 @@ def _privacy_plan(job: FederatedTrainingJob, observed: Observed, calibration: Ca
         min_honest=min_honest(job),
         epsilon_pld=calibration.epsilon_pld,
         epsilon_rdp=calibration.epsilon_rdp,
+        noise=job.spec.privacy.noise,
     )
 
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from foedus.report.record import RunRecord
+from foedus_contract.plan import PrivacyPlan
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,17 @@ def _silos(record: RunRecord) -> tuple[Promise, ...]:
 def _noise(record: RunRecord) -> tuple[Promise, ...]:
     privacy = record.plan.privacy
     fewest = min((len(attempt.survivors) for attempt in record.released), default=0)
-    honest = fewest - privacy.colluders
-    shares = f"at least {privacy.min_honest} (n_min)"
+    # With local noise a silo's own share protects its records, whoever else adds one.
+    honest = min(fewest, 1) if privacy.noise == "Local" else fewest - privacy.colluders
+    shares = "the silo's own" if privacy.noise == "Local" else f"at least {privacy.min_honest} (n_min)"
     sigma = f"{privacy.noise_multiplier:.3f}"
     if honest <= 0:
         kept_shares = kept_sigma = "nothing was released"
     else:
         kept_shares = f"at least {honest}"
         kept_sigma = f"at least {privacy.noise_multiplier * math.sqrt(honest / privacy.min_honest):.3f}"
+    if privacy.noise == "Local" and honest:
+        kept_shares = shares
     clip = f"{privacy.clip:g} an example"
     return (
         Promise("honest noise shares in each sum", shares, kept_shares),
@@ -90,14 +94,19 @@ def meaning(record: RunRecord) -> str:
 def assumptions(record: RunRecord) -> tuple[str, ...]:
     """Return whom the promise holds against and what it rests on, one sentence each."""
     privacy = record.plan.privacy
-    silos = "1 silo that leaves" if privacy.colluders == 1 else f"{privacy.colluders} silos that leave"
-    tells = "tells" if privacy.colluders == 1 else "tell"
     return (
-        f"Adversary: the coordinator, which follows the protocol but looks at everything it gets (honest but curious), "
-        f"together with {silos} out the noise and {tells} it all.",
-        f"Assumed: at least {privacy.min_honest} honest silos in each sum add their share of the noise, and no silo "
-        "speaks with another one's key.",
+        f"Adversary: {privacy.adversary}.",
+        _rests_on(privacy),
         "Silos are separate data sets: a person whose records lie in two of them has the sum of both losses.",
         "How many records a silo holds is public. Accuracy is measured on public records, never on the silos' data.",
         *record.notes,
+    )
+
+
+def _rests_on(privacy: PrivacyPlan) -> str:
+    if privacy.noise == "Local":
+        return "Assumed: the silo's own process, its ledger and its source of noise. Nobody else is trusted."
+    return (
+        f"Assumed: at least {privacy.min_honest} honest silos in each sum add their share of the noise, and no silo "
+        "speaks with another one's key."
     )

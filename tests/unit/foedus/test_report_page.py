@@ -137,6 +137,22 @@ def test_promised_and_spent_stand_side_by_side() -> None:
     ]
 
 
+def local_record() -> RunRecord:
+    record = small_record()
+    privacy = record.plan.privacy.model_copy(update={"noise": "Local", "min_honest": 1})
+    return small_record(plan=record.plan.model_copy(update={"privacy": privacy}))
+
+
+def test_with_local_noise_the_page_trusts_nobody_and_counts_the_silos_own_share() -> None:
+    found = {each.what: (each.promised, each.kept) for each in promises(local_record())}
+    assert found["honest noise shares in each sum"] == ("the silo's own", "the silo's own")
+    assert found["noise σ that they add up to"] == ("8.000", "at least 8.000")
+    words = Page(build_page(local_record(), card_of(local_record()))).words
+    assert "Adversary: the coordinator and all other silos together, whatever they do." in words
+    assert "Nobody else is trusted." in words
+    assert "honest silos in each sum" not in words
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -148,7 +164,7 @@ def test_promised_and_spent_stand_side_by_side() -> None:
         "3–4",
         "1970-01-01 00:16:40 UTC to 1970-01-01 00:17:45 UTC",
         "honest but curious",
-        "together with 1 silo that leaves out the noise and tells it all",
+        "plus 1 silo telling it everything",
         "at least 2 honest silos",
         "Foedus started the silos.",
         "3 of 4",

@@ -195,6 +195,18 @@ def test_reserves_on_every_silo_in_name_order_before_anything_is_made() -> None:
     assert (plan.apply, plan.ensure, plan.requeue_seconds) == ((), (), 0.0)
 
 
+@pytest.mark.parametrize(
+    ("noise", "honest", "adversary"),
+    [
+        ("Distributed", 2, "coordinator assumed honest but curious, plus 1 silo telling it everything"),
+        ("Local", 1, "the coordinator and all other silos together, whatever they do"),
+    ],
+)
+def test_the_status_names_the_adversary_of_the_plan(noise: str, honest: int, adversary: str) -> None:
+    told = decide(fresh(), privacy={"noise": noise}).status["plan"]
+    assert (told["minHonest"], told["adversary"]) == (honest, adversary)
+
+
 def test_completes_a_reservation_that_a_crash_cut_short() -> None:
     partly = {silo: budget(silo, ACCOUNT if silo < "silo-3" else None) for silo in SILOS}
 
