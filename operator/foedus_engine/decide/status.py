@@ -38,7 +38,8 @@ def progress_fields(job: FederatedTrainingJob, observed: Observed) -> dict[str, 
     result = observed.result
     spent = [before, *(event.epsilon_spent for event in finished), result.epsilon_spent if result else 0.0]
     return {
-        "round": result.rounds if result else len({event.round for event in finished if event.applied}),
+        # A coordinator that died between its journal and its report leaves a gap; rounds come in order.
+        "round": result.rounds if result else max((event.round + 1 for event in finished if event.applied), default=0),
         "rounds": job.spec.training.rounds,
         "clients": f"{silos_in(observed)}/{len(job.spec.clients)}",
         "epsilonSpent": max(spent),

@@ -41,6 +41,7 @@ from foedus_workloads.training.kept import KeptBroadcast
 from foedus_workloads.training.progress import ProgressWriter
 from foedus_workloads.training.silo_job import SiloRules, silo_job_step, start_silo_job
 from foedus_workloads.training.surroundings import Surroundings
+from foedus_workloads.training.threads import in_thread
 from foedus_workloads.transport.client import CoordinatorLink, Incoming, LinkSettings, Rejoined, connect
 from foedus_workloads.transport.tls import client_context
 
@@ -200,15 +201,16 @@ class Participant:
         self._checker = checker
         self._sampler = sampler
         self._entropy = around.entropy
+        self._watch = around.watch
         self._answers: deque[SiloEvent] = deque()
         self._over: JobOver | None = None
 
     async def take_part(self) -> JobOver:
         """Answer attempts until the job is over; raises FoedusError when this silo must stop."""
-        state = start_silo_job(self._rules(), self._journal.last, await asyncio.to_thread(self._kept.read))
+        state = start_silo_job(self._rules(), self._journal.last, await in_thread(self._kept.read))
         while self._over is None:
             event = await self._next_event()
-            step = await asyncio.to_thread(silo_job_step, state, event, self._entropy)
+            step = await in_thread(silo_job_step, state, event, self._entropy)
             for effect in step.effects:
                 await self._execute(effect)
             state = step.state
@@ -233,6 +235,7 @@ class Participant:
         return _heard(await self._link.receive())
 
     async def _execute(self, effect: SiloEffect) -> None:
+        self._watch(effect)
         match effect:
             case Send(message, payload):
                 await self._link.send(message, payload)
@@ -241,7 +244,7 @@ class Participant:
             case Stop(error):
                 raise error
             case _:
-                answer = await asyncio.to_thread(self._work, effect)
+                answer = await in_thread(self._work, effect)
                 if answer is not None:
                     self._answers.append(answer)
 

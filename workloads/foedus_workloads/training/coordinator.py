@@ -42,6 +42,7 @@ from foedus_workloads.training.journal import name_of
 from foedus_workloads.training.progress import ProgressWriter
 from foedus_workloads.training.spending import Spending
 from foedus_workloads.training.surroundings import Surroundings
+from foedus_workloads.training.threads import in_thread
 from foedus_workloads.transport.events import Joined
 from foedus_workloads.transport.server import ServerSettings, SiloServer
 from foedus_workloads.transport.sessions import Sessions
@@ -111,6 +112,7 @@ class Driver:
         self._spec = spec
         self._plan = spec.plan
         self._around = around
+        self._watch = around.watch
         self._progress = progress
         self._server = server
         self._journal = journal
@@ -125,8 +127,8 @@ class Driver:
         """Feed events into the machine until it ends."""
         recovered, clock = self._journal.recovered, self._around.clock
         if recovered is not None and recovered.checkpoint is not None:
-            await asyncio.to_thread(lambda digest: self._trainer.resume(self._store.load(digest)), recovered.checkpoint)
-        adapter = await asyncio.to_thread(self._trainer.adapter_bytes)
+            await in_thread(lambda digest: self._trainer.resume(self._store.load(digest)), recovered.checkpoint)
+        adapter = await in_thread(self._trainer.adapter_bytes)
         # Masked vectors, and adapters that silos offer: all adapters of a plan are of one length.
         self._server.expect_payloads(max(4 * self._trainer.most_coordinates, len(adapter)))
         step = start_coordinator_job(self._rules(), recovered, adapter, clock())
@@ -137,7 +139,7 @@ class Driver:
                 return self._result
             event = await self._next_event()
             # In a thread: taking the masks off is a long computation, and silos must be answered meanwhile.
-            step = await asyncio.to_thread(coordinator_job_step, step.state, event, clock())
+            step = await in_thread(coordinator_job_step, step.state, event, clock())
 
     def _rules(self) -> CoordinatorRules:
         files, service = self._around.tls(self._spec.tls), self._spec.listen_service
@@ -158,6 +160,7 @@ class Driver:
         return TimedOut() if arrived is None else arrived
 
     async def _execute(self, effect: CoordinatorEffect) -> None:
+        self._watch(effect)
         match effect:
             case SendTo(silo, message, payload):
                 self._server.send(silo, message, payload)
@@ -166,11 +169,11 @@ class Driver:
             case ReportWaiting() | ReportStarted() | ReportAttempt():
                 self._report(effect)
             case Finish():
-                self._result = await asyncio.to_thread(self._finish, effect)
+                self._result = await in_thread(self._finish, effect)
             case Fail(error):
                 raise error
             case _:
-                answer = await asyncio.to_thread(self._work, effect)
+                answer = await in_thread(self._work, effect)
                 if answer is not None:
                     self._answers.append(answer)
 
