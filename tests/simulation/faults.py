@@ -50,6 +50,8 @@ KINDS = {
     "several killed at once": 0.5,
     "coordinator volume lost": 200.0,  # asked when the coordinator has died
 }
+# What a job comes to once or seldom: a world with one of these in focus makes it happen.
+RARE = ("Finish", "Restore", "Began", "Leave", "Offer", "ReportStarted", "checkpoints kept", "volume")
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,11 @@ class Weather:
 
 def draw_weather(seed: int, rng: random.Random) -> Weather:
     """Return a seed's weather; the point of focus goes round, so that rare points are reached too."""
-    rate = rng.choice((0.0, 0.0002, 0.0005, 0.001, 0.003))
-    return Weather(
-        rate=rate,
-        focus=(*CRASH_POINTS, *KINDS)[seed % (len(CRASH_POINTS) + len(KINDS))],
-        focus_rate=rng.choice((0.02, 0.1, 0.3)),
-        until=rng.choice((100.0, 400.0, 1500.0, 4000.0)),
-    )
+    focus = (*CRASH_POINTS, *KINDS)[seed % (len(CRASH_POINTS) + len(KINDS))]
+    rate, focus_rate = rng.choice((0.0, 0.0002, 0.0005, 0.001, 0.003)), rng.choice((0.02, 0.1, 0.3))
+    if any(word in focus for word in RARE):
+        rate, focus_rate = 0.003, 0.5
+    return Weather(rate, focus, focus_rate, until=rng.choice((100.0, 400.0, 1500.0, 4000.0)))
 
 
 class Faults:

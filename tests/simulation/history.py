@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from foedus_contract.wire import Unmask
+
 
 class Fact(NamedTuple):
     """One thing that happened: when, to or by whom (`silo-1#3` is its third process), what, in which attempt."""
@@ -19,8 +23,28 @@ class Fact(NamedTuple):
 
     def __str__(self) -> str:
         where = f" {self.round}/{self.attempt}" if self.attempt >= 0 else ""
-        data = "" if self.data is None else f" {self.data}"
+        data = "" if self.data is None else f": {_short(self.data)}"
         return f"{self.time:10.3f} {self.who}#{self.incarnation}{where} {self.what}{data}"
+
+
+def _short(data: Any) -> str:
+    match data:
+        case bytes():
+            return f"{data[:8].hex()} ({len(data)} bytes)"
+        case np.ndarray():
+            return str(data.tolist())
+        case Unmask():
+            given = ", ".join(f"{name} {kind}" for kind, name in _given(data))
+            return f"shares of {given}"
+        case tuple():
+            return ", ".join(_short(item) for item in data)
+        case _:
+            return str(data)
+
+
+def _given(answer: Unmask) -> list[tuple[str, str]]:
+    pairs = (("self-mask", answer.self_mask_shares), ("masking-key", answer.masking_key_shares))
+    return [(kind, name) for kind, shares in pairs for name in sorted(shares)]
 
 
 @dataclass

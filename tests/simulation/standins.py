@@ -7,7 +7,7 @@ transitions, sessions. Standing in, in cheap worlds only:
 
 - X25519 by exponentiation modulo 2^61 - 1, HKDF by BLAKE2b, Ed25519 by BLAKE2b over public key and message;
 - the broadcast's ECDSA signature and certificate by BLAKE2b over the statement;
-- canonical JSON by one call of `json.dumps` that gives the same bytes (a test compares), and frames pass as objects;
+- canonical JSON by one call of the standard encoder that gives the same bytes (a test compares), and frames pass as objects;
 - `dataclasses.replace` in the machines by a copy that does not check the names of fields.
 """
 
@@ -127,12 +127,14 @@ class CheapSigner:
         return hashlib.blake2b(statement, key=self.key).digest()
 
 
+_ENCODER = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=bytes.hex
+)
+
+
 def fast_canonical_json(value: Any) -> bytes:
     """Return what `canonical_json` returns."""
-    text = json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=bytes.hex
-    )
-    return text.encode("utf-8")
+    return _ENCODER.encode(value).encode("utf-8")
 
 
 def fast_replace(value: Any, **changes: Any) -> Any:
