@@ -170,20 +170,21 @@ def test_with_too_many_away_the_job_says_so_and_nothing_is_released(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("stage", "count", "attempts", "paid"),
+    ("stage", "count", "silos", "attempts"),
     [
-        ("JournalCoordinator Opened", 1, 2, 2),  # no silo had a broadcast: the job starts from the beginning
-        ("SendTo Survivors", 1, 3, 3),  # in the first attempt
-        ("ApplySum", 2, 3, 3),  # the second round's sum is lost with the memory that held it
-        ("Finish", 1, 3, 3),  # the second round was applied and is lost with the volume
+        ("JournalCoordinator Opened", 1, [], 2),  # no silo had a broadcast: the job starts from the beginning
+        ("SendTo Survivors", 1, [], 3),  # in the first attempt
+        ("ApplySum", 2, [Kill("Send Offer", 2)], 3),  # the second round's sum is lost; all silos die when asked
+        ("Finish", 1, [], 3),  # the second round was applied and is lost with the volume
     ],
 )
 def test_a_lost_volume_costs_at_most_the_last_round(
-    tmp_path: Path, stage: str, count: int, attempts: int, paid: int
+    tmp_path: Path, stage: str, count: int, silos: list[Kill], attempts: int
 ) -> None:
     world = build_world(tmp_path, rounds=2, spare=1)
-    out = run_processes(world, {COORDINATOR: [Kill(stage, count, lost="output")]})
+    out = run_processes(world, {COORDINATOR: [Kill(stage, count, lost="output")], **dict.fromkeys(SILOS, silos)})
     assert out.result is not None
     assert (out.result.outcome, out.result.rounds, out.result.attempts) == ("Complete", 2, attempts)
-    assert charged(world) == [paid] * 4
+    assert charged(world) == [attempts] * 4
+    assert all(len(out.codes[silo]) == 1 + len(silos) for silo in SILOS)
     check_ledgers(world)

@@ -16,7 +16,7 @@ from foedus_contract.canonical import domain_bytes
 from foedus_contract.errors import InvalidInput
 from foedus_contract.models import ContractModel, Digest, SiloName, first_problem
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2  # 2: signed broadcasts, offers
 Key = Annotated[bytes, Field(min_length=32, max_length=32)]
 Signature = Annotated[bytes, Field(min_length=64, max_length=64)]
 Ciphertext = Annotated[bytes, Field(max_length=512)]

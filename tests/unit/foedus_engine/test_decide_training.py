@@ -269,6 +269,16 @@ def test_suspending_a_running_job_stops_its_jobs_and_keeps_the_reservation() -> 
     assert "startTime" not in plan.status
 
 
+def test_a_job_is_not_over_while_its_coordinator_may_be_started_again() -> None:
+    died = jobs() | {("Job", "demo-coordinator"): ChildView("uid-coordinator", failed=2)}
+    plan = decide(running(children=died, progress=(started(), finished_round(1, 0.5))))
+
+    assert plan.status is not None
+    assert (plan.status["phase"], plan.status["round"], plan.delete, plan.ledger) == ("Training", 2, (), ())
+    (job,) = [item for item in plan.apply if (item["kind"], item["metadata"]["name"]) == ("Job", "demo-coordinator")]
+    assert job["spec"]["backoffLimit"] == 3
+
+
 def test_resuming_says_so() -> None:
     held = meta({"conditions": [{"type": "Suspended", "status": "True", "reason": "Suspended"}]})
 

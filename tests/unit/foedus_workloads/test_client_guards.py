@@ -23,6 +23,7 @@ from foedus_contract.wire import (
     DeliverShares,
     JobOver,
     MaskedVector,
+    Offer,
     Refuse,
     Roster,
     ShareKeys,
@@ -233,6 +234,21 @@ async def test_an_attempt_is_answered_once_though_it_is_asked_twice(tmp_path: Pa
     await silo.take_part()
     assert [type(message) for message in silo.link.sent] == [AdvertiseKeys, Refuse, Refuse]
     assert (silo.journal(), silo.ledger.charged) == ([(2, "Opened")], [])
+
+
+async def test_a_restarted_silo_answers_no_attempt_again_and_offers_the_broadcast_it_keeps(tmp_path: Path) -> None:
+    await Silo(tmp_path, start(2)).take_part()
+    again = Silo(tmp_path, start(2), start(1), (Welcome(incarnation=1, resume=True), b""), start(3))
+    await again.take_part()
+    assert [type(message) for message in again.link.sent] == [Refuse, Refuse, Offer, AdvertiseKeys]
+    assert again.link.sent[2] == Offer(silo=OWN, broadcast=start(2)[0])
+    assert again.journal() == [(2, "Opened"), (3, "Opened")]
+
+
+async def test_a_silo_without_a_broadcast_offers_none(tmp_path: Path) -> None:
+    silo = Silo(tmp_path, (Welcome(incarnation=1, resume=True), b""))
+    await silo.take_part()
+    assert silo.link.sent == [Offer(silo=OWN)]
 
 
 async def test_a_silo_stops_when_an_older_coordinator_answers(tmp_path: Path) -> None:

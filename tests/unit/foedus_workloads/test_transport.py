@@ -118,7 +118,7 @@ async def test_foreign_certificates_are_refused(tmp_path: Path) -> None:
             world.link("c"),
             world.link("a", join=join_of("b"), files=world.files("a")),
             world.link("a", join=join_of("a", plan_digest="sha256:" + "b" * 64)),
-            world.link("a", join=join_of("a", protocol=2)),
+            world.link("a", join=join_of("a", protocol=1)),
         ]
         for case in cases:
             assert (await refusal(world, case)).code is ExitCode.IDENTITY_REFUSED

@@ -85,6 +85,6 @@ def _damaged(path: Path, why: str) -> InvalidInput:
     return InvalidInput(
         f"the checkpoint cannot be used ({why})",
         where=str(path),
-        cure="remove the coordinator's state folder: the job then goes on from the silos' last broadcast",
+        cure="start a new job; what was charged stays charged",
         code=ExitCode.INVALID_DATA,
     )

@@ -61,6 +61,6 @@ def _damaged(path: Path, number: int, what: str) -> InvalidInput:
     return InvalidInput(
         f"the journal is damaged ({what})",
         where=f"{path}:{number}",
-        cure="remove the coordinator's state folder: the job then goes on from the silos' last broadcast",
+        cure="start a new job; what was charged stays charged",
         code=ExitCode.INVALID_DATA,
     )
