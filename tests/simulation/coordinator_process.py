@@ -26,8 +26,6 @@ from foedus_workloads.training.job_effects import (
     JournalCoordinator,
     ModelMoved,
     ReportAttempt,
-    ReportStarted,
-    ReportWaiting,
     RestoreAdapter,
     SaveCheckpoint,
     TimedOut,
@@ -54,12 +52,15 @@ class CoordinatorProcess:
         self.incarnation = incarnation
         self.disk = world.coordinator_disk
         self.wake: Callable[[], None] = lambda: None
-        self.door = Door(world, world.plan_digest, lambda: self.wake())
+        self.door = Door(world, world.plan_digest, self._woken)
         self.answers: deque[CoordinatorEvent] = deque()
         self.deadline = 0.0
         self.adapter = world.first_adapter
         self.attempt: AttemptId | None = None  # the one that was broadcast last
         self.result: JobOver | None = None
+
+    def _woken(self) -> None:
+        self.wake()
 
     def note(self, what: str, attempt: AttemptId | None = None, data: object = None) -> None:
         """Add a fact."""
@@ -137,6 +138,20 @@ class CoordinatorProcess:
                 self.door.send(silo, message, payload)
             case SetDeadline(at):
                 self.deadline = at
+            case ReportAttempt(attempt):
+                self.note("reports", attempt, (effect.applied, effect.survivors, effect.standing))
+            case Finish(standing, reason):
+                self.note("finishes", data=(reason, standing, self.adapter))
+                self.result = JobOver(outcome="EndedEarly" if reason else "Complete", reason=reason)
+            case Fail(error):
+                self.note("fails", data=(error.code.name, error.what))
+                yield from self._say_goodbye(JobOver(outcome="Failed", reason=str(error)[:512]))
+                raise error
+            case _:
+                yield from self._work(effect)
+
+    def _work(self, effect: CoordinatorEffect) -> Request:
+        match effect:
             case JournalCoordinator(entry):
                 yield self.world.rng.uniform(0.0, 0.05)
                 self._journal(entry)
@@ -152,17 +167,6 @@ class CoordinatorProcess:
             case SaveCheckpoint():
                 yield self.world.rng.uniform(0.0, 0.5)
                 self.answers.append(CheckpointSaved(self._save()))
-            case ReportWaiting() | ReportStarted():
-                pass
-            case ReportAttempt(attempt):
-                self.note("reports", attempt, (effect.applied, effect.survivors, effect.standing))
-            case Finish(standing, reason):
-                self.note("finishes", data=(reason, standing, self.adapter))
-                self.result = JobOver(outcome="EndedEarly" if reason else "Complete", reason=reason)
-            case Fail(error):
-                self.note("fails", data=(error.code.name, error.what))
-                yield from self._say_goodbye(JobOver(outcome="Failed", reason=str(error)[:512]))
-                raise error
 
     def _note_sent(self, silo: str, message: object) -> None:
         if isinstance(message, StartAttempt):

@@ -29,7 +29,7 @@ CRASH_POINTS = tuple(
     for when in ("before", "after")
 )
 
-# Faults beside crashes before and after an effect, and how often each happens where it can, relative to the seed's rate.
+# Faults beside crashes before and after an effect; how often each happens where it can, in units of the seed's rate.
 KINDS = {
     "silo journal torn": 2.0,  # the process dies with part of the line written
     "silo upload kept without its entry": 2.0,  # the masked bytes are durable, the journal's line is not

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from foedus_contract.errors import FoedusError, Unavailable
@@ -120,10 +121,8 @@ class Link:
     def leave(self) -> Request:
         """Say goodbye; best effort."""
         session = self._session
-        try:
+        with suppress(FoedusError):
             yield from self._once(lambda door: door.lose(self._join.silo, session))
-        except FoedusError:
-            pass
 
     def close(self) -> None:
         """End with the process; the coordinator notices the silence after a while."""
@@ -262,5 +261,3 @@ class Link:
     def _arrived(self, item: SiloEvent | FoedusError) -> None:
         self._incoming.append(item)
         self._reader()
-
-

@@ -1,9 +1,9 @@
 """Run many worlds, or replay one: `make simulation ROUNDS=100000`, `make simulation SEED=17`.
 
-A round is an attempt that was broadcast. Seeds are tried from 0 on, in batches over all cores, until so many rounds were
-attempted; the first failing seed ends the run, with the one command that replays it. Every 47th world is exact: with
-production's cryptography and encodings (2 % of the rounds), the others use `simulation.standins`. From 20,000 rounds
-on every crash point and every kind of fault must have occurred, so that the simulation cannot go blind unnoticed.
+A round is an attempt that was broadcast. Seeds are tried from 0 on, in batches over all cores, until so many rounds
+were attempted; the first failing seed ends the run, with the one command that replays it. Every 47th world is exact:
+with production's cryptography and encodings (2 % of the rounds), the others use `simulation.standins`. From 20,000
+rounds on every crash point and every kind of fault must have occurred, so that it cannot go blind unnoticed.
 """
 
 from __future__ import annotations
@@ -109,7 +109,9 @@ def describe(tally: Tally) -> str:
         f"{numbers['releases']} releases, {numbers['aborts']} aborts, {numbers['crashes']} processes died, "
         f"{numbers['restarts']} started again",
         f"{crashes} crashes at {len(CRASH_POINTS)} points, the rarest: "
-        + ", ".join(f"{point} {happened[point]}" for point in sorted(CRASH_POINTS, key=lambda point: happened[point])[:3]),
+        + ", ".join(
+            f"{point} {happened[point]}" for point in sorted(CRASH_POINTS, key=lambda point: happened[point])[:3]
+        ),
         *(f"{happened[kind]:8d} {kind}" for kind in KINDS),
     ]
     return "\n".join(lines)

@@ -78,9 +78,7 @@ class SiloProcess:
         last = self.disk.open()
         state = silo_job.start_silo_job(world.silo_rules[self.name], last, self.disk.kept)
         identity = world.silo_rules[self.name].identity.signing_key.public_key().public_bytes_raw()
-        join = Join(
-            silo=self.name, incarnation=self.incarnation, identity=identity, plan_digest=world.plan_digest
-        )
+        join = Join(silo=self.name, incarnation=self.incarnation, identity=identity, plan_digest=world.plan_digest)
         seconds = world.plan.deadlines
         self.link = Link(world, join, patience=seconds.stage_seconds, join_patience=seconds.join_seconds)
         yield from self.link.open(self.wake)
@@ -129,6 +127,16 @@ class SiloProcess:
                 self.note(f"sends {message.kind}", getattr(message, "id", None), secret or None)
                 assert self.link is not None
                 yield from self.link.send(message, payload)
+            case Leave(over):
+                self.note("leaves", data=over.outcome)
+                self.over = True
+            case Stop(error):
+                raise error
+            case _:
+                yield from self._work(effect)
+
+    def _work(self, effect: SiloEffect) -> Request:
+        match effect:
             case JournalSilo(entry, payload):
                 yield self.world.rng.uniform(0.0, 0.05)
                 self._journal(entry, payload)
@@ -145,11 +153,6 @@ class SiloProcess:
                 vector = (total + self.world.noise(total.size)).astype(np.uint32)
                 self.note("draws noise", attempt, vector)
                 self.answers.append(NoiseDrawn(attempt, vector))
-            case Leave(over):
-                self.note("leaves", data=over.outcome)
-                self.over = True
-            case Stop(error):
-                raise error
 
     def _journal(self, entry: Entry, payload: bytes) -> None:
         line, disk = entry.to_json() + b"\n", self.disk
@@ -162,7 +165,7 @@ class SiloProcess:
         if self._occurs("silo journal torn"):
             disk.lines += line[: self.world.rng.randrange(len(line))]
             raise Crashed("silo journal torn")
-        disk.lines += line
+        disk.append(entry)
         self.note(f"journals {entry.stage}", AttemptId(round=entry.round, attempt=entry.attempt))
 
     def _keep(self, start: Any, payload: bytes) -> None:

@@ -7,7 +7,8 @@ transitions, sessions. Standing in, in cheap worlds only:
 
 - X25519 by exponentiation modulo 2^61 - 1, HKDF by BLAKE2b, Ed25519 by BLAKE2b over public key and message;
 - the broadcast's ECDSA signature and certificate by BLAKE2b over the statement;
-- canonical JSON by one call of the standard encoder that gives the same bytes (a test compares), and frames pass as objects;
+- canonical JSON by one call of the standard encoder that gives the same bytes (a test compares);
+- frames, which pass as objects;
 - `dataclasses.replace` in the machines by a copy that does not check the names of fields.
 """
 

@@ -15,8 +15,8 @@ from foedus_ledger import ledger
 from foedus_ledger.mechanisms import Mechanism
 from foedus_ledger.records import Account, BudgetRecord, BudgetSpec
 from foedus_workloads.training import coordinator_journal, journal
-from foedus_workloads.training.coordinator_entries import CoordinatorEntry, Recovered, cut_off
-from foedus_workloads.training.silo_entries import Entry
+from foedus_workloads.training.coordinator_entries import CoordinatorEntry, Recovered, cut_off, follow
+from foedus_workloads.training.silo_entries import Entry, check_follows
 
 NOISE_MULTIPLIER = 8.0
 
@@ -34,13 +34,21 @@ class SiloDisk:
     lines: bytes = b""
     uploads: dict[int, bytes] = field(default_factory=dict)
     kept: tuple[StartAttempt, bytes] | None = None
+    last: Entry | None = None
 
     def open(self) -> Entry | None:
         """Cut off half a line and return the last entry, as a new process does; raises InvalidInput on damage."""
         lines = whole_lines(self.lines)
         self.lines = b"".join(line + b"\n" for line in lines)
         entries = journal._read(Path("journal"), lines)
-        return entries[-1] if entries else None
+        self.last = entries[-1] if entries else None
+        return self.last
+
+    def append(self, entry: Entry) -> None:
+        """Make an entry durable; raises Refused unless it may follow."""
+        check_follows(self.last, entry)
+        self.lines += entry.to_json() + b"\n"
+        self.last = entry
 
 
 @dataclass
@@ -49,16 +57,18 @@ class CoordinatorDisk:
 
     lines: bytes = b""
     checkpoints: dict[str, bytes] = field(default_factory=dict)
+    known: Recovered | None = None
 
     def open(self) -> Recovered | None:
         """Return where a new process goes on; raises InvalidInput on damage."""
         lines = whole_lines(self.lines)
         self.lines = b"".join(line + b"\n" for line in lines)
-        known = coordinator_journal._read(Path("journal"), lines)
-        return None if known is None else cut_off(known)
+        self.known = coordinator_journal._read(Path("journal"), lines)
+        return None if self.known is None else cut_off(self.known)
 
     def append(self, entry: CoordinatorEntry) -> None:
-        """Make an entry durable."""
+        """Make an entry durable; raises InvalidInput unless it may follow."""
+        self.known = follow(self.known, entry)
         self.lines += entry.to_json() + b"\n"
 
     def save(self, content: bytes) -> str:
