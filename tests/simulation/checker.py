@@ -134,38 +134,51 @@ def _check_cut(charge: Fact, end: float) -> Iterator[str]:
 
 def check_attempts(history: History) -> Iterator[str]:
     """Each attempt ends: with a release that is reported, with a reason, or with the process that made it."""
-    released = {fact.attempt for fact in history.of("releases")}
-    reported = {fact.attempt: fact.data for fact in history.of("reports")}
-    named = {fact.attempt: fact.data for fact in history.of("names survivors")}
+    released = {_made(fact) for fact in history.of("releases")}
+    reported = {_made(fact): fact.data for fact in history.of("reports")}
+    named = {_made(fact): fact.data for fact in history.of("names survivors")}
     ends = {fact.incarnation for fact in history.of("crashes", "stops") if fact.who == COORDINATOR}
-    for attempt, incarnation in {(fact.attempt, fact.incarnation) for fact in history.of("broadcasts")}:
-        if attempt not in reported:
+    for made in sorted({_made(fact) for fact in history.of("broadcasts")}):
+        incarnation, attempt = made
+        if made not in reported:
             if incarnation not in ends:
                 yield f"attempt {attempt} has no end"
-        elif reported[attempt][0] != (attempt in released):
-            yield f"attempt {attempt}: reported applied={reported[attempt][0]}, released={attempt in released}"
-    for attempt, (applied, survivors, _) in reported.items():
-        if applied and survivors != named[attempt]:
+        elif reported[made][0] != (made in released):
+            yield f"attempt {attempt}: reported applied={reported[made][0]}, released={made in released}"
+        elif reported[made][0] and reported[made][1] != named[made]:
             yield f"attempt {attempt}: reported survivors are not those of the sum"
 
 
+def _made(fact: Fact) -> tuple[int, int]:
+    """Return which process made which attempt; two coordinators at once may have one of the same number open."""
+    return fact.incarnation, fact.attempt
+
+
 def check_numbers(history: History) -> Iterator[str]:
-    """Numbers rise as long as the volume is kept; with it, at most the last release is lost."""
-    highest = (0, -1)  # incarnation and attempt of the last broadcast since the volume was new
+    """Numbers rise as long as the volume is kept; without it, at most the last release is lost."""
+    volume, volumes = 0, dict[int, int]()  # of each incarnation
+    highest: dict[int, tuple[int, int]] = {}  # by volume: incarnation and attempt of its last broadcast
     last_round = -1
     for fact in history.facts:
         if fact.what == "loses its volume":
-            highest = (0, -1)
+            volume += 1
+        elif fact.what == "starts" and fact.who == COORDINATOR:
+            volumes[fact.incarnation] = volume
         elif fact.what == "releases":
-            last_round = fact.round
+            last_round = max(last_round, fact.round)
         elif fact.what == "broadcasts":
-            if (fact.incarnation, fact.attempt) != highest and fact.attempt <= highest[1]:
-                yield f"attempt {fact.attempt} is used again"
-            if fact.round < last_round:
-                yield f"round {fact.round} is broadcast again after the sum of round {last_round}"
-            if not fact.round <= fact.attempt < history.attempts:
-                yield f"the plan has no attempt {fact.attempt} of round {fact.round}"
-            highest = (fact.incarnation, fact.attempt)
+            mine = volumes[fact.incarnation]
+            yield from _check_broadcast(history, fact, highest.get(mine, (0, -1)), last_round)
+            highest[mine] = _made(fact)
+
+
+def _check_broadcast(history: History, fact: Fact, before: tuple[int, int], last_round: int) -> Iterator[str]:
+    if _made(fact) != before and fact.attempt <= before[1]:
+        yield f"attempt {fact.attempt} is used again"
+    if fact.round < last_round:
+        yield f"round {fact.round} is broadcast again after the sum of round {last_round}"
+    if not fact.round <= fact.attempt < history.attempts:
+        yield f"the plan has no attempt {fact.attempt} of round {fact.round}"
 
 
 def check_end(history: History) -> Iterator[str]:
@@ -179,7 +192,8 @@ def check_end(history: History) -> Iterator[str]:
     if not history.ended or not ends:
         yield f"the job hangs: nothing ended it in {history.seconds:.0f} s and {history.steps} steps"
         return
-    last = ends[-1] if ends[-1].what == "finishes" else ends[-2] if len(ends) > 1 else ends[-1]
+    newest = [fact for fact in ends if fact.incarnation == max(end.incarnation for end in ends)]
+    last = newest[0]  # what comes after it is the process's end
     yield from _check_result(history, last) if last.what == "finishes" else _check_failure(history, last)
 
 
@@ -194,7 +208,8 @@ def _check_result(history: History, fact: Fact) -> Iterator[str]:
     most = max(history.charged.values())
     if not most <= standing.charged <= standing.attempts:
         yield f"{standing.charged} attempts are said to be charged, a ledger holds {most}"
-    last = {release.round: release.data for release in history.of("releases")}
+    by_number = sorted(history.of("releases"), key=lambda release: release.attempt)
+    last = {release.round: release.data for release in by_number}
     if adapter != applied(last[number] for number in range(standing.rounds)):
         yield "the adapter does not hold exactly one sum of each round"
 

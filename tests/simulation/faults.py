@@ -49,6 +49,7 @@ KINDS = {
     "killed while it runs": 1.0,
     "several killed at once": 0.5,
     "coordinator volume lost": 200.0,  # asked when the coordinator has died
+    "coordinator stranded with its volume": 1.0,  # it lives on unseen, and another starts with an empty volume
 }
 # What a job comes to once or seldom: a world with one of these in focus makes it happen.
 RARE = ("Finish", "Restore", "Began", "Leave", "Offer", "ReportStarted", "checkpoints kept", "volume")

@@ -34,6 +34,7 @@ class Door:
     def __init__(self, world: World, plan_digest: str, owner: Callable[[], None]) -> None:
         timeline = world.timeline
         self.sessions = Sessions(world.silos, plan_digest=plan_digest, clock=lambda: timeline.now)
+        self.is_open = True
         self._polls: dict[str, Process] = {}
         self._owner = owner
 
@@ -54,6 +55,7 @@ class Door:
 
     def close(self) -> None:
         """Break every connection: the process has died."""
+        self.is_open = False
         for silo in tuple(self._polls):
             self._wake(silo)
 
@@ -83,6 +85,7 @@ class Link:
         self._sent = self._seen = 0
         self._joining = self._closed = False
         self._cut_until = 0.0
+        self._door: Door | None = None  # the one that the connection is to; a new connection is to the world's
         self._incoming: deque[SiloEvent | FoedusError] = deque()
         self._reader: Callable[[], None] = lambda: None
         self._poll_process: Process | None = None
@@ -136,18 +139,27 @@ class Link:
         self._cut_until = self._world.timeline.now + seconds
         if self._poll_process is not None:
             self._poll_process.wake()
-        self._notice_silence()
+        self._disconnect()
 
     def lose_session(self) -> None:
         """Let the coordinator forget this session."""
-        if self._world.door is not None:
-            self._world.door.lose(self._join.silo, self._session)
+        door = self._connected()
+        if door is not None:
+            door.lose(self._join.silo, self._session)
+
+    def _connected(self) -> Door | None:
+        return self._door if self._door is not None and self._door.is_open else self._world.door
+
+    def _disconnect(self) -> None:
+        """Break the connection; the next one may be to another coordinator, and the old one notices the silence."""
+        self._notice_silence()
+        self._door = None
 
     def _notice_silence(self) -> None:
-        world, session = self._world, self._session
+        world, session, door = self._world, self._session, self._connected()
 
         def notice() -> None:
-            door, silent = world.door, self._closed or self._is_cut
+            silent = self._closed or self._is_cut or self._connected() is not door
             if door is not None and silent and door.lose(self._join.silo, session):
                 world.note(self._join.silo, "session lost in silence")
 
@@ -161,7 +173,7 @@ class Link:
         return door.sessions.find(self._join.silo, session=session, incarnation=self._join.incarnation)
 
     def _reach(self) -> Door:
-        door = self._world.door
+        door = self._connected()
         if door is None or self._is_cut:
             raise Unavailable("the coordinator does not answer", where=self._join.silo)
         return door
@@ -178,7 +190,8 @@ class Link:
         return self._answered(door, answer)
 
     def _answered(self, door: Door, answer: Any) -> Any:
-        if self._world.door is not door or self._is_cut or self._world.occurs("answer lost"):
+        if not door.is_open or self._is_cut or self._world.occurs("answer lost"):
+            self._disconnect()
             raise Unavailable("the connection broke", where=self._join.silo)
         return answer
 
@@ -198,9 +211,15 @@ class Link:
     def _open_session(self, patience: float) -> Request:
         world, deadline = self._world, self._world.timeline.now + patience
         session = f"{self._join.silo}-{self._join.incarnation}-{world.next_number()}"
+        self._disconnect()
+
+        def join(door: Door) -> None:
+            door.sessions.join(self._join.silo, self._join, session=session)
+            self._door = door
+
         while True:
             try:
-                yield from self._once(lambda door: door.sessions.join(self._join.silo, self._join, session=session))
+                yield from self._once(join)
                 break
             except Unavailable:
                 if world.timeline.now > deadline:
@@ -246,8 +265,7 @@ class Link:
             assert self._poll_process is not None
             door.park(silo, self._poll_process)
             yield Wait(until)
-            self._reach()
-            if world.door is not door:
+            if self._reach() is not door:
                 raise Unavailable("the connection broke", where=silo)
         first = found.mailbox.first
         if first is not None:

@@ -42,6 +42,7 @@ ADAPTER_COORDINATES = 5
 TICK_SECONDS = 10.0  # how often a fault from outside may strike
 LONGEST_CUT = 100.0
 LONGEST_RESTART = 150.0
+LONGEST_STRANDED = 100.0
 MOST_STEPS = 1_000_000  # a job takes some tens of thousands
 
 
@@ -89,6 +90,7 @@ class World:
         self.history = self._new_history()
         self._numbers = itertools.count()
         self._processes: dict[str, tuple[Process, SiloProcess | CoordinatorProcess]] = {}
+        self._stranded: dict[int, tuple[Process, SiloProcess | CoordinatorProcess]] = {}
         self._incarnations = dict.fromkeys((COORDINATOR, *self.silos), 0)
         self._draw_keys(exact)
 
@@ -101,6 +103,8 @@ class World:
             self.timeline.at(self.rng.uniform(0.0, 30.0), partial(self._start, name))
         self.timeline.at(TICK_SECONDS, self._tick)
         self.timeline.run(until=bound, most_steps=MOST_STEPS, done=lambda: self.history.ended)
+        for incarnation in tuple(self._stranded):
+            self._rescue(incarnation)
         self.history.steps, self.history.seconds = self.timeline.steps, self.timeline.now
         self.history.charged = {name: store.charged for name, store in self.ledgers.items()}
         return self.history
@@ -167,13 +171,23 @@ class World:
         incarnation = self._incarnations[name]
         role = self.Coordinator(self, incarnation) if name == COORDINATOR else self.Silo(self, name, incarnation)
         self.note(name, "starts", incarnation)
-        process = Process(self.timeline, role.life(), partial(self._ended, name))
+        process = Process(self.timeline, role.life(), partial(self._ended, name, incarnation))
         role.wake = process.wake
         self._processes[name] = (process, role)
 
-    def _ended(self, name: str, error: Exception | None) -> None:
+    def _ended(self, name: str, incarnation: int, error: Exception | None) -> None:
         final = error is None or (isinstance(error, FoedusError) and not error.code.retryable)
-        incarnation = self._incarnations[name]
+        self._note_end(name, incarnation, error, final)
+        if name == COORDINATOR and incarnation in self._stranded:
+            self._clear(*self._stranded.pop(incarnation))
+            return
+        self._clear(*self._processes.pop(name))
+        if name == COORDINATOR:
+            self.history.ended = final
+        if not final:
+            self._start_later(name)
+
+    def _note_end(self, name: str, incarnation: int, error: Exception | None, final: bool) -> None:
         if isinstance(error, Crashed):
             self.note(name, "crashes", incarnation, data=str(error))
         elif isinstance(error, FoedusError):
@@ -181,21 +195,17 @@ class World:
         elif error is not None:
             where = traceback.extract_tb(error.__traceback__)[-1]
             self.note(name, "defect", incarnation, data=f"{error!r} at {where.name}:{where.lineno}")
-        self._cleared(name)
-        if name == COORDINATOR:
-            self.history.ended = final
-        if not final:
-            self._start_later(name)
 
-    def _cleared(self, name: str) -> None:
+    def _clear(self, process: Process, role: SiloProcess | CoordinatorProcess) -> None:
         """Let the network notice that a process is gone."""
-        _, role = self._processes.pop(name)
+        process.kill()
         if isinstance(role, SiloProcess):
             if role.link is not None:
                 role.link.close()
-        elif self.door is role.door:
+            return
+        role.door.close()
+        if self.door is role.door:
             self.door = None
-            role.door.close()
 
     def _start_later(self, name: str) -> None:
         if name == COORDINATOR and self.occurs("coordinator volume lost"):
@@ -210,21 +220,31 @@ class World:
     def _tick(self) -> None:
         if self.timeline.now >= self.faults.weather.until:
             return
+        several = self.occurs("several killed at once")
         for name in tuple(self._processes):
-            if self.occurs("killed while it runs"):
-                self._kill(name)
-        if self.occurs("several killed at once"):
-            for name in tuple(self._processes):
-                if self.rng.random() < 0.6:
-                    self._kill(name)
+            if self.rng.random() < 0.6 if several else self.occurs("killed while it runs"):
+                self._ended(name, self._incarnations[name], Crashed("killed"))
+        if COORDINATOR in self._processes and self.occurs("coordinator stranded with its volume"):
+            self._strand()
         for name in self.silos:
             self._disturb(name)
         self.timeline.at(self.timeline.now + TICK_SECONDS, self._tick)
 
-    def _kill(self, name: str) -> None:
-        process, _ = self._processes[name]
-        process.kill()
-        self._ended(name, Crashed("killed"))
+    def _strand(self) -> None:
+        """Let the coordinator run on where nobody sees it, and another one start in its place without its volume."""
+        incarnation = self._incarnations[COORDINATOR]
+        self._stranded[incarnation] = self._processes.pop(COORDINATOR)
+        self.note(COORDINATOR, "is stranded", incarnation)
+        self.note(COORDINATOR, "loses its volume")
+        self.coordinator_disk, self.door = CoordinatorDisk(), None
+        self.timeline.at(
+            self.timeline.now + self.rng.uniform(1.0, LONGEST_STRANDED), partial(self._rescue, incarnation)
+        )
+        self.timeline.at(self.timeline.now + self.rng.uniform(0.5, 20.0), partial(self._start, COORDINATOR))
+
+    def _rescue(self, incarnation: int) -> None:
+        if incarnation in self._stranded:
+            self._ended(COORDINATOR, incarnation, Crashed("killed where it was stranded"))
 
     def _disturb(self, name: str) -> None:
         _, role = self._processes.get(name, (None, None))
@@ -248,8 +268,8 @@ class World:
             rounds=self.plan.rounds,
             attempts=self.plan.attempts,
             faults_until=until,
-            # Whoever was cut off, gave up and starts again is back by then, and has joined.
-            late=until + LONGEST_CUT + LONGEST_RESTART + 2 * self.plan.deadlines.join_seconds,
+            # Whoever was cut off, gave up and starts again has joined by then, or the wait for it is over.
+            late=until + LONGEST_CUT + LONGEST_RESTART + 3 * self.plan.deadlines.join_seconds,
         )
 
     def _draw_keys(self, exact: bool) -> None:
