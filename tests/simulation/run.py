@@ -29,6 +29,7 @@ from simulation.world import World
 
 BATCH = 24  # seeds: seconds of work, so that cores stay busy and a failure is heard of soon
 EXACT_EVERY = 47  # prime to the number of fault kinds, so exact worlds have every focus in turn
+PROGRESS_ROUNDS = 50_000
 COVERED_FROM = 20_000  # rounds; the rarest points then occur dozens of times
 
 
@@ -84,7 +85,10 @@ def play_rounds(rounds: int, workers: int) -> Tally:
     whole = Tally()
     with ProcessPoolExecutor(workers) as pool:
         for tally in _batches(pool, 2 * workers):
+            before = whole.numbers["attempts"] // PROGRESS_ROUNDS
             whole.add(tally)
+            if whole.numbers["attempts"] // PROGRESS_ROUNDS > before:
+                say(f"{whole.numbers['attempts']} rounds attempted")
             if whole.failures or whole.numbers["attempts"] >= rounds:
                 break
         pool.shutdown(cancel_futures=True)
@@ -117,6 +121,18 @@ def describe(tally: Tally) -> str:
     return "\n".join(lines)
 
 
+def verdict(tally: Tally, rounds: int) -> list[str]:
+    """Return what is wrong, line by line: broken rules with how to replay them, or faults that were never tried."""
+    lines = [
+        line
+        for seed, problems in tally.failures
+        for line in (f"FAILED seed {seed}; replay it with: make simulation SEED={seed}", *problems)
+    ]
+    if rounds >= COVERED_FROM and not lines and tally.blind:
+        lines.append(f"BLIND: these never occurred: {', '.join(tally.blind)}")
+    return lines
+
+
 def replay(seed: int) -> int:
     """Print what happened in one seed's world, and what is wrong with it."""
     world, history = play(seed)
@@ -132,6 +148,7 @@ def replay(seed: int) -> int:
 def say(text: str) -> None:
     """Write a line."""
     sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def main() -> int:
@@ -144,15 +161,12 @@ def main() -> int:
         return replay(arguments.seed)
     begin = time.monotonic()
     tally = play_rounds(arguments.rounds, len(os.sched_getaffinity(0)))
-    say(describe(tally))
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    say(describe(tally))
     say(f"{time.monotonic() - begin:.0f} s, {used.ru_utime + used.ru_stime:.0f} s of processor time")
-    for seed, problems in tally.failures:
-        say("\n".join((f"FAILED seed {seed}; replay: make simulation SEED={seed}", *problems)))
-    if arguments.rounds >= COVERED_FROM and not tally.failures and tally.blind:
-        say(f"BLIND: these never occurred: {', '.join(tally.blind)}")
-        return 1
-    return 1 if tally.failures else 0
+    wrong = verdict(tally, arguments.rounds)
+    say("\n".join(wrong) or "every rule holds")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

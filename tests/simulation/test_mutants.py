@@ -182,6 +182,13 @@ def paid_vector_is_dropped() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def offers_are_passed_over() -> Iterator[None]:
+    """A coordinator without its volume begins anew, whatever silos offer."""
+    with patch.object(coordinator_job, "_is_newer", lambda state, start, payload: False):
+        yield
+
+
 MUTANTS = [
     (charge_after_upload, "draws noise in attempt .* without an earlier: charges"),
     (unknown_answer_counts_as_charged_and_goes_on, "draws noise in attempt .* without an earlier: charges"),
@@ -191,6 +198,7 @@ MUTANTS = [
     (one_survivor_too_few, "a sum over 2 silos, 3 are needed"),
     (unmask_sent_before_it_is_journalled, "sends .* without an earlier: journals"),
     (broadcast_before_it_is_journalled, "is used again"),
+    (offers_are_passed_over, "round 0 is broadcast again after the sum of round"),
     (mask_of_a_dropped_silo_stays, "the sum is not the survivors'"),
     (paid_vector_is_dropped, "was charged, not cut off and not uploaded"),
 ]

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -15,8 +16,9 @@ import pytest
 from foedus_contract.canonical import canonical_json
 from foedus_contract.wire import Unmask
 from simulation.checker import check
+from simulation.faults import CRASH_POINTS, KINDS
 from simulation.history import Fact, History
-from simulation.run import play_all, replay
+from simulation.run import Tally, play_all, replay, verdict
 from simulation.standins import cheap, fast_canonical_json
 from simulation.world import World
 
@@ -46,6 +48,22 @@ def test_a_replay_shows_what_happened(capsys: pytest.CaptureFixture[str]) -> Non
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("seed 47: Weather(")
     assert lines[-1] == "nothing is wrong"
+
+
+def test_a_failing_seed_names_the_command_that_replays_it() -> None:
+    failed = Tally(failures=[(17, ["silo-1: sends Unmask twice in attempt 3"])])
+    assert verdict(failed, 100) == [
+        "FAILED seed 17; replay it with: make simulation SEED=17",
+        "silo-1: sends Unmask twice in attempt 3",
+    ]
+
+
+def test_faults_that_never_occurred_are_a_failure_of_a_long_run_only() -> None:
+    blind = Tally(happened=Counter(dict.fromkeys((*CRASH_POINTS, *KINDS), 1)))
+    assert verdict(blind, 20_000) == []
+    del blind.happened["silo DrawNoise after"]
+    assert verdict(blind, 20_000) == ["BLIND: these never occurred: silo DrawNoise after"]
+    assert verdict(blind, 19_999) == []
 
 
 def test_the_quick_encoding_is_the_canonical_one() -> None:
