@@ -52,7 +52,7 @@ KINDS = {
     "coordinator stranded with its volume": 1.0,  # it lives on unseen, and another starts with an empty volume
 }
 # What a job comes to once or seldom: a world with one of these in focus makes it happen.
-RARE = ("Finish", "Restore", "Began", "Leave", "Offer", "ReportStarted", "checkpoints kept", "volume")
+RARE = ("Refuse", "Finish", "Restore", "Began", "Leave", "Offer", "ReportStarted", "checkpoints kept", "volume")
 
 
 @dataclass(frozen=True)
