@@ -60,7 +60,7 @@ verify: $(STAMP) ## everything that must hold: format, lint, types, arrows betwe
 test: $(STAMP) ## the tests
 	$(BIN)/python -m pytest
 
-# 100,000 rounds took 368 s of processor time; they are split over all cores.
+# 100,000 rounds took 371 s of processor time; they are split over all cores.
 ROUNDS ?= 100000
 .PHONY: simulation
 simulation: $(STAMP) ## whole jobs in virtual time under faults: ROUNDS=100000; replay one: SEED=17
