@@ -8,12 +8,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from foedus.engine import Engine, open_engine
 from foedus.lifecycle import job_key
+from foedus_engine.decide.ending import is_terminal
 from foedus_engine.manifests import parse_manifest
 from support.small_job import SILOS, SmallJob, build_small_job
 
@@ -78,8 +79,7 @@ async def test_a_job_goes_on_after_its_coordinator_was_killed_and_after_it_was_s
         assert (status["phase"], status["message"]) == ("Suspended", "spec.suspend is true; the reservation is kept")
         assert {account.state for silo in SILOS for account in world.ledger(silo).read().accounts.values()} == {"Open"}
         await suspend(engine, False)
-        await until(lambda: world.states() == {"Closed"})
-        status = (await engine.cluster.get(job_key("default", "job")))["status"]
+        status = await ended(engine)
         assert (status["phase"], status["round"], status["result"]["outcome"]) == ("Complete", ROUNDS, "Complete")
         loop.cancel()
     check_numbers(world)
@@ -103,6 +103,16 @@ def coordinator_pid(engine: Engine) -> int:
 async def suspend(engine: Engine, value: bool) -> None:
     stored = await engine.cluster.get(job_key("default", "job"))
     await engine.cluster.update({**stored, "spec": {**stored["spec"], "suspend": value}})
+
+
+async def ended(engine: Engine) -> Mapping[str, Any]:
+    """Return the job's status once it is over."""
+    async with asyncio.timeout(LIMIT_SECONDS):
+        while True:
+            status: Mapping[str, Any] = (await engine.cluster.get(job_key("default", "job")))["status"]
+            if is_terminal(status):
+                return status
+            await asyncio.sleep(0.05)
 
 
 async def until(holds: Callable[[], bool]) -> None:
