@@ -28,7 +28,7 @@ class LoraPlan(ContractModel):
     """Which factors are trained: rank, scaling numerator, module names, how many of the last layers."""
 
     rank: Annotated[int, Field(ge=1, le=256)]
-    alpha: Annotated[int, Field(ge=1, le=1024)]
+    alpha: Annotated[float, Field(gt=0, le=1024)]
     target_modules: tuple[str, ...]
     last_layers: Annotated[int, Field(ge=1, le=128)]
 

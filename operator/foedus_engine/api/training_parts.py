@@ -93,8 +93,9 @@ class LoraSpec(ApiModel):
 
     rank: Annotated[int, Field(ge=1, le=256)]
     """Rank of the update; noise grows with its size, so small ranks often win under privacy."""
-    alpha: Annotated[int, Field(ge=1, le=1024)]
-    """The update is scaled by alpha / rank."""
+    alpha: Annotated[float, Field(gt=0, le=1024)]
+    """The update is scaled by alpha / rank. Gradients of B are scaled with it: below the rank, it leaves more of the
+    common clip to the head."""
     target_modules: Annotated[tuple[ModuleName, ...], Field(min_length=1, max_length=16, json_schema_extra=ATOMIC)]
     """Names of the linear modules to adapt, as the model calls them."""
     last_layers: Annotated[int, Field(ge=1, le=128)] = 1

@@ -46,8 +46,8 @@ def one_by_one(model, factor):
         ids, mask = torch.tensor([encoding.ids]), torch.tensor([encoding.attention_mask])
         loss = torch.nn.functional.cross_entropy(model.peft(input_ids=ids, attention_mask=mask).logits, label[None])
         *lora, weight, bias = torch.autograd.grad(loss, parameters)
-        centred = weight - bias[:, None] * model.centre  # the chain rule of Δb = 0.3 Δb' − ΔW c
-        rows.append(torch.cat([part.ravel() for part in [*lora, centred, 0.3 * bias]]))
+        centred = weight - bias[:, None] * model.centre  # the chain rule of Δb = 0.1 Δb' − ΔW c
+        rows.append(torch.cat([part.ravel() for part in [*lora, centred, 0.1 * bias]]))
     return torch.stack(rows)
 
 

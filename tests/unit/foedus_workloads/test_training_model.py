@@ -118,7 +118,7 @@ def test_the_order_of_the_vector_is_layers_modules_rows_then_weight_then_bias(fo
             assert not grown[f"encoder.layer.{layer}.{path}.A"].any()
             start += 32
     assert grown["head.weight"].ravel().tolist() == list(range(start, start + 64))
-    plain_bias = 0.3 * np.array([start + 64, start + 65]) - grown["head.weight"] @ model.centre.numpy()
+    plain_bias = 0.1 * np.array([start + 64, start + 65]) - grown["head.weight"] @ model.centre.numpy()
     assert grown["head.bias"] == pytest.approx(plain_bias, rel=1e-4, abs=1e-3)
 
 
@@ -126,7 +126,7 @@ def test_a_step_in_centred_coordinates_is_a_step_of_the_scores_around_the_centre
     model = load(folder, None)
     step = np.random.default_rng(0).normal(size=model.coordinates("None"))
     model.add("None", step)
-    weight, bias = torch.tensor(step[:64].reshape(2, 32)).float(), torch.tensor(0.3 * step[64:]).float()
+    weight, bias = torch.tensor(step[:64].reshape(2, 32)).float(), torch.tensor(0.1 * step[64:]).float()
     at_centre = model.logits(model.encode([""], batch=1))[0].detach()
     assert torch.allclose(at_centre, bias, atol=1e-5)
     encoded = model.encode(TEXTS, batch=8)

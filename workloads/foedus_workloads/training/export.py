@@ -47,7 +47,7 @@ def model_card(plan: TrainingPlan, metrics: Metrics, base_name: str) -> str:
     trained = (
         "a linear head (the LoRA factors are zero)"
         if lora is None
-        else f"LoRA rank {lora.rank}, alpha {lora.alpha}, on {', '.join(lora.target_modules)} of the last "
+        else f"LoRA rank {lora.rank}, alpha {lora.alpha:g}, on {', '.join(lora.target_modules)} of the last "
         f"{lora.last_layers} layer(s), and a linear head"
     )
     rows = "".join(f"| {name} | {value} |\n" for name, value in sorted(metrics.items()))

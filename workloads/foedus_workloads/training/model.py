@@ -36,7 +36,7 @@ Floats = npt.NDArray[np.float32]
 
 ADAPTER = "default"  # the name under which peft keeps the one adapter
 HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"
-BIAS_SCALE = 0.3  # β; 0.1, 0.3 and 1 were compared on Debian's package descriptions (benchmarks/tune.py)
+BIAS_SCALE = 0.1  # β; 0.1, 0.3 and 1 were compared on Debian's package descriptions (benchmarks/tune.py)
 # The norm of each label's row at its start from the labels' names; 0, 1, 2, 4, 6 and 8 were compared there too. Large
 # enough to tell the classes apart, small enough for noisy gradients to correct.
 START_NORM = 4.0
