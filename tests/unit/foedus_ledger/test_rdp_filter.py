@@ -24,6 +24,7 @@ from foedus_ledger.filters import GdpFilter, RdpFilter, best_order, settled_orde
 from foedus_ledger.ledger import BudgetRecord, BudgetSpec, charge, check_transition, close, epsilon_spent, reserve
 from foedus_ledger.mechanisms import Mechanism, total
 from foedus_ledger.records import Account
+from foedus_ledger.sqlite import SqliteLedger
 
 DELTA = 1e-5
 SPEC = BudgetSpec(digest="sha256:" + "0" * 64, records=170, epsilon=1.0, delta=DELTA)
@@ -192,6 +193,17 @@ def test_a_sampled_releases_gap_has_its_own_capacity(gap):
 def test_a_release_of_more_records_than_reserved_for_is_not_charged(drawn):
     with pytest.raises(Refused, match=r"sampling rate .* is above 0\.01"):
         charge(opened(Q01), "job-0", 0, **drawn)
+
+
+def test_a_stored_ledger_holds_a_sampled_job_and_charges_no_full_batch_to_it(tmp_path):
+    stored = SqliteLedger(tmp_path / "ledger.sqlite")
+    stored.create(SPEC)
+    stored.reserve("b-first", Q005, 2, "engine")
+    stored.reserve("a-second", Q01, 2, "engine")
+    assert settled_order(SPEC, stored.read().accounts.values()) == 10.625
+    with pytest.raises(Refused, match=r"sampling rate 1 is above 0\.005, which job b-first has reserved for"):
+        stored.charge("b-first", 0, noise_multiplier=1.1)
+    assert stored.read().accounts["b-first"].charged == 0
 
 
 def test_what_a_sampled_job_spent_is_told_with_its_sampling():
