@@ -5,6 +5,16 @@ stop are chosen after seeing earlier outputs: stopping before Σμ² passes a ca
 √capacity-GDP (Smith and Thakurta 2022, "Fully adaptive composition for Gaussian differential privacy"; Koskela, Tobaben
 and Honkela 2023). PLD has no such filter, so across jobs this one is enforced and PLD is reported.
 
+GDP says little about Poisson-sampled Gaussians, so a budget that holds one is kept by a Rényi filter: divergences of
+one order add up, and stopping before they pass a capacity fixed beforehand keeps that divergence (Feldman and Zrnic
+2021, "Individual privacy accounting via a Rényi filter"; Lécuyer 2021, "Practical privacy filters and odometers with
+Rényi differential privacy"). The order must be fixed beforehand too. Were it enough that some order still holds,
+earlier results could steer which one, and each branch might use up the whole δ; sampled Gaussians' curves cross, and
+only families that are totally ordered need no such care. For the same reason a budget must not turn from GDP to RDP
+after seeing results. So its first charge settles both: until then nothing is released and all is judged anew, from then
+on a reservation that would change the filter or its order is refused. Both are read from the mechanisms alone, which
+are kept for ever: RDP when one is sampled, at the smallest of their best orders. A full-batch job may join at any time.
+
 The discretisation gap is bounded by capacities of its own, fixed beforehand too, because a filter must not trade one
 quantity against another after the fact. They take 1/10,000 of ε and of δ, about a thousand times what real jobs need.
 """
@@ -12,16 +22,18 @@ quantity against another after the fact. They take 1/10,000 of ε and of δ, abo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from scipy.optimize import brentq
 
-from foedus_ledger.accountants import log_gaussian_delta
-from foedus_ledger.mechanisms import Spending, total
-from foedus_ledger.records import Account
+from foedus_contract.errors import Refused
+from foedus_ledger.accountants import RDP_ORDERS, log_gaussian_delta, rdp_capacity, release_rdp
+from foedus_ledger.mechanisms import Mechanism, Spending, total
+from foedus_ledger.records import Account, BudgetSpec
 
 _GAP_SHARE = 1e-4
+_ROUNDING = 1e-11  # capacities are differences of numbers below 100, good to 1e-13: never too large
 
 
 @dataclass(frozen=True)
@@ -33,12 +45,8 @@ class GdpFilter:
     @staticmethod
     def of(epsilon: float, delta: float) -> GdpFilter:
         """Return the filter whose full use is exactly (`epsilon`, `delta`) private, the gap included."""
-        gap_epsilon = _GAP_SHARE * epsilon
-        gap_delta = _GAP_SHARE * delta / (1 + math.exp(epsilon))
-        inner_epsilon = epsilon - 2 * gap_epsilon
-        # e^G·δ' + (1 + e^(G+ε'))·e^G·H = δ, see accountants.
-        inner_delta = delta * math.exp(-gap_epsilon) - (1 + math.exp(gap_epsilon + inner_epsilon)) * gap_delta
-        return GdpFilter(Spending(_capacity(inner_epsilon, inner_delta), gap_epsilon, gap_delta))
+        inner_epsilon, inner_delta, gap = _without_gap(epsilon, delta)
+        return GdpFilter(Spending(_capacity(inner_epsilon, inner_delta), gap.gap_epsilon, gap.gap_delta))
 
     def fits(self, spent: Spending) -> bool:
         """Return True when `spent` is within every capacity."""
@@ -57,9 +65,76 @@ class GdpFilter:
         )
 
 
+@dataclass(frozen=True)
+class RdpFilter:
+    """How much Rényi divergence of one order a budget of (ε, δ) has; fixed by the budget and the order."""
+
+    order: float
+    capacity: float
+    gap: Spending
+
+    @staticmethod
+    def of(epsilon: float, delta: float, order: float) -> RdpFilter:
+        """Return the filter whose full use is (`epsilon`, `delta`) private, the gap included."""
+        inner_epsilon, inner_delta, gap = _without_gap(epsilon, delta)
+        return RdpFilter(order, rdp_capacity(order, inner_epsilon, inner_delta) - _ROUNDING, gap)
+
+    def fits(self, releases: Iterable[tuple[Mechanism, int]]) -> bool:
+        """Return True when `releases` are together within every capacity."""
+        listed = [(mechanism, count) for mechanism, count in releases if count]
+        spent = total(listed)
+        return (
+            math.fsum(count * _cost(mechanism, self.order) for mechanism, count in listed) <= self.capacity
+            and spent.gap_epsilon <= self.gap.gap_epsilon
+            and spent.gap_delta <= self.gap.gap_delta
+        )
+
+
+def best_order(mechanism: Mechanism, epsilon: float, delta: float) -> float:
+    """Return the order at which (`epsilon`, `delta`) holds most releases of `mechanism`."""
+    inner_epsilon, inner_delta, _ = _without_gap(epsilon, delta)
+    return max(RDP_ORDERS, key=lambda order: rdp_capacity(order, inner_epsilon, inner_delta) / _cost(mechanism, order))
+
+
+def settled_order(spec: BudgetSpec, accounts: Iterable[Account]) -> float | None:
+    """Return the order at which a Rényi filter judges `accounts`; None when all are full batch, which GDP judges."""
+    sampled = {account.mechanism for account in accounts if account.mechanism.sampling_rate < 1}
+    return min((best_order(mechanism, spec.epsilon, spec.delta) for mechanism in sampled), default=None)
+
+
+def admits(spec: BudgetSpec, held: Collection[Account], opened: Collection[Account]) -> bool:
+    """Return True when `opened` fits beside `held`; raises Refused when it would change a filter that is settled."""
+    accounts = (*held, *opened)
+    order = settled_order(spec, accounts)
+    if any(account.charged for account in held) and order != settled_order(spec, held):
+        raise Refused(
+            "the first charge settled the filter, and this sampling rate and noise need another one",
+            cure="use all records or more noise, or ask the data's holder for a new budget",
+        )
+    if order is None:
+        return GdpFilter.of(spec.epsilon, spec.delta).fits(committed(accounts))
+    return RdpFilter.of(spec.epsilon, spec.delta, order).fits(
+        (account.mechanism, account.committed) for account in accounts
+    )
+
+
 def committed(accounts: Iterable[Account]) -> Spending:
     """Return what `accounts` hold: reservations of open ones, charges of closed ones."""
     return total((account.mechanism, account.committed) for account in accounts)
+
+
+def _cost(mechanism: Mechanism, order: float) -> float:
+    return release_rdp(mechanism.noise_multiplier, order, sampling_rate=mechanism.sampling_rate)
+
+
+def _without_gap(epsilon: float, delta: float) -> tuple[float, float, Spending]:
+    """Return the ε and δ left to the Gaussians when the gap uses all of its own capacity, and that capacity."""
+    gap_epsilon = _GAP_SHARE * epsilon
+    gap_delta = _GAP_SHARE * delta / (1 + math.exp(epsilon))
+    inner_epsilon = epsilon - 2 * gap_epsilon
+    # e^G·δ' + (1 + e^(G+ε'))·e^G·H = δ, see accountants.
+    inner_delta = delta * math.exp(-gap_epsilon) - (1 + math.exp(gap_epsilon + inner_epsilon)) * gap_delta
+    return inner_epsilon, inner_delta, Spending(0.0, gap_epsilon, gap_delta)
 
 
 def _capacity(epsilon: float, delta: float) -> float:

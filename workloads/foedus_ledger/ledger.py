@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from foedus_contract import limits
 from foedus_contract.errors import InvalidInput, Refused
 from foedus_ledger.accountants import composed_gaussian_epsilon, composed_pld_epsilon
-from foedus_ledger.filters import GdpFilter, committed
+from foedus_ledger.filters import GdpFilter, admits, committed, settled_order
 from foedus_ledger.mechanisms import Mechanism, total
 from foedus_ledger.records import Account, BudgetRecord, BudgetSpec
 
@@ -61,16 +61,23 @@ def reserve(record: BudgetRecord, job_uid: str, mechanism: Mechanism, count: int
     existing = record.accounts.get(job_uid)
     if existing is not None:
         return _again(record, job_uid, existing, account)
-    budget = GdpFilter.of(record.spec.epsilon, record.spec.delta)
-    if not budget.fits(committed((*record.accounts.values(), account))):
-        raise Refused(_does_not_fit(record, budget, account), cure="ask for less, or let open jobs end")
+    if not admits(record.spec, record.accounts.values(), (account,)):
+        raise Refused(_does_not_fit(record, account), cure="ask for less, or let open jobs end")
     return _with_account(record, job_uid, account)
 
 
-def charge(record: BudgetRecord, job_uid: str, attempt: int, *, noise_multiplier: float | None = None) -> BudgetRecord:
+def charge(
+    record: BudgetRecord,
+    job_uid: str,
+    attempt: int,
+    *,
+    noise_multiplier: float | None = None,
+    sampling_rate: float = 1.0,
+) -> BudgetRecord:
     """Charge one release to the job's account. Every call is one charge; no attempt is charged twice.
 
-    `noise_multiplier` is the one that the caller is about to draw with; an account that counted on more is refused.
+    `noise_multiplier` is the one that the caller is about to draw with, `sampling_rate` the one at which it draws
+    records; an account that counted on more noise or fewer records is refused.
     """
     account = record.accounts.get(job_uid)
     if account is None:
@@ -88,6 +95,12 @@ def charge(record: BudgetRecord, job_uid: str, attempt: int, *, noise_multiplier
         raise Refused(
             f"noise multiplier {noise_multiplier:g} is below {account.mechanism.noise_multiplier:g}, which job"
             f" {job_uid} has reserved for",
+            cure="run the plan that was reserved",
+        )
+    if not sampling_rate <= account.mechanism.sampling_rate:  # NaN is refused
+        raise Refused(
+            f"sampling rate {sampling_rate:g} is above {account.mechanism.sampling_rate:g}, which job {job_uid} has"
+            " reserved for",
             cure="run the plan that was reserved",
         )
     return _with_account(record, job_uid, _changed(account, charged=account.charged + 1, last_attempt=attempt))
@@ -113,9 +126,10 @@ def check_transition(old: BudgetRecord, new: BudgetRecord) -> None:
             raise Refused(f"the account of job {job_uid} is missing", cure="accounts are kept for ever")
         _check_account(job_uid, before, after)
     opened = [account for uid, account in new.accounts.items() if uid not in old.accounts]
+    held = [account for uid, account in new.accounts.items() if uid in old.accounts]
     if any(account.charged or account.state == "Closed" for account in opened):
         raise Refused("a new account starts open and uncharged")
-    if opened and not GdpFilter.of(new.spec.epsilon, new.spec.delta).fits(committed(new.accounts.values())):
+    if opened and not admits(new.spec, held, opened):
         raise Refused("the accounts exceed the budget", cure="reserve less")
 
 
@@ -155,7 +169,15 @@ def _again(record: BudgetRecord, job_uid: str, existing: Account, wanted: Accoun
     raise Refused(f"job {job_uid} already has a {state} account", cure="start a new job")
 
 
-def _does_not_fit(record: BudgetRecord, budget: GdpFilter, account: Account) -> str:
+def _does_not_fit(record: BudgetRecord, account: Account) -> str:
+    order = settled_order(record.spec, (*record.accounts.values(), account))
+    if order is not None:
+        return (
+            f"{account.reserved} releases at noise multiplier {account.mechanism.noise_multiplier:g} and sampling rate"
+            f" {account.mechanism.sampling_rate:g} exceed what the Rényi filter of order {order:g} has left of the"
+            f" limit {record.spec.epsilon:g} (δ = {record.spec.delta:g})"
+        )
+    budget = GdpFilter.of(record.spec.epsilon, record.spec.delta)
     held = committed(record.accounts.values())
     left, wanted = budget.remaining(held), total([(account.mechanism, account.reserved)])
     if wanted.mu_squared <= left.mu_squared:

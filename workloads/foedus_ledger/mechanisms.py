@@ -22,18 +22,23 @@ class Mechanism(ContractModel):
 
     `noise_multiplier` is the standard deviation of the noise in units of the sum's sensitivity, so the sensitivity
     itself is 1. `gap_epsilon` and `gap_delta` say for ONE release how far the discrete noise is from the Gaussian
-    (see `gap.py`). Sampling rates below 1 are refused.
+    (see `gap.py`). `sampling_rate` is the probability with which each record takes part, drawn anew and in secret for
+    every release (Poisson); 1 is full batch.
     """
 
     kind: Literal["DistributedDiscreteGaussian"] = "DistributedDiscreteGaussian"
     noise_multiplier: Annotated[float, Field(gt=0, le=MAX_NOISE_MULTIPLIER)]
-    sampling_rate: Annotated[float, Field(ge=1, le=1)] = 1.0
+    sampling_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
     gap_epsilon: Annotated[float, Field(ge=0, lt=1)] = 0.0
     gap_delta: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     @property
     def mu_squared(self) -> float:
-        """Return μ² of one release in Gaussian differential privacy: 1/σ²."""
+        """Return μ² of one release in Gaussian differential privacy: 1/σ², which for a sampled one is an upper bound.
+
+        A sampled release is a mixture of the Gaussian's and of one without the record, and hockey-stick divergences
+        are jointly convex.
+        """
         return 1.0 / (self.noise_multiplier * self.noise_multiplier)
 
 

@@ -219,8 +219,8 @@ def test_budgets_that_promise_nothing_are_refused(fields, why):
         BudgetSpec(**(SPEC.model_dump() | fields))
 
 
-@pytest.mark.parametrize("rate", [0.5, 0.0, 1.5])
-def test_sampling_rates_other_than_one_are_refused(rate):
+@pytest.mark.parametrize("rate", [-0.5, 0.0, 1.5, math.nan])
+def test_sampling_rates_that_are_no_probability_are_refused(rate):
     with pytest.raises(ValidationError, match=r"samplingRate|sampling_rate"):
         Mechanism(noise_multiplier=1.0, sampling_rate=rate)
 
