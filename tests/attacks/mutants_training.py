@@ -1,0 +1,242 @@
+"""Mutants of what stands around secure aggregation: noise, clipping, ledger, journal, transport, plans. Tests fail."""
+
+from __future__ import annotations
+
+from attacks.mutants import Patch, fails
+
+UNIT = "unit/foedus_workloads"
+WORKLOADS = "workloads/foedus_workloads"
+PLAN, WIRE = "workloads/foedus_contract/plan.py", "workloads/foedus_contract/wire.py"
+LEDGER, SQLITE = "workloads/foedus_ledger/ledger.py", "workloads/foedus_ledger/sqlite.py"
+SERVER, SESSIONS, TLS = (f"{WORKLOADS}/transport/{name}.py" for name in ("server", "sessions", "tls"))
+CLIENT, JOURNAL = f"{WORKLOADS}/training/client.py", f"{WORKLOADS}/training/journal.py"
+UNMASK, COORDINATOR = f"{WORKLOADS}/secagg/unmask.py", f"{WORKLOADS}/secagg/coordinator.py"
+DROPOUTS = "simulation/test_secagg_dropouts.py"
+
+TRAINING_MUTANTS = {
+    # Noise and sensitivity
+    "noise-scaled-for-all-silos": fails(
+        f"{UNIT}/test_training_local_step.py::test_a_contribution_is_the_sum_plus_one_share_of_the_plans_scale",
+        Patch(PLAN, "/ math.sqrt(privacy.min_honest)", "/ math.sqrt(len(self.silos))"),
+    ),
+    "noise-left-out": fails(
+        f"{UNIT}/test_training_local_step.py::test_the_released_sum_bears_the_noise_that_the_plan_promises",
+        Patch(
+            f"{WORKLOADS}/training/local_step.py",
+            "to_ring(total + sampler(plan.share_scale(len(total)), len(total)))",
+            "to_ring(total)",
+        ),
+    ),
+    "budgets-not-calibrated-for": fails(
+        "unit/foedus_ledger/test_calibration.py",
+        Patch("workloads/foedus_ledger/calibration.py", "    needs += [_needed(", "    needs += [0.0 * _needed("),
+    ),
+    "rounding-not-in-the-sensitivity": fails(
+        "unit/foedus_contract/test_plan.py::test_numbers_of_the_ten_silo_plan",
+        Patch(PLAN, "self.privacy.grid_per_clip + math.ceil(math.sqrt(coordinates) / 2)", "self.privacy.grid_per_clip"),
+    ),
+    "gradients-not-clipped": fails(
+        f"{UNIT}/test_privacy_clipping.py::test_rows_are_scaled_to_the_clip_and_never_up",
+        Patch(f"{WORKLOADS}/privacy/clipping.py", "rows * factors[:, None]", "rows"),
+    ),
+    "values-not-finite-pass": fails(
+        f"{UNIT}/test_privacy_clipping.py::test_rows_are_scaled_to_the_clip_and_never_up",
+        Patch(f"{WORKLOADS}/privacy/clipping.py", "    rows[~np.isfinite(rows).all(axis=1)] = 0.0\n", ""),
+        shows="nan",
+    ),
+    "integer-norm-not-checked": fails(
+        f"{UNIT}/test_privacy_quantise.py::test_a_row_is_rounded_and_refused_above_the_sensitivity",
+        Patch(
+            f"{WORKLOADS}/privacy/quantise.py",
+            "    integers[(integers * integers).sum(axis=1) > sensitivity * sensitivity] = 0\n",
+            "",
+        ),
+    ),
+    # Losses
+    "lost-silos-masks-left": fails(
+        f"{DROPOUTS}::test_every_subset_of_up_to_three_lost_at_a_stage_leaves_the_survivors_sum[upload]",
+        Patch(UNMASK, "    for name in sorted(sharers - survivors):", "    for name in ():"),
+    ),
+    "quorum-not-checked": fails(
+        f"{UNIT}/test_secagg_coordinator.py::test_four_lost_after_their_vectors_abort_before_anything_is_unmasked",
+        Patch(COORDINATOR, "    if len(able) < state.context.threshold:", "    if not able:"),
+        why="no silo relies on it: the silos' own counts are few-sharers, small-survivor-sets and small-roster",
+    ),
+    "plans-with-two-views-accepted": fails(
+        "unit/foedus_contract/test_plan.py::test_an_inconsistent_plan_is_refused",
+        Patch(
+            PLAN, "        if 2 * self.privacy.threshold <= len(names) + self.privacy.colluders:", "        if False:"
+        ),
+    ),
+    "same-data-at-two-silos": fails(
+        "unit/foedus_contract/test_plan.py::test_an_inconsistent_plan_is_refused",
+        Patch(PLAN, "        if len({silo.data_digest for silo in self.silos}) < len(names):", "        if False:"),
+    ),
+    # Ledger
+    "filter-left-out": fails(
+        "unit/foedus_ledger/test_ledger.py::test_the_reservation_that_would_pass_the_limit_is_refused",
+        Patch(LEDGER, "    if not budget.fits(committed((*record.accounts.values(), account))):", "    if False:"),
+    ),
+    "stored-limit-not-checked": fails(
+        "unit/foedus_ledger/test_ledger.py::test_new_accounts_that_are_refused",
+        Patch(LEDGER, "    if opened and not GdpFilter.of(", "    if not opened and not GdpFilter.of("),
+    ),
+    "charge-beyond-the-reservation": fails(
+        "unit/foedus_ledger/test_ledger.py::test_charges_that_are_refused",
+        Patch(LEDGER, "    if account.charged >= account.reserved:", "    if account.charged < 0:"),
+        shows="charged must not exceed reserved",
+    ),
+    "attempt-charged-twice": fails(
+        "unit/foedus_ledger/test_sqlite_ledger.py::test_an_attempt_is_never_charged_twice",
+        Patch(LEDGER, "    if attempt <= account.last_attempt:", "    if attempt < 0:"),
+        shows="charged must not exceed the attempts that were made",
+    ),
+    "spent-budget-given-back": fails(
+        "unit/foedus_ledger/test_ledger.py::test_transitions_that_give_something_back_are_refused",
+        Patch(
+            LEDGER,
+            "    if step not in {(0, False), (1, True)} or after.last_attempt < before.last_attempt:",
+            "    if False:",
+        ),
+    ),
+    "less-noise-than-reserved": fails(
+        "unit/foedus_ledger/test_sqlite_ledger.py::test_charges_pass_on_the_noise_that_will_be_drawn",
+        Patch(
+            LEDGER,
+            "    if noise_multiplier is not None and not noise_multiplier >=",
+            "    if noise_multiplier is None and not noise_multiplier >=",
+        ),
+    ),
+    "charge-not-durable": fails(
+        "unit/foedus_ledger/test_sqlite_ledger.py::test_commits_are_durable_before_they_are_reported",
+        Patch(SQLITE, "PRAGMA synchronous = EXTRA", "PRAGMA synchronous = NORMAL"),
+    ),
+    "two-writers-both-win": fails(
+        "unit/foedus_ledger/test_sqlite_ledger.py::test_of_two_writers_with_the_same_version_one_loses",
+        Patch(
+            SQLITE,
+            'WHERE id = 1 AND version = ?",\n            (new.version, text, old.version),',
+            'WHERE id = 1",\n            (new.version, text),',
+        ),
+        shows="the version rises by one",
+        why="the file's own trigger refuses a version that does not rise, so the row cannot be overwritten unseen",
+    ),
+    "budget-not-asked-before-pods": fails(
+        "unit/foedus_engine/test_decide_training.py::test_first_failure_is_the_reason_and_nothing_is_made",
+        Patch(
+            "operator/foedus_engine/decide/checks.py",
+            "    check_calibration,\n    check_accounts",
+            "    check_accounts",
+        ),
+        shows="AssertionError",
+    ),
+    # Journal and client
+    "journal-not-read-at-start": fails(
+        f"{UNIT}/test_journal.py::test_after_a_restart_an_attempt_that_was_opened_gets_no_answer_and_the_next_one_does",
+        Patch(
+            JOURNAL, "yield Journal(path, descriptor, _read(path, descriptor))", "yield Journal(path, descriptor, ())"
+        ),
+    ),
+    "journal-not-synced": fails(
+        f"{UNIT}/test_journal.py::test_entries_are_synced_to_disk",
+        Patch(JOURNAL, "        os.fsync(self._descriptor)\n", ""),
+    ),
+    "noise-before-charge": fails(
+        f"{UNIT}/test_coordinator_with_silos.py::test_a_silo_that_vanishes_in_a_round_is_left_out_and_its_charge_stays",
+        Patch(
+            CLIENT,
+            "        if not await self._charge(attempt.context.id):\n            self._attempt = None\n            return\n"
+            "        vector = await asyncio.to_thread(noised, total, self._spec.plan, self._sampler)\n",
+            "        vector = await asyncio.to_thread(noised, total, self._spec.plan, self._sampler)\n"
+            "        if not await self._charge(attempt.context.id):\n            self._attempt = None\n            return\n",
+        ),
+    ),
+    "adapter-not-compared": fails(
+        f"{UNIT}/test_client_guards.py::test_an_attempt_that_is_not_the_plans_is_refused_and_leaves_no_trace",
+        Patch(CLIENT, "        if adapter_digest(payload) != message.adapter_digest:", "        if not payload:"),
+        shows="ValueError: too many values to unpack (expected 1)",  # it answers instead of refusing
+    ),
+    "attempts-outside-the-plan": fails(
+        f"{UNIT}/test_client_guards.py::test_an_attempt_that_is_not_the_plans_is_refused_and_leaves_no_trace",
+        Patch(
+            CLIENT,
+            "        if attempt.round >= plan.rounds or not attempt.round <= attempt.attempt < plan.attempts:",
+            "        if attempt.round < 0:",
+        ),
+    ),
+    "data-not-compared-with-the-plan": fails(
+        "contract/test_bad_mounts.py::test_a_silo_says_in_one_line_what_is_wrong_with_its_mounts[data changed after the budget was made]",
+        Patch(
+            CLIENT,
+            "    if expected is None or (expected.data_digest, expected.records) != (records.digest, records.count):",
+            "    if expected is None:",
+        ),
+    ),
+    "one-key-under-two-names": fails(
+        f"{UNIT}/test_journal.py::test_a_policy_must_pin_the_silos_own_key",
+        Patch(f"{WORKLOADS}/training/identity.py", " or len(set(pinned.values())) < len(pinned):", ":"),
+    ),
+    # Transport
+    "client-certificate-not-asked-for": fails(
+        f"{UNIT}/test_transport.py::test_tls_1_2_and_peers_without_certificate_get_nothing",
+        Patch(
+            TLS,
+            "    context = _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), files)\n",
+            "    context = _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), files)\n    context.verify_mode = ssl.CERT_NONE\n",
+        ),
+    ),
+    "tls-1-2-accepted": fails(
+        f"{UNIT}/test_transport.py::test_tls_1_2_and_peers_without_certificate_get_nothing",
+        Patch(TLS, "ssl.TLSVersion.TLSv1_3\n", "ssl.TLSVersion.TLSv1_2\n"),
+    ),
+    "coordinators-name-not-checked": fails(
+        f"{UNIT}/test_transport.py::test_a_coordinator_with_another_name_is_refused",
+        Patch(TLS, "    context.check_hostname = True", "    context.check_hostname = False"),
+    ),
+    "another-silos-name": fails(
+        f"{UNIT}/test_transport.py::test_bodies_that_are_malformed_oversized_slow_or_another_silos_are_refused",
+        Patch(
+            SERVER,
+            '        if isinstance(message, Join) or getattr(message, "silo", None) != silo:',
+            "        if isinstance(message, Join):",
+        ),
+    ),
+    "another-jobs-certificate": fails(
+        f"{UNIT}/test_transport.py::test_foreign_certificates_are_refused",
+        Patch(TLS, " or not uris[0].startswith(prefix):", ":"),
+        Patch(TLS, "uris[0].removeprefix(prefix)", 'uris[0].rpartition("/")[2]'),
+    ),
+    "incarnation-not-compared": fails(
+        f"{UNIT}/test_transport.py::test_a_higher_incarnation_takes_over_and_a_lower_one_is_refused",
+        Patch(SESSIONS, "        if incarnation < self._fences.get(silo, 0):", "        if incarnation < 0:"),
+    ),
+    "frames-not-bounded": fails(
+        "unit/foedus_contract/test_wire.py::test_a_payload_above_the_limit_is_refused",
+        Patch(WIRE, "    if len(frame) - 4 - length > limits.MAX_PAYLOAD_BYTES:", "    if False:"),
+    ),
+    "bodies-not-bounded": fails(
+        f"{UNIT}/test_transport.py::test_bodies_that_are_malformed_oversized_slow_or_another_silos_are_refused",
+        Patch(f"{WORKLOADS}/transport/framing.py", "    if length > payload_limit:", "    if length < 0:"),
+    ),
+    # What a user hands in
+    "unknown-fields-accepted": fails(
+        "contract/test_crds.py::test_pydantic_and_the_crd_agree",
+        Patch(
+            "operator/foedus_engine/api/parse.py",
+            '_validate(model, document, source, "forbid")',
+            '_validate(model, document, source, "ignore")',
+        ),
+    ),
+    "code-named-by-a-model-accepted": fails(
+        f"{UNIT}/test_training_base.py::test_a_broken_model_is_refused_with_file_and_cure",
+        Patch(
+            f"{WORKLOADS}/training/base.py",
+            'for field in ("auto_map", "quantization_config"):',
+            'for field in ("quantization_config",):',
+        ),
+    ),
+    "silos-records-taken-for-public": fails(
+        f"{UNIT}/test_trainer_public.py::test_a_silos_own_records_are_no_public_records",
+        Patch(f"{WORKLOADS}/training/trainer.py", "    if owner is not None:", '    if owner == "":'),
+    ),
+}
