@@ -60,6 +60,10 @@ verify: $(STAMP) ## everything that must hold: format, lint, types, arrows betwe
 test: $(STAMP) ## the tests
 	$(BIN)/python -m pytest
 
+.PHONY: mutants
+mutants: $(STAMP) ## builds with a check off, one a row of the security model and more: a test must catch each
+	$(BIN)/python -m pytest -m mutants tests/attacks
+
 .PHONY: demo
 demo: $(STAMP) ## ten silos train one adapter on BBC news under ε = 1 (fresh state folder each time)
 	rm -rf $(DEMO)

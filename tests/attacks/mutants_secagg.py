@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from attacks.mutants import Patch, fails, recovers
+from attacks.mutants import Mutant, Patch, fails, recovers
 
 SECAGG = "workloads/foedus_workloads/secagg"
 SILO, MEMBERSHIP, KEYS = f"{SECAGG}/silo.py", f"{SECAGG}/membership.py", f"{SECAGG}/keys.py"
 WIRE = "workloads/foedus_contract/wire.py"
+MASKS = f"{SECAGG}/masks.py"
 JOURNAL = "workloads/foedus_workloads/training/journal.py"
 LEDGER, RECORDS = "workloads/foedus_ledger/ledger.py", "workloads/foedus_ledger/records.py"
 NOISE = "workloads/foedus_workloads/privacy/noise.py"
@@ -21,6 +22,14 @@ CHARGED_ALREADY = Patch(
     "    if attempt <= account.last_attempt:\n        raise Refused(",
     "    if attempt <= account.last_attempt:\n        return record\n        raise Refused(",
 )
+
+TOLD_APART = "attacks/test_transcripts.py::test_the_view_does_not_tell_who_of_two_honest_silos_holds_which_vector[300]"
+
+
+def told_apart(*patches: Patch) -> Mutant:
+    """A mutant whose transcripts tell two honest silos' vectors apart."""
+    return fails(TOLD_APART, *patches, shows="TOLD APART")
+
 
 SECAGG_MUTANTS = {
     "both-kinds-in-one-answer": recovers(
@@ -167,6 +176,24 @@ SECAGG_MUTANTS = {
         Patch(LEDGER, "    if account.charged >= account.reserved:", "    if account.charged < 0:"),
         Patch(RECORDS, "        if self.charged > self.reserved:", "        if self.charged < 0:"),
         why="an account with more charges than its reservation is no valid record either",
+    ),
+    # What the view tells, by its distribution
+    "masks-from-a-constant-seed": told_apart(
+        Patch(MASKS, "Cipher(ChaCha20(key, bytes(16))", "Cipher(ChaCha20(bytes(32), bytes(16))")
+    ),
+    "both-secrets-released": told_apart(
+        Patch(
+            SILO,
+            " for name, both in state.held.items() if name not in state.survivors}",
+            " for name, both in state.held.items()}",
+        )
+    ),
+    "pairs-masks-left-out": told_apart(
+        Patch(
+            MASKS,
+            "        total += mask\n    else:\n        total -= mask",
+            "        total += 0 * mask\n    else:\n        total -= 0 * mask",
+        )
     ),
     # Checks with another one behind them that no known attack passes: an ordinary test catches the mutant.
     "small-roster-accepted": fails(
