@@ -23,7 +23,7 @@ CHARGED_ALREADY = Patch(
     "    if attempt <= account.last_attempt:\n        return record\n        raise Refused(",
 )
 
-TOLD_APART = "attacks/test_transcripts.py::test_the_view_does_not_tell_who_of_two_honest_silos_holds_which_vector[300]"
+TOLD_APART = "attacks/test_transcripts.py::test_the_view_does_not_tell_who_of_two_honest_silos_holds_which_vector[300-one colludes, one is lost]"
 
 
 def told_apart(*patches: Patch) -> Mutant:
