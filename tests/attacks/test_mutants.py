@@ -43,8 +43,9 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     def make_and_run(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
         return run(build(folder, MUTANTS[name].patches), MUTANTS[name].test)
 
-    with ThreadPoolExecutor(WORKERS) as pool:
-        yield {name: pool.submit(make_and_run, name, tmp_path_factory.mktemp(name)) for name in chosen}
+    pool = ThreadPoolExecutor(WORKERS)
+    yield {name: pool.submit(make_and_run, name, tmp_path_factory.mktemp(name)) for name in chosen}
+    pool.shutdown(cancel_futures=True)
 
 
 @pytest.mark.parametrize("name", MUTANTS)
