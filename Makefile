@@ -91,7 +91,8 @@ crds: $(STAMP) ## write crds/*.yaml from the models
 	$(BIN)/python -m foedus_engine.crdgen
 
 .PHONY: nightly
-nightly: $(STAMP) ## what takes too long for every change: all benchmarks
+nightly: $(STAMP) ## what takes too long for every change: the tests marked so, all benchmarks
+	$(BIN)/python -m pytest -m nightly
 	$(BIN)/python -m benchmarks.run --all
 
 # Resolves for Linux x86-64 and Python 3.11; keeps the present pins unless UPGRADE=--upgrade is given.

@@ -6,6 +6,7 @@ import json
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ class Trained:
     accuracy: float
     epsilon: float
     update_norms: Mapping[str, float]
+    seconds: float
 
 
 def with_lora(manifest: Manifest, seed: int) -> Manifest:
@@ -91,9 +93,10 @@ def train(
     state = ["--state", str(folder / "state")]
     foedus("budget", "create", *data, "--epsilon", "1", "--delta", "1e-5", *state)
     out = folder / "result"
+    begin = time.monotonic()
     lines = foedus("run", "-f", str(file), "--volumes", str(volumes), "--out", str(out), "--output", "json", *state)
     result = next(line for line in map(json.loads, lines) if line["event"] == "Result")
-    return Trained(result["accuracy"], result["epsilonSpent"], update_norms(out))
+    return Trained(result["accuracy"], result["epsilonSpent"], update_norms(out), time.monotonic() - begin)
 
 
 def update_norms(folder: Path) -> Mapping[str, float]:

@@ -8,10 +8,11 @@ import shutil
 import sys
 from pathlib import Path
 
-from benchmarks import bbc
+from benchmarks import audit_noise, bbc, dp_step, tweets
 from benchmarks.harness import run
 
-REGISTRY = {benchmark.name: benchmark for benchmark in (bbc.BENCHMARK,)}
+ALL = (audit_noise.BENCHMARK, bbc.BENCHMARK, dp_step.BENCHMARK, tweets.BENCHMARK)
+REGISTRY = {benchmark.name: benchmark for benchmark in ALL}
 BUILD = Path("build/bench")
 
 

@@ -21,6 +21,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -45,14 +46,15 @@ EXAMPLE_RECORDS = 1_700  # what the noise of the example is spread over
 SILOS, COLLUDERS, ROUNDS, ATTEMPTS = 10, 1, 20, 21
 EPSILON, DELTA = 1.0, 1e-5
 TOKENS, BATCH, SEEDS = 128, 32, (1, 2, 3)
-# (clip, LoRA's rate, the head's rate, momentum, end factor): around the best of a coarser search over powers of 3.
-SETTINGS = (
-    (1.0, 1.0, 3.0, 0.9, 1.0),
-    (1.0, 3.0, 6.0, 0.0, 1.0),
-    (0.5, 3.0, 12.0, 0.0, 1.0),
-    (0.5, 6.0, 12.0, 0.0, 0.3),
-    (0.5, 8.0, 24.0, 0.0, 0.25),
-    (1.0, 4.0, 12.0, 0.0, 0.5),
+# (head's start, clip, LoRA's rate, the head's rate, momentum, end factor): around the best of a coarser search.
+SETTINGS: tuple[tuple[Literal["Zero", "LabelNames"], float, float, float, float, float], ...] = (
+    ("Zero", 1.0, 1.0, 3.0, 0.9, 1.0),
+    ("Zero", 1.0, 3.0, 6.0, 0.0, 1.0),
+    ("Zero", 0.5, 8.0, 24.0, 0.0, 0.25),
+    ("Zero", 1.0, 4.0, 12.0, 0.0, 0.5),
+    ("LabelNames", 1.0, 4.0, 4.0, 0.0, 0.5),
+    ("LabelNames", 1.0, 4.0, 8.0, 0.0, 0.5),
+    ("LabelNames", 1.0, 4.0, 12.0, 0.0, 0.5),
 )
 
 
@@ -88,7 +90,10 @@ def read_sections(lists: Path) -> dict[str, list[str]]:
 def simulate(
     model: AdaptedModel, train: Documents, public: Documents, plan: OptimizerPlan, clip: float, scale: float, seed: int
 ) -> float:
-    """Train a fresh adapter with noise of `scale` clip norms in each sum, and return its public accuracy."""
+    """Train a fresh adapter with noise of `scale` clip norms in each sum, and return its accuracy on all texts.
+
+    All, since under so much noise training texts are not learnt by heart, and few texts tell settings apart badly.
+    """
     optimizer = ServerOptimizer.fresh(plan, model.head_coordinates())
     generator = np.random.default_rng(seed)
     for number in range(ROUNDS):
@@ -102,8 +107,7 @@ def simulate(
         progress = number / (ROUNDS - 1)
         optimizer, update = optimizer.step(factor, (total + noise) / train.texts.count, progress=progress)
         model.add(factor, update)
-    with torch.no_grad():
-        return float((model.logits(public.texts).argmax(dim=1) == public.targets).double().mean())
+    return (_right(model, train) + _right(model, public)) / (train.texts.count + public.texts.count)
 
 
 def main() -> None:
@@ -116,19 +120,28 @@ def main() -> None:
     # All ten silos add their share; fewer documents than in the example bear proportionally less.
     scale = sigma * math.sqrt(SILOS / (threshold_for(SILOS) - COLLUDERS)) * train.texts.count / EXAMPLE_RECORDS
     print(f"sigma {sigma:.3f}, noise in the sum {scale:.2f} clip norms")
-    print("| clip | LoRA rate | head rate | momentum | end factor | accuracy | lowest |\n|---|---|---|---|---|---|---|")
-    means: dict[tuple[float, ...], float] = {}
+    print("| head's start | clip | LoRA rate | head rate | momentum | end factor | accuracy | lowest |")
+    print("|---|---|---|---|---|---|---|---|")
+    means = {}
     for setting in SETTINGS:
-        clip, lora_rate, head_rate, momentum, end = setting
+        start, clip, lora_rate, head_rate, momentum, end = setting
+        started = plan.model_copy(update={"head_start": start})
         rates = OptimizerPlan(learning_rate=lora_rate, head_learning_rate=head_rate, momentum=momentum, end_factor=end)
         found = [
-            simulate(AdaptedModel.load(path, plan, seed), train, public, rates, clip, scale, seed) for seed in SEEDS
+            simulate(AdaptedModel.load(path, started, seed), train, public, rates, clip, scale, seed) for seed in SEEDS
         ]
         means[setting] = statistics.fmean(found)
         print(f"| {' | '.join(map(str, setting))} | {means[setting]:.4f} | {min(found):.4f} |", flush=True)
     best = max(means, key=lambda setting: means[setting])
-    names = ("maxGradNorm", "learningRate", "headLearningRate", "momentum", "endFactor")
+    names = ("headStart", "maxGradNorm", "learningRate", "headLearningRate", "momentum", "endFactor")
     print(json.dumps({"name": "tune", "value": means[best], "settings": dict(zip(names, best, strict=True))}))
+
+
+def _right(model: AdaptedModel, documents: Documents) -> int:
+    with torch.no_grad():
+        parts = [model.logits(documents.texts.rows(start, BATCH)) for start in range(0, documents.texts.count, BATCH)]
+    found = torch.cat(parts)[: documents.texts.count].argmax(dim=1)
+    return int((found == documents.targets).sum())
 
 
 def _encode(model: AdaptedModel, sections: Mapping[str, Sequence[str]]) -> tuple[Documents, Documents]:

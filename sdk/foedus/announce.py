@@ -29,6 +29,8 @@ class Announcement:
     epsilon_pld: float
     epsilon_rdp: float
     kappa: float
+    noise: str
+    adversary: str
     state: str
     notes: tuple[str, ...]
     not_enforced: tuple[str, ...] = ()  # fields of the job's own objects
@@ -63,6 +65,8 @@ def announce(
         epsilon_pld=privacy.epsilon_pld,
         epsilon_rdp=privacy.epsilon_rdp,
         kappa=plan.kappa(size.coordinates),
+        noise=privacy.noise,
+        adversary=privacy.adversary,
         state=state,
         notes=notes,
         not_enforced=not_enforced,
@@ -91,6 +95,11 @@ def lines(said: Announcement) -> tuple[str, ...]:
         f"{count:,} with {'the head alone' if factor == 'None' else f'factor {factor}'}"
         for factor, count in said.coordinates.items()
     )
+    drawn = (
+        f"all of it drawn by each silo, so the sum bears {said.silos} times the variance"
+        if said.noise == "Local"
+        else f"drawn by the silos; {said.min_honest} honest ones suffice (n_min)"
+    )
     spare = said.attempts - said.rounds
     spared = f"{counted(spare, 'spare attempt')} {'is' if spare == 1 else 'are'}"
     return (
@@ -98,12 +107,11 @@ def lines(said: Announcement) -> tuple[str, ...]:
         f"silos     {said.silos} with {said.records:,} examples; at least {said.threshold} must stay in each round",
         f"trains    {said.trainable:,} parameters; released a round: {released}",
         f"rounds    {said.rounds}, and {spared} reserved with them",
-        f"noise     σ = {said.noise_multiplier:.3f}, drawn by the silos; {said.min_honest} honest ones suffice (n_min)",
+        f"noise     σ = {said.noise_multiplier:.3f}, {drawn}",
         f"privacy   ε ≤ {said.epsilon:g} at δ = {said.delta:g} an example; planned ε: "
         f"{said.epsilon_pld:.4f} by PLD, {said.epsilon_rdp:.4f} by RDP",
         f"signal    κ = {said.kappa:.2f}: the noise's norm over the clip norm in the mean; below {KAPPA_WARN} is good",
-        f"adversary coordinator assumed honest but curious, plus "
-        f"{counted(said.colluders, 'silo')} telling it everything",
+        f"adversary {said.adversary}",
         f"state     {said.state}",
         *(f"warning   {text}" for text in warnings(said)),
     )

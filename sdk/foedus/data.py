@@ -22,14 +22,18 @@ def data() -> None:
 @click.option(
     "--silos", type=click.IntRange(1, limits.MAX_SILOS), default=10, show_default=True, help="How many silos."
 )
+@click.option(
+    "--each", type=click.IntRange(1, limits.MAX_RECORDS), help="Texts of each silo; without it all that are there."
+)
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=7, show_default=True, help="Fixes the split.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write into.")
-def split(corpus: str, silos: int, seed: int, out: Path) -> None:
+def split(corpus: str, silos: int, each: int | None, seed: int, out: Path) -> None:
     """Split CORPUS over silos: OUT/silo-01/train.jsonl … and OUT/public/eval.jsonl.
 
-    Duplicates are removed; one text in five of each label is held out as public evaluation data.
+    Duplicates are removed; one text in five of each label is held out as public evaluation data. With
+    --each, all texts that no silo gets are.
     """
-    parts = split_texts(read_corpus(corpus), silos, seed)
+    parts = split_texts(read_corpus(corpus), silos, seed, each)
     files = {out / f"silo-{number:02d}" / "train.jsonl": hand for number, hand in enumerate(parts.silos, start=1)}
     files[out / "public" / "eval.jsonl"] = parts.held_out
     for file in files:

@@ -52,7 +52,7 @@ def advance(standing: Standing, event: Event) -> Standing:
         return replace(
             standing,
             stage="training",
-            done=standing.done + event.applied,
+            done=event.round + event.applied,
             attempts=standing.attempts + 1,
             silos_in=len(event.survivors),
             silos_out=event.dropped,

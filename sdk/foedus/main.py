@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "budget": ("foedus.budget:budget", "Make and show a silo's privacy budget."),
         "data": ("foedus.data:data", "Prepare example data."),
         "delete": ("foedus.delete:delete", "Remove a job; give back what it has not spent."),
+        "report": ("foedus.report.command:report", "Make the report in a result folder again."),
         "run": ("foedus.run:run", "Run manifests on this machine."),
     }
 )

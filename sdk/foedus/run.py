@@ -22,11 +22,14 @@ from foedus.follow import follow
 from foedus.interrupt import run_until_terminated
 from foedus.lifecycle import accounts, admit, all_left, is_complete, job_key, keep_logs, remove
 from foedus.options import command, state_option
-from foedus_contract.errors import FoedusError, InvalidInput, JobFailed, Unavailable
+from foedus.report.finish import bad_ending, find_record, good_ending, save_report
+from foedus.report.record import PAGE_FILE, RECORD_FILE
+from foedus_contract.errors import FoedusError, InvalidInput, JobFailed, Refused, Unavailable
 from foedus_contract.exit_codes import ExitCode
 from foedus_engine import names
 from foedus_engine.api.budget import PrivacyBudget
 from foedus_engine.api.training import FederatedTrainingJob
+from foedus_engine.cluster.embedded import utc_now
 from foedus_engine.cluster.protocol import find
 from foedus_engine.manifests import load_manifests, parse_manifest
 
@@ -72,24 +75,37 @@ def run(files: tuple[Path, ...], volumes: Path | None, out: Path | None, output:
     options = Options(state, volumes, out or Path(f"{job.metadata.name}-result"))
     display = make_display(output)
     with result_folder(options.out):
+        check_state(state)
         try:
             run_until_terminated(run_job(job, options, display, os.environ))
         finally:
             display.close()
 
 
+def check_state(state: Path) -> None:
+    """Raise Refused when there is no state folder: budgets lie in it, and a run makes neither."""
+    try:
+        state.stat()
+    except FileNotFoundError:
+        cure = f"its data's holder makes a budget with: {command('budget create', state)}"
+        raise Refused("there is no such state folder, and so no budget", where=str(state), cure=cure) from None
+    except OSError:
+        return  # the engine says why it cannot use the folder
+
+
 @contextmanager
 def result_folder(folder: Path) -> Iterator[None]:
     """Make the folder before any privacy is spent; one that stays empty is removed again.
 
-    Raises InvalidInput when it holds something, Unavailable when it cannot be written to.
+    The report of a run that left no adapter gives way to the next run. Raises InvalidInput when the folder holds
+    anything else, Unavailable when it cannot be written to.
     """
     cure = "choose another folder with --out"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-        if any(folder.iterdir()):
+        if {entry.name for entry in folder.iterdir()} - {PAGE_FILE, RECORD_FILE}:
             raise InvalidInput("holds something already", where=str(folder), cure=cure)
     except OSError as error:
         reason = error.strerror or type(error).__name__
@@ -130,21 +146,24 @@ async def run_job(job: FederatedTrainingJob, options: Options, display: Display,
         status = stored.get("status", {})
         if not is_complete(status):
             engine.cluster.release()
-            status = await train(engine, job, options.state, display)
-        deliver(engine, job, status, options, display)
+            status = await train(engine, job, options, display)
+        deliver(engine, job, options)
+        record = await find_record(engine, job, status, good_ending(status, utc_now()), display)
+        page = await save_report(engine, job, record, options.out, display)
+        say_result(status, options.out, page, display)
 
 
-async def train(engine: Engine, job: FederatedTrainingJob, state: Path, display: Display) -> Mapping[str, Any]:
+async def train(engine: Engine, job: FederatedTrainingJob, options: Options, display: Display) -> Mapping[str, Any]:
     """Drive the job to its end and return its last status; one that does not complete is removed."""
     loop = asyncio.create_task(engine.reconciler.run())
     try:
-        status = await race(follow(engine.cluster, job, display, state, engine.faults), loop)
+        status = await race(follow(engine.cluster, job, display, options.state, engine.faults), loop)
         await all_left(engine, job)
     except (FoedusError, asyncio.CancelledError) as error:
         await stop(loop)  # first, so that no pass makes anew what is being removed
-        more = await abandon(engine, job, error, display)
+        more = await abandon(engine, job, error, options.out, display)
         if isinstance(error, FoedusError):
-            raise with_cure(error, more, state) from None
+            raise with_cure(error, more, options.state) from None
         raise
     finally:
         await stop(loop)
@@ -177,15 +196,19 @@ async def stop(task: asyncio.Task[Any]) -> None:
     await asyncio.wait([task])
 
 
-async def abandon(engine: Engine, job: FederatedTrainingJob, error: BaseException, display: Display) -> str:
-    """Remove the job unless it is complete after all; return what else is to be said about `error`."""
+async def abandon(engine: Engine, job: FederatedTrainingJob, error: BaseException, out: Path, display: Display) -> str:
+    """Remove the job unless it is complete after all, and leave its report; return what else is to be said."""
     key = job_key(job.metadata.namespace, job.metadata.name)
     stored = await find(engine.cluster, key)
-    if stored is not None and is_complete(stored.get("status", {})):
+    status = {} if stored is None else stored.get("status", {})
+    if is_complete(status):
         display.note("Complete", "the job is complete; the same command delivers its result")
         return ""
     logs = keep_logs(engine, job) if isinstance(error, JobFailed) else None
+    record = await find_record(engine, job, status, bad_ending(error, utc_now()), display)
     await remove(engine, key, display)
+    if (page := await save_report(engine, job, record, out, display)) is not None:
+        say_report(page, display)
     if isinstance(error, FoedusError) and error.code is ExitCode.BUDGET_REFUSED:
         return await orphans(engine, job)
     return f"the logs of its processes are in {logs}" if logs else ""
@@ -202,10 +225,8 @@ async def orphans(engine: Engine, job: FederatedTrainingJob) -> str:
     return f"{held[0].budget.name} has an open account of {', '.join(claimants)}; give back what is not spent: {closes}"
 
 
-def deliver(
-    engine: Engine, job: FederatedTrainingJob, status: Mapping[str, Any], options: Options, display: Display
-) -> None:
-    """Copy adapter, model card and metrics to the result folder, and say what came out and what to try next."""
+def deliver(engine: Engine, job: FederatedTrainingJob, options: Options) -> None:
+    """Copy adapter, model card and metrics to the result folder."""
     claim = names.coordinator_output(job.metadata.name)
     folder = engine.cluster.claim_folder(job.metadata.namespace, claim)
     assert folder is not None
@@ -215,20 +236,32 @@ def deliver(
         cure = "run the same command again with another --out; nothing more is charged"
         reason = error.strerror or "some files were not copied"
         raise Unavailable(f"the result cannot be written ({reason})", where=str(options.out), cure=cure) from None
+
+
+def say_result(status: Mapping[str, Any], out: Path, page: Path | None, display: Display) -> None:
+    """Say what came out, where its report is, and what to try next."""
     result = status["result"]
     accuracy = result.get("accuracy")
     shown = "not measured" if accuracy is None else f"{accuracy:.4f}"
     display.note(
         "Result",
         f"{result['outcome']}: accuracy {shown} on public data, ε spent {status['epsilonSpent']:.4f} of "
-        f"{status['epsilonLimit']:g}, {result['rounds']} rounds in {result['attempts']} attempts; in {options.out}",
+        f"{status['epsilonLimit']:g}, {result['rounds']} rounds in {result['attempts']} attempts; in {out}",
         outcome=result["outcome"],
         accuracy=accuracy,
         epsilonSpent=status["epsilonSpent"],
         epsilonLimit=status["epsilonLimit"],
         rounds=result["rounds"],
         attempts=result["attempts"],
-        out=str(options.out),
+        out=str(out),
+        report=None if page is None else str(page),
     )
-    command = f"cat {options.out}/README.md"
+    if page is not None:
+        say_report(page, display)
+    command = f"cat {out}/README.md"
     display.note("Next", f"next: {command}    (the model card; it says how to load the adapter)", command=command)
+
+
+def say_report(page: Path, display: Display) -> None:
+    """Say where the report is."""
+    display.note("Report", f"report: {page}    (open it in a browser)", report=str(page))

@@ -8,12 +8,12 @@ SECAGG = "workloads/foedus_workloads/secagg"
 SILO, MEMBERSHIP, KEYS = f"{SECAGG}/silo.py", f"{SECAGG}/membership.py", f"{SECAGG}/keys.py"
 WIRE = "workloads/foedus_contract/wire.py"
 MASKS = f"{SECAGG}/masks.py"
-JOURNAL = "workloads/foedus_workloads/training/journal.py"
+ENTRIES = "workloads/foedus_workloads/training/silo_entries.py"
 LEDGER, RECORDS = "workloads/foedus_ledger/ledger.py", "workloads/foedus_ledger/records.py"
 NOISE = "workloads/foedus_workloads/privacy/noise.py"
 
 JOURNAL_FORGETS = Patch(
-    JOURNAL,
+    ENTRIES,
     '''    """Raise Refused unless `entry` may follow `last`: a new, higher attempt, or the same attempt's next stage."""''',
     "    return",
 )

@@ -34,6 +34,7 @@ from foedus_workloads.secagg.effects import (
 )
 from foedus_workloads.secagg.silo import SiloAttempt, silo_contributes, silo_receives, start_silo
 from foedus_workloads.training.journal import open_journal
+from foedus_workloads.training.silo_entries import Entry, Stage
 
 Integers = npt.NDArray[np.int64]
 Answer = tuple[SiloMessage, bytes]
@@ -82,7 +83,7 @@ class HonestSilo:
         self._state = None
         try:
             step = start_silo(context, self.identity, self._pinned, os.urandom)
-            self._journal.opened(context.id)
+            self._note(context.id, "Opened")
         except (InvalidInput, RefusedError) as problem:
             self.refusals.append(problem.what)
             return None
@@ -103,9 +104,9 @@ class HonestSilo:
                 case Send(message, payload) if not isinstance(message, Refuse):
                     answer = message, payload
                 case JournalUpload(attempt, payload):
-                    self._journal.uploaded(attempt, payload)
-                case JournalUnmask(attempt, message):
-                    self._journal.unmasked(attempt, message)
+                    self._note(attempt, "Uploaded", payload)
+                case JournalUnmask(attempt, _):
+                    self._note(attempt, "Unmasked")
                 case Contribute():
                     answer = self._contribute(step.state)
                 case Refused(reason):
@@ -115,7 +116,7 @@ class HonestSilo:
     def _contribute(self, state: SiloAttempt) -> Answer | None:
         attempt = state.context.id
         try:
-            self._journal.charging(attempt)
+            self._note(attempt, "Charging")
             self._book = self._charged(attempt)
         except RefusedError as problem:
             self.refusals.append(problem.what)
@@ -125,6 +126,9 @@ class HonestSilo:
         vector = to_ring(total + self._sampler(self._scale, len(total)))
         self.contributed[attempt] = vector.tolist()
         return self._execute(silo_contributes(state, vector))
+
+    def _note(self, attempt: AttemptId, stage: Stage, payload: bytes = b"") -> None:
+        self._journal.write(Entry(round=attempt.round, attempt=attempt.attempt, stage=stage), payload)
 
     def _charged(self, attempt: AttemptId) -> BudgetRecord:
         book = ledger.charge(self._book, self._job_uid, attempt.attempt, noise_multiplier=MECHANISM.noise_multiplier)

@@ -42,7 +42,7 @@ class SmallJob:
     def charged(self) -> int:
         return sum(item.charged for silo in SILOS for item in self.ledger(silo).read().accounts.values())
 
-    def manifest(self, name: str = "job", rounds: int = 2) -> dict[str, Any]:
+    def manifest(self, name: str = "job", rounds: int = 2, spare: int = 1) -> dict[str, Any]:
         clients = [
             {
                 "name": silo,
@@ -57,7 +57,7 @@ class SmallJob:
                 "labels": ["one", "two"],
                 "maxTokens": 16,
             },
-            "training": {"rounds": rounds},
+            "training": {"rounds": rounds, "spareAttempts": spare},
             "privacy": {"epsilon": 1, "delta": 0.0001},
             "aggregation": {"colluders": 1},
             "clients": clients,

@@ -32,6 +32,11 @@ def digest(domain: str, value: Canonical) -> str:
     return "sha256:" + hashlib.sha256(domain_bytes(domain, value)).hexdigest()
 
 
+def bytes_digest(content: bytes) -> str:
+    """Return `sha256:<hex>` of plain bytes, such as an adapter."""
+    return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
 def _plain(value: Canonical) -> object:
     if isinstance(value, bytes):
         return value.hex()

@@ -11,10 +11,17 @@ from foedus_contract import limits
 from foedus_contract.canonical import digest
 from foedus_contract.models import ContractModel, Digest, SiloName
 
+Noise = Literal["Distributed", "Local"]
+
 
 def threshold_for(silos: int) -> int:
     """Return t = ⌊2n/3⌋ + 1: more than two thirds must survive, so two disjoint survivor views cannot exist."""
     return 2 * silos // 3 + 1
+
+
+def min_honest_for(noise: Noise, threshold: int, colluders: int) -> int:
+    """Return n_min: how many shares of noise ε rests on. Local: a silo's own, whatever becomes of the others'."""
+    return 1 if noise == "Local" else threshold - colluders
 
 
 class LoraPlan(ContractModel):
@@ -27,12 +34,16 @@ class LoraPlan(ContractModel):
 
 
 class ModelPlan(ContractModel):
-    """Base model by digest, labels in the order of the logits, fixed token length, adapter (None: head alone)."""
+    """Base model by digest, labels in the order of the logits, fixed token length, adapter (None: head alone).
+
+    `head_start` tells the head's first values: zero, or the directions in which the base model sees the labels' names.
+    """
 
     digest: Digest
     labels: tuple[str, ...]
     max_tokens: Annotated[int, Field(ge=8, le=512)]
     lora: LoraPlan | None
+    head_start: Literal["Zero", "LabelNames"] = "Zero"
 
 
 class OptimizerPlan(ContractModel):
@@ -50,6 +61,8 @@ class OptimizerPlan(ContractModel):
 class PrivacyPlan(ContractModel):
     """What is promised and how: (ε, δ), clip C, noise multiplier σ, the ring's grid, t, c and n_min.
 
+    `noise` says who draws how much of it: with Distributed the shares of n_min = t − c silos add up to σ, with Local
+    each silo's own share is the whole of it, so n_min is 1 and ε rests on nobody else's noise and on no mask.
     `noise_multiplier` is the standard deviation of the noise that n_min shares add up to, in units of the sum's
     sensitivity Δ. `grid_per_clip` is the number of grid units in one clip norm. `epsilon_pld` and `epsilon_rdp`
     are the whole plan's ε (all attempts, the discretisation gap included).
@@ -65,6 +78,15 @@ class PrivacyPlan(ContractModel):
     min_honest: Annotated[int, Field(ge=1)]
     epsilon_pld: Annotated[float, Field(gt=0)]
     epsilon_rdp: Annotated[float, Field(gt=0)]
+    noise: Noise = "Distributed"
+
+    @property
+    def adversary(self) -> str:
+        """Return in words against whom ε holds."""
+        if self.noise == "Local":
+            return "the coordinator and all other silos together, whatever they do"
+        others = "no silo" if self.colluders == 0 else "1 silo" if self.colluders == 1 else f"{self.colluders} silos"
+        return f"coordinator assumed honest but curious, plus {others} telling it everything"
 
 
 class Deadlines(ContractModel):
@@ -107,8 +129,9 @@ class TrainingPlan(ContractModel):
             raise ValueError("silos must be in name order and unique")
         if not threshold_for(len(names)) <= self.privacy.threshold <= len(names):
             raise ValueError("threshold must be at least ⌊2n/3⌋+1 and at most the number of silos")
-        if self.privacy.min_honest != self.privacy.threshold - self.privacy.colluders:
-            raise ValueError("minHonest must be threshold − colluders")
+        privacy = self.privacy
+        if privacy.min_honest != min_honest_for(privacy.noise, privacy.threshold, privacy.colluders):
+            raise ValueError("minHonest must be threshold − colluders, and 1 where noise is Local")
         # Else two survivor sets could both be signed t times: c colluders sign each, honest silos one of them.
         if 2 * self.privacy.threshold <= len(names) + self.privacy.colluders:
             raise ValueError("twice the threshold must exceed silos + colluders")

@@ -11,6 +11,8 @@ from pydantic import Field, TypeAdapter
 
 from foedus_contract.models import ContractModel, SiloName
 
+CACHING = "caching activations"  # a silo's last step before it joins; the last event of it has done = total
+
 
 class IdentityReady(ContractModel):
     """A silo has its long-lived key; the public half (Ed25519, 32 bytes) is to be pinned by its peers."""
@@ -24,6 +26,7 @@ class Preparing(ContractModel):
     """A stage before the first round: loading the model, caching activations, waiting for silos."""
 
     event: Literal["Preparing"] = "Preparing"
+    at: float | None = None
     what: str
     done: int = 0
     total: int = 0
@@ -39,6 +42,20 @@ class TrainingStarted(ContractModel):
     kappa: float
 
 
+class PhaseSeconds(ContractModel):
+    """Where an attempt's seconds went: keys and shares, the silos' gradients, taking masks off, step and evaluation."""
+
+    agree: Annotated[float, Field(ge=0)]
+    compute: Annotated[float, Field(ge=0)]
+    unmask: Annotated[float, Field(ge=0)]
+    apply: Annotated[float, Field(ge=0)]
+
+    @property
+    def total(self) -> float:
+        """The attempt's whole."""
+        return self.agree + self.compute + self.unmask + self.apply
+
+
 class RoundFinished(ContractModel):
     """One attempt of a round ended; `applied` says whether its sum was released and used."""
 
@@ -52,6 +69,7 @@ class RoundFinished(ContractModel):
     epsilon_spent: float
     accuracy: float | None
     seconds: float
+    phases: PhaseSeconds | None = None
     reason: str = ""
 
 

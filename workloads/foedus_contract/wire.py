@@ -2,7 +2,7 @@
 
 A frame is `uint32 header length (big endian) || header || payload`. The header is a message of this module as
 JSON; the payload is raw bytes (a masked vector of little-endian uint32, or an adapter as safetensors) or empty.
-Every message but Join, Welcome and JobOver names its round and attempt; a receiver refuses any other.
+Every message but Join, Offer, Welcome and JobOver names its round and attempt; a receiver refuses any other.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from foedus_contract.canonical import domain_bytes
 from foedus_contract.errors import InvalidInput
 from foedus_contract.models import ContractModel, Digest, SiloName, first_problem
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2  # 2: signed broadcasts, offers
 Key = Annotated[bytes, Field(min_length=32, max_length=32)]
 Signature = Annotated[bytes, Field(min_length=64, max_length=64)]
 Ciphertext = Annotated[bytes, Field(max_length=512)]
@@ -28,6 +28,23 @@ class AttemptId(ContractModel):
 
     round: Annotated[int, Field(ge=0, lt=limits.MAX_ATTEMPTS)]
     attempt: Annotated[int, Field(ge=0, lt=limits.MAX_ATTEMPTS)]
+
+
+class StartAttempt(ContractModel):
+    """The broadcast that opens an attempt; the payload is the common adapter as safetensors.
+
+    It is all that a coordinator without its volume needs to go on, so it is signed: rounds and attempts done before it
+    stand in `id`, `charged` is how many of these attempts may have been charged. `signature` (ECDSA with SHA-256) is
+    by the key of `certificate` (DER), the coordinator's own in TLS.
+    """
+
+    kind: Literal["StartAttempt"] = "StartAttempt"
+    id: AttemptId
+    factor: Literal["A", "B", "None"]  # the active LoRA factor; None trains the head alone
+    adapter_digest: Digest  # SHA-256 of the payload
+    charged: Annotated[int, Field(ge=0, lt=limits.MAX_ATTEMPTS)] = 0
+    certificate: Annotated[bytes, Field(max_length=4096)] = b""
+    signature: Annotated[bytes, Field(max_length=128)] = b""
 
 
 class Join(ContractModel):
@@ -89,6 +106,14 @@ class Unmask(ContractModel):
     masking_key_shares: dict[SiloName, Share]
 
 
+class Offer(ContractModel):
+    """The last broadcast that this silo was sent, None when there was none; the payload is that broadcast's."""
+
+    kind: Literal["Offer"] = "Offer"
+    silo: SiloName
+    broadcast: StartAttempt | None = None
+
+
 class Refuse(ContractModel):
     """The silo takes no further part in this attempt, and says why in one line."""
 
@@ -99,19 +124,11 @@ class Refuse(ContractModel):
 
 
 class Welcome(ContractModel):
-    """The coordinator knows the silo."""
+    """The coordinator knows the silo; with `resume` it has no state and asks for an Offer."""
 
     kind: Literal["Welcome"] = "Welcome"
     incarnation: int
-
-
-class StartAttempt(ContractModel):
-    """The broadcast that opens an attempt; the payload is the common adapter as safetensors."""
-
-    kind: Literal["StartAttempt"] = "StartAttempt"
-    id: AttemptId
-    factor: Literal["A", "B", "None"]  # the active LoRA factor; None trains the head alone
-    adapter_digest: Digest  # SHA-256 of the payload
+    resume: bool = False
 
 
 class Roster(ContractModel):
@@ -163,7 +180,7 @@ class JobOver(ContractModel):
     reason: Annotated[str, Field(max_length=512)] = ""
 
 
-SiloMessage = Join | AdvertiseKeys | ShareKeys | MaskedVector | ConfirmSurvivors | Unmask | Refuse
+SiloMessage = Join | AdvertiseKeys | ShareKeys | MaskedVector | ConfirmSurvivors | Unmask | Offer | Refuse
 CoordinatorMessage = Welcome | StartAttempt | Roster | DeliverShares | Survivors | SurvivorProof | AttemptOver | JobOver
 Message = SiloMessage | CoordinatorMessage
 
@@ -212,6 +229,22 @@ def keys_to_sign(
             "silo": silo,
             "encryptionKey": encryption_key,
             "maskingKey": masking_key,
+        },
+    )
+
+
+def broadcast_to_sign(start: StartAttempt, *, job_uid: str, plan_digest: str) -> bytes:
+    """Return what StartAttempt's signature covers: job, plan, attempt, adapter and what was charged before."""
+    return domain_bytes(
+        "foedus/training/broadcast",
+        {
+            "job": job_uid,
+            "plan": plan_digest,
+            "round": start.id.round,
+            "attempt": start.id.attempt,
+            "factor": start.factor,
+            "adapter": start.adapter_digest,
+            "charged": start.charged,
         },
     )
 

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, StringConstraints
 
 from foedus_contract import limits
+from foedus_contract.plan import Noise
 from foedus_engine.api.common import ATOMIC, Delta, Epsilon
 from foedus_engine.api.meta import (
     INT32,
@@ -131,6 +132,9 @@ class TrainingSpec(ApiModel):
     """Attempts beyond the rounds, for rounds that lost their quorum; they are reserved and calibrated to."""
     seed: Annotated[int, Field(ge=0, le=INT32)] = 1
     """Seed of the adapter's first values; privacy noise never comes from a seed."""
+    head_start: Literal["Zero", "LabelNames"] = "Zero"
+    """The head's first values. LabelNames reads them off the base model's view of the labels' names, which is public
+    and worth rounds of noisy training where the names are words; Zero is for names that mean nothing."""
     micro_batch_size: Annotated[int, Field(ge=1, le=1024)] = 32
     """Records that a silo processes at a time; it changes speed and memory, not the result."""
     optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec)
@@ -156,8 +160,13 @@ class PrivacySpec(ApiModel):
     """Each record's gradient is clipped to this norm."""
     min_noise_multiplier: Annotated[float, Field(gt=0, le=1000)] = 1.1
     """Least noise multiplier, whatever ε would allow."""
-    noise: Literal["Distributed"] = "Distributed"
-    """Who adds noise: each silo a share, inside secure aggregation."""
+    noise: Noise = "Distributed"
+    """Who adds noise, inside secure aggregation.
+
+    Distributed: each silo a share, and ε holds against the coordinator and `aggregation.colluders` silos. Local: each
+    silo all of it, and ε holds against the coordinator and all other silos together; with n silos the sum bears n
+    times the variance.
+    """
 
 
 def _timeout_rule(field: str) -> Rule:
@@ -176,7 +185,7 @@ class AggregationSpec(ApiModel):
     threshold: Annotated[int, Field(ge=3, le=limits.MAX_SILOS)] | None = None
     """Silos that must survive a round; ⌊2n/3⌋+1 when not given, and never less."""
     colluders: Annotated[int, Field(ge=0, le=limits.MAX_SILOS)] = 1
-    """Silos that may collude with the coordinator; ε is stated against them."""
+    """Silos that may collude with the coordinator; ε is stated against them, with `noise: Local` against all."""
     join_timeout: Duration = "5m"
     """How long to wait for silos to join."""
     stage_timeout: Duration = "1m"

@@ -84,7 +84,9 @@ class PlanStatus(ApiModel):
     threshold: Annotated[int, Field(ge=1, le=limits.MAX_SILOS)]
     """Silos that must survive a round."""
     min_honest: Annotated[int, Field(ge=1, le=limits.MAX_SILOS)]
-    """Honest silos whose noise is counted on: threshold - colluders."""
+    """Honest silos whose noise is counted on: threshold - colluders, or 1 with `noise: Local`."""
+    adversary: Annotated[str, StringConstraints(max_length=256)] = ""
+    """Against whom ε holds."""
     epsilon_pld: Spent
     """ε of the whole plan by privacy loss distributions."""
     epsilon_rdp: Spent

@@ -24,7 +24,6 @@ DEFAULT_RESOURCES: Mapping[str, Any] = {
     "requests": {"cpu": "1", "memory": "2Gi"},
     "limits": {"memory": "4Gi"},
 }
-COORDINATOR_RETRIES = 0  # a coordinator that died has lost its momentum and its round: the job fails with a reason
 
 
 def build_coordinator_job(
@@ -50,7 +49,7 @@ def build_coordinator_job(
             silo="",
             mounts=mounts,
             resources=_resources(resources),
-            backoff_limit=COORDINATOR_RETRIES,
+            backoff_limit=job.spec.backoff_limit,
             suspend=suspend,
         ),
         settings,

@@ -38,7 +38,8 @@ def progress_fields(job: FederatedTrainingJob, observed: Observed) -> dict[str, 
     result = observed.result
     spent = [before, *(event.epsilon_spent for event in finished), result.epsilon_spent if result else 0.0]
     return {
-        "round": result.rounds if result else len({event.round for event in finished if event.applied}),
+        # A coordinator that died between its journal and its report leaves a gap; rounds come in order.
+        "round": result.rounds if result else max((event.round + 1 for event in finished if event.applied), default=0),
         "rounds": job.spec.training.rounds,
         "clients": f"{silos_in(observed)}/{len(job.spec.clients)}",
         "epsilonSpent": max(spent),
@@ -69,6 +70,7 @@ def plan_fields(plan: TrainingPlan) -> dict[str, Any]:
         "noiseMultiplier": privacy.noise_multiplier,
         "threshold": privacy.threshold,
         "minHonest": privacy.min_honest,
+        "adversary": privacy.adversary,
         "epsilonPld": privacy.epsilon_pld,
         "epsilonRdp": privacy.epsilon_rdp,
         "totalRecords": plan.total_records,

@@ -10,6 +10,7 @@ from foedus_contract.plan import (
     PrivacyPlan,
     SiloPlan,
     TrainingPlan,
+    min_honest_for,
     threshold_for,
 )
 from foedus_engine.api.meta import parse_duration
@@ -25,8 +26,8 @@ def threshold(job: FederatedTrainingJob) -> int:
 
 
 def min_honest(job: FederatedTrainingJob) -> int:
-    """Return n_min = t − c: the shares of noise that are certainly in a released sum."""
-    return threshold(job) - job.spec.aggregation.colluders
+    """Return n_min: the shares of noise that ε rests on."""
+    return min_honest_for(job.spec.privacy.noise, threshold(job), job.spec.aggregation.colluders)
 
 
 def attempts(job: FederatedTrainingJob) -> int:
@@ -66,6 +67,7 @@ def make_training_plan(job: FederatedTrainingJob, observed: Observed, calibratio
             labels=tuple(job.spec.model.labels),
             max_tokens=job.spec.model.max_tokens,
             lora=lora_plan(job),
+            head_start=training.head_start,
         ),
         optimizer=OptimizerPlan(
             learning_rate=training.optimizer.learning_rate,
@@ -104,6 +106,7 @@ def _privacy_plan(job: FederatedTrainingJob, observed: Observed, calibration: Ca
         min_honest=min_honest(job),
         epsilon_pld=calibration.epsilon_pld,
         epsilon_rdp=calibration.epsilon_rdp,
+        noise=job.spec.privacy.noise,
     )
 
 

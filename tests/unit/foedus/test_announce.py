@@ -84,6 +84,16 @@ def test_the_announcement_names_every_number_a_reader_judges_by() -> None:
         assert part in text
 
 
+def test_local_noise_names_its_adversary_and_what_it_costs() -> None:
+    local = PLAN.privacy.model_copy(update={"noise": "Local", "min_honest": 1})
+    plan = PLAN.model_copy(update={"privacy": local})
+    text = "\n".join(lines(announce(plan, Size(0, 0, 100), "", ())))
+    assert "adversary the coordinator and all other silos together, whatever they do" in text
+    assert "all of it drawn by each silo, so the sum bears 10 times the variance" in text
+    assert f"κ = {17 * math.sqrt(10) * 10 / 1700:.2f}" in text
+    assert "curious" not in text
+
+
 @pytest.mark.parametrize(("value", "warned"), [(0.5, False), (0.51, True)])
 def test_kappa_above_one_half_warns(value: float, warned: bool) -> None:
     said = dataclasses.replace(announce(PLAN, Size(0, 0, 100), "", ()), kappa=value)

@@ -1,8 +1,9 @@
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from foedus.corpus import CORPORA, read_corpus, read_texts, split_texts
+from foedus.corpus import CORPORA, read_corpus, read_texts, read_tweets, split_texts
 from foedus_contract.errors import InvalidInput
 from foedus_workloads.training.data import Record
 
@@ -33,6 +34,37 @@ def test_too_many_silos_are_refused() -> None:
         split_texts(TEXTS[:9], 5, seed=1)
 
 
+def test_each_silo_gets_as_many_as_asked_for_and_the_rest_is_held_out() -> None:
+    split = split_texts(TEXTS[:-1], 7, seed=1, each=9)  # 50 of a, 49 of b
+    assert [len(hand) for hand in split.silos] == [9] * 7
+    assert sorted(text.label for text in split.held_out) == ["a"] * 18 + ["b"] * 18
+    assert {*split.held_out, *(text for hand in split.silos for text in hand)} == set(TEXTS[:-1])
+    assert all(4 <= sum(text.label == "a" for text in hand) <= 5 for hand in split.silos)
+
+
+@pytest.mark.parametrize("each", [20, 21])
+def test_more_than_there_is_with_some_held_out_is_refused(each: int) -> None:
+    with pytest.raises(InvalidInput, match="leave some to hold out"):
+        split_texts(TEXTS, 5, seed=1, each=each)
+
+
+def test_tweets_lose_their_links_and_a_retweet_is_the_same_text(tmp_path: Path) -> None:
+    file = tmp_path / "tweets.csv"
+    rows = (
+        "sentiment,confidence,text",
+        'positive,1,"A caf\xe9,  at https://t.co/abc last!"',
+        "negative,1,RT @some_one: a caf\xe9 at last",  # the same words
+        "neutral,,http://t.co/only",  # no words
+        "unsure,1,no such label",
+        "neutral,1,plain",
+    )
+    file.write_bytes("\r\n".join(rows).encode("latin-1"))
+    assert read_tweets([file], {"positive": "good", "negative": "bad", "neutral": "plain"}) == (
+        Record(text="A café, at last!", label="good"),
+        Record(text="plain", label="plain"),
+    )
+
+
 def test_texts_are_normalised_distinct_and_labelled_by_folder(tmp_path: Path) -> None:
     for name, content in {
         "one/1.txt": b"a  b\nc\n",
@@ -52,3 +84,10 @@ def test_bbc_news_has_the_expected_texts() -> None:
     # 2,225 files, of which 100 repeat another's words (white space aside)
     assert len(texts) == 2125
     assert {text.label for text in texts} == set(CORPORA["bbc-news"].labels.values())
+
+
+def test_tweets_have_the_expected_texts() -> None:
+    texts = read_corpus("tweets")
+    # 38,158 rows, of which 2,544 repeat another's words
+    assert len(texts) == 35_614
+    assert Counter(text.label for text in texts) == {"negative": 15_476, "neutral": 13_671, "positive": 6_467}

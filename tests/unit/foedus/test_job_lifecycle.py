@@ -18,7 +18,9 @@ from foedus.engine import Engine, open_engine
 from foedus.interrupt import run_until_terminated
 from foedus.lifecycle import admit, job_key, remove
 from foedus.main import main
-from foedus_contract.errors import FoedusError
+from foedus.report.record import read_record
+from foedus.run import result_folder
+from foedus_contract.errors import FoedusError, InvalidInput
 from foedus_engine.api.training import FederatedTrainingJob
 from foedus_engine.cluster.jobs import PodView
 from foedus_engine.manifests import parse_manifest
@@ -74,9 +76,47 @@ def test_a_killed_run_is_deleted_and_the_next_job_trains(
     charged = world.charged()
     assert charged == len(SILOS) * 2
     assert foedus(world.run(name="other", out="again")) == 0  # delivered once more, nothing charged
-    out, again = (sorted(file.name for file in (world.root / name).iterdir()) for name in ("out", "again"))
-    assert out == again != []
+    out, again = ({file.name: file.read_bytes() for file in (world.root / name).iterdir()} for name in ("out", "again"))
+    assert out == again  # the report too: it is made from what is stored
+    assert set(out) == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "metrics.json",
+        "README.md",
+        "report.html",
+        "report.json",
+    }
+    assert f"report: {world.root}/again/report.html" in capfd.readouterr().out
+    record = read_record(world.root / "out")
+    assert (record.ending.outcome, len(record.attempts), len(record.preparation)) == ("Complete", 2, 3)
+    assert [account.charged for account in record.accounts] == [2] * len(SILOS)
+    assert record.epsilon_spent_rdp is not None
+    assert record.epsilon_spent_rdp > record.epsilon_spent == record.attempts[-1].epsilon_spent > 0
     assert world.charged() == charged
+
+
+def test_an_interrupted_run_leaves_a_report_that_gives_way_to_the_next_run(
+    world: SmallJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", ":".join(filter(None, sys.path)))
+    running = world.start(world.run(rounds=100))
+    while world.charged() < len(SILOS):
+        assert running.poll() is None
+        time.sleep(0.1)
+    running.send_signal(signal.SIGINT)
+    assert running.wait() == 130
+    assert world.states() == {"Closed"}
+    assert sorted(file.name for file in (world.root / "out").iterdir()) == ["report.html", "report.json"]
+    record = read_record(world.root / "out")
+    assert (record.ending.outcome, record.ending.message) == ("Interrupted", "It was interrupted.")
+    assert sum(account.charged for account in record.accounts) == world.charged()
+    assert {account.reserved for account in record.accounts} == {101}
+    assert 0 < record.epsilon_spent < record.plan.privacy.epsilon
+    with result_folder(world.root / "out"):
+        pass
+    (world.root / "out/mine").touch()
+    with pytest.raises(InvalidInput, match="holds something already"), result_folder(world.root / "out"):
+        pass
 
 
 @asynccontextmanager

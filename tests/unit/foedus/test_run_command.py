@@ -53,6 +53,20 @@ def test_the_example_is_one_job() -> None:
     assert run.read_job([EXAMPLE]).metadata.name == "bbc-news"
 
 
+@pytest.mark.parametrize(
+    ("name", "noise"), [("bbc-news", "Distributed"), ("tweets", "Distributed"), ("tweets-local", "Local")]
+)
+def test_the_examples_are_jobs_of_ten_silos(name: str, noise: str) -> None:
+    job = run.read_job([EXAMPLE.with_name(f"{name}.yaml")])
+    assert (job.metadata.name, job.spec.privacy.noise, len(job.spec.clients)) == (name, noise, 10)
+
+
+def test_the_local_example_differs_from_the_other_one_in_the_noise_alone() -> None:
+    one, other = (run.read_job([EXAMPLE.with_name(f"{name}.yaml")]).spec for name in ("tweets", "tweets-local"))
+    local = one.privacy.model_copy(update={"noise": "Local"})
+    assert one.model_copy(update={"privacy": local}) == other
+
+
 def test_a_run_never_takes_a_budget(tmp_path: Path) -> None:
     file = tmp_path / "budget.yaml"
     file.write_text(BUDGET, "utf-8")

@@ -11,6 +11,9 @@ from foedus_contract.plan import TrainingPlan, threshold_for
 DIGEST = "sha256:" + "0" * 64
 
 
+LOCAL = {"noise": "Local", "minHonest": 1}
+
+
 def plan_fields(silos: int = 10, **privacy: object) -> dict:
     settings = {
         "epsilon": 1.0,
@@ -54,12 +57,38 @@ def test_numbers_of_the_ten_silo_plan():
     assert plan.share_scale(2693) == pytest.approx(17.0 * 1_048_602 / math.sqrt(6), rel=1e-12)
 
 
+def test_with_local_noise_a_share_is_the_whole_and_the_sum_bears_that_of_all_silos():
+    plan = TrainingPlan.model_validate(plan_fields(**LOCAL))
+    assert plan.share_scale(2693) == pytest.approx(17.0 * 1_048_602, rel=1e-12)
+    # σ·√n·√d / N, as Δ is 26 grid units above the clip's 2^20
+    assert plan.kappa(2693) == pytest.approx(17 * math.sqrt(10) * math.sqrt(2693) / 1700, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("privacy", "says"),
+    [
+        ({}, "coordinator assumed honest but curious, plus 1 silo telling it everything"),
+        ({"colluders": 0, "minHonest": 7}, "plus no silo telling it everything"),
+        ({"colluders": 2, "minHonest": 5}, "plus 2 silos telling it everything"),
+        (LOCAL, "the coordinator and all other silos together, whatever they do"),
+    ],
+)
+def test_the_adversary_is_named(privacy, says):
+    assert says in TrainingPlan.model_validate(plan_fields(**privacy)).privacy.adversary
+
+
 def test_the_digest_changes_with_any_number_of_the_promise():
     digests = {
         TrainingPlan.model_validate(plan_fields(**change)).digest()
-        for change in ({}, {"noiseMultiplier": 17.5}, {"clip": 2.0}, {"gridPerClip": 5})
+        for change in (
+            {},
+            {"noiseMultiplier": 17.5},
+            {"clip": 2.0},
+            {"gridPerClip": 5},
+            LOCAL,
+        )
     }
-    assert len(digests) == 4
+    assert len(digests) == 5
 
 
 @pytest.mark.parametrize(
@@ -68,6 +97,9 @@ def test_the_digest_changes_with_any_number_of_the_promise():
         (plan_fields(threshold=6, minHonest=5), "threshold"),
         (plan_fields(threshold=11, minHonest=10), "threshold"),
         (plan_fields(minHonest=7), "minHonest"),
+        (plan_fields(minHonest=1), "minHonest"),
+        (plan_fields(noise="Local"), "minHonest"),
+        (plan_fields(noise="Nobody", minHonest=1), "noise"),
         (plan_fields(colluders=4, minHonest=3), "twice the threshold"),
         (plan_fields() | {"silos": [silo | {"dataDigest": DIGEST} for silo in plan_fields()["silos"]]}, "same data"),
         (plan_fields(silos=3), "silos"),

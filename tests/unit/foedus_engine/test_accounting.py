@@ -11,12 +11,14 @@ from foedus_contract.errors import InvalidInput
 from foedus_contract.exit_codes import ExitCode
 from foedus_engine import accounting
 from foedus_engine.accounting import Accounting, answer, make_question
+from foedus_engine.decide.checks import kappa_of
 from foedus_engine.decide.observed import Calibrated, ModelView, Unplannable
 from foedus_engine.decide.plan import BudgetKey
+from foedus_engine.decide.training_plan import make_training_plan
 from foedus_ledger.accountants import gaussian_epsilon
 from foedus_ledger.mechanisms import Mechanism
 from foedus_ledger.records import Account, BudgetRecord, BudgetSpec
-from support.brain import MODEL, RECORDS, SILOS, UID, job
+from support.brain import MODEL, RECORDS, SILOS, UID, job, reserved
 
 SPEC = BudgetSpec(digest="sha256:" + "01" * 32, records=RECORDS, epsilon=1.0, delta=1e-5)
 SHORT = Unplannable("Unplannable", "x")
@@ -95,6 +97,21 @@ def test_a_reservation_that_the_other_silos_cannot_make_is_refused() -> None:
     assert isinstance(found, Unplannable)
     assert found.reason == "BudgetInsufficient"
     assert "team-a/budget-silo-2" in found.message
+
+
+def test_local_noise_has_the_same_multiplier_and_rests_on_one_share() -> None:
+    spread, local = ask(budgets()), ask(budgets(), privacy={"noise": "Local"})
+    assert isinstance(spread, Calibrated)
+    assert isinstance(local, Calibrated)
+    assert local.noise_multiplier == spread.noise_multiplier
+    assert gaussian_epsilon(2 / local.noise_multiplier, 1e-5) == pytest.approx(local.epsilon_pld, abs=1e-4)
+    wanted = job(privacy={"noise": "Local"})
+    plan = make_training_plan(wanted, reserved(), local)
+    assert (plan.privacy.noise, plan.privacy.min_honest) == ("Local", 1)
+    other = make_training_plan(job(), reserved(), spread)
+    # n_min is 2 of four silos with distributed noise: κ grows by √2
+    assert plan.kappa(130) / other.kappa(130) == pytest.approx(2**0.5, rel=1e-3)
+    assert kappa_of(wanted, reserved(), local.noise_multiplier) == pytest.approx(plan.kappa(130), rel=1e-3)
 
 
 def test_no_multiplier_below_the_minimum() -> None:

@@ -195,6 +195,18 @@ def test_reserves_on_every_silo_in_name_order_before_anything_is_made() -> None:
     assert (plan.apply, plan.ensure, plan.requeue_seconds) == ((), (), 0.0)
 
 
+@pytest.mark.parametrize(
+    ("noise", "honest", "adversary"),
+    [
+        ("Distributed", 2, "coordinator assumed honest but curious, plus 1 silo telling it everything"),
+        ("Local", 1, "the coordinator and all other silos together, whatever they do"),
+    ],
+)
+def test_the_status_names_the_adversary_of_the_plan(noise: str, honest: int, adversary: str) -> None:
+    told = decide(fresh(), privacy={"noise": noise}).status["plan"]
+    assert (told["minHonest"], told["adversary"]) == (honest, adversary)
+
+
 def test_completes_a_reservation_that_a_crash_cut_short() -> None:
     partly = {silo: budget(silo, ACCOUNT if silo < "silo-3" else None) for silo in SILOS}
 
@@ -267,6 +279,16 @@ def test_suspending_a_running_job_stops_its_jobs_and_keeps_the_reservation() -> 
     assert plan.ledger == ()
     assert plan.status is not None
     assert "startTime" not in plan.status
+
+
+def test_a_job_is_not_over_while_its_coordinator_may_be_started_again() -> None:
+    died = jobs() | {("Job", "demo-coordinator"): ChildView("uid-coordinator", failed=2)}
+    plan = decide(running(children=died, progress=(started(), finished_round(1, 0.5))))
+
+    assert plan.status is not None
+    assert (plan.status["phase"], plan.status["round"], plan.delete, plan.ledger) == ("Training", 2, (), ())
+    (job,) = [item for item in plan.apply if (item["kind"], item["metadata"]["name"]) == ("Job", "demo-coordinator")]
+    assert job["spec"]["backoffLimit"] == 3
 
 
 def test_resuming_says_so() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.x509 import DNSName, UniformResourceIdentifier
 
 from foedus_contract.errors import Refused
 from foedus_contract.exit_codes import ExitCode
@@ -22,6 +23,7 @@ from foedus_contract.wire import (
     DeliverShares,
     JobOver,
     MaskedVector,
+    Offer,
     Refuse,
     Roster,
     ShareKeys,
@@ -31,11 +33,15 @@ from foedus_contract.wire import (
 )
 from foedus_workloads.secagg.effects import AttemptContext, SiloIdentity
 from foedus_workloads.secagg.silo import silo_receives, start_silo
+from foedus_workloads.training.broadcast import BroadcastSigner
 from foedus_workloads.training.client import Participant, Prepared
 from foedus_workloads.training.journal import open_journal
+from foedus_workloads.training.kept import KeptBroadcast
 from foedus_workloads.training.model import adapter_digest
 from foedus_workloads.training.surroundings import Surroundings
 from foedus_workloads.transport.client import Incoming, Rejoined
+from support.broadcasts import AUTHORITY, CHECKER, HOST, SIGNER, make_signer
+from support.certificates import Authority
 from support.training_plans import tiny_plan
 
 PLAN = tiny_plan("sha256:" + "0" * 64)  # 4 rounds and 1 spare attempt
@@ -48,8 +54,23 @@ PINNED = {silo: key.public_key().public_bytes_raw() for silo, key in KEYS.items(
 OVER = JobOver(outcome="over")
 
 
-def start(attempt: int = 0, *, number: int = 0, factor: str = "B", digest: str = adapter_digest(ADAPTER)) -> Incoming:
-    return StartAttempt(id=AttemptId(round=number, attempt=attempt), factor=factor, adapter_digest=digest), ADAPTER
+def start(
+    attempt: int = 0,
+    *,
+    number: int = 0,
+    factor: str = "B",
+    digest: str = adapter_digest(ADAPTER),
+    charged: int | None = None,
+    signer: BroadcastSigner = SIGNER,
+    plan: str = PLAN.digest(),
+) -> Incoming:
+    message = StartAttempt(
+        id=AttemptId(round=number, attempt=attempt),
+        factor=factor,
+        adapter_digest=digest,
+        charged=number if charged is None else charged,
+    )
+    return signer.sign(message, PLAN, plan), ADAPTER
 
 
 class FakeLink:
@@ -92,11 +113,10 @@ class FakeLink:
 
 
 class FakeModel:
+    factors = ("B", "A")
+
     def __init__(self) -> None:
         self.loaded: list[bytes] = []
-
-    def factor_of_round(self, number: int) -> str:
-        return "A" if number % 2 else "B"
 
     def coordinates(self, _factor: str) -> int:
         return COORDINATES
@@ -152,9 +172,9 @@ class Silo:
     async def take_part(self) -> None:
         with open_journal(self._folder, PLAN.uid) as journal:
             zeros = lambda _scale, count: np.zeros(count, dtype=np.int64)
-            assert (
-                await Participant(SPEC, self._prepared, self.link, journal, zeros, Surroundings()).take_part() == OVER
-            )
+            kept = KeptBroadcast(self._folder, PLAN.uid)
+            silo = Participant(SPEC, self._prepared, self.link, journal, kept, CHECKER, zeros, Surroundings())
+            assert await silo.take_part() == OVER
 
     def journal(self) -> list[tuple[int, str]]:
         lines = next(self._folder.glob("journal-*.jsonl")).read_text().splitlines()
@@ -171,6 +191,16 @@ class Silo:
         (start(4, number=4), "no such attempt"),  # the plan has rounds 0 to 3
         (start(5), "no such attempt"),  # and attempts 0 to 4
         (start(0, number=2), "no such attempt"),  # round 2 cannot come before attempt 2
+        (start(2, number=2, charged=1), "so many attempts"),  # two rounds cost two charges
+        (start(2, number=2, charged=3), "so many attempts"),
+        ((start()[0].model_copy(update={"signature": b""}), ADAPTER), "not signed"),
+        ((start()[0].model_copy(update={"certificate": b""}), ADAPTER), "not signed"),
+        ((start()[0].model_copy(update={"id": AttemptId(round=0, attempt=1)}), ADAPTER), "not signed"),
+        ((start(1)[0].model_copy(update={"charged": 1}), ADAPTER), "not signed"),
+        (start(plan="sha256:" + "1" * 64), "not signed"),
+        (start(signer=make_signer(Authority.create(), DNSName(HOST))), "not signed"),  # another job's authority
+        (start(signer=make_signer(AUTHORITY, UniformResourceIdentifier("foedus://silo"))), "not signed"),
+        (start(signer=make_signer(AUTHORITY, DNSName("another-job"))), "not signed"),
     ],
 )
 async def test_an_attempt_that_is_not_the_plans_is_refused_and_leaves_no_trace(
@@ -204,6 +234,21 @@ async def test_an_attempt_is_answered_once_though_it_is_asked_twice(tmp_path: Pa
     await silo.take_part()
     assert [type(message) for message in silo.link.sent] == [AdvertiseKeys, Refuse, Refuse]
     assert (silo.journal(), silo.ledger.charged) == ([(2, "Opened")], [])
+
+
+async def test_a_restarted_silo_answers_no_attempt_again_and_offers_the_broadcast_it_keeps(tmp_path: Path) -> None:
+    await Silo(tmp_path, start(2)).take_part()
+    again = Silo(tmp_path, start(2), start(1), (Welcome(incarnation=1, resume=True), b""), start(3))
+    await again.take_part()
+    assert [type(message) for message in again.link.sent] == [Refuse, Refuse, Offer, AdvertiseKeys]
+    assert again.link.sent[2] == Offer(silo=OWN, broadcast=start(2)[0])
+    assert again.journal() == [(2, "Opened"), (3, "Opened")]
+
+
+async def test_a_silo_without_a_broadcast_offers_none(tmp_path: Path) -> None:
+    silo = Silo(tmp_path, (Welcome(incarnation=1, resume=True), b""))
+    await silo.take_part()
+    assert silo.link.sent == [Offer(silo=OWN)]
 
 
 async def test_a_silo_stops_when_an_older_coordinator_answers(tmp_path: Path) -> None:

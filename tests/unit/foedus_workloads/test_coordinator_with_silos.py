@@ -93,6 +93,10 @@ async def test_four_silos_train_the_adapter_of_all_their_records(tmp_path: Path)
     assert (started.joined, started.trainable_parameters) == (SILOS, 2 * (32 + 32) + 2 * 33)
     assert [(event.applied, event.survivors, event.dropped) for event in world.rounds()] == [(True, SILOS, ())] * 3
     assert [event.epsilon_spent for event in world.rounds()] == sorted({e.epsilon_spent for e in world.rounds()})
+    for phases, seconds in ((event.phases, event.seconds) for event in world.rounds()):
+        assert phases is not None
+        assert phases.agree + phases.compute + phases.unmask + phases.apply == pytest.approx(seconds)
+        assert min(phases.agree, phases.compute, phases.unmask, phases.apply) > 0
     for name in SILOS:
         assert world.ledger(name).read().accounts["7d0f"].charged == 3
         assert world.journal(name) == entries(WHOLE, WHOLE, WHOLE)
@@ -165,11 +169,3 @@ async def test_a_silo_whose_ledger_refuses_says_so_and_leaves_and_the_others_go_
     assert result.adapter_digest == expected_digest(world, [SILOS, [name for name in SILOS if name != "silo-b"]])
     assert [event.dropped for event in world.rounds()] == [(), ("silo-b",)]
     assert world.journal("silo-b") == entries(WHOLE, WHOLE[:2])
-
-
-async def test_a_coordinator_that_had_begun_does_not_begin_again(tmp_path: Path) -> None:
-    world = build_world(tmp_path)
-    (tmp_path / "output").mkdir()
-    (tmp_path / "output/started.json").write_bytes(b'{"job":"7d0f"}')
-    with pytest.raises(JobFailed, match="cannot resume"):
-        await world.coordinator()

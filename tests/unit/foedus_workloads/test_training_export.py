@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, BertForSequenceClassification
 from foedus_workloads.training.base import check_base
 from foedus_workloads.training.data import Record, Records, records_digest
 from foedus_workloads.training.evaluate import Evaluation
-from foedus_workloads.training.export import export_adapter
+from foedus_workloads.training.export import export_adapter, model_card
 from foedus_workloads.training.model import AdaptedModel
 from support.tiny_bert import SENTENCES, write_tiny_bert
 from support.training_plans import LABELS, QUERY_VALUE, tiny_plan
@@ -67,11 +67,22 @@ def test_the_card_states_the_promise_and_its_assumptions(folder, tmp_path):
     for words in (
         "(ε = 1, δ = 1e-05)",
         "all\n5 planned attempts",
-        "coordinator together with 1 silo",
+        "honest but curious, plus 1 silo telling it everything",
+        "at least 2 honest silos add their noise",
         "| accuracy | 0.75 |",
     ):
         assert words in card
     assert plan.model.digest in card
+
+
+def test_the_card_of_local_noise_trusts_nobody():
+    plan = tiny_plan("sha256:" + "0" * 64)
+    local = plan.privacy.model_copy(update={"noise": "Local", "min_honest": 1})
+    card = model_card(plan.model_copy(update={"privacy": local}), {}, "base")
+    assert "against: the coordinator and all other silos together, whatever they do." in card
+    assert "it rests on no other silo's" in card
+    assert "curious" not in card
+    assert "honest silos" not in card
 
 
 def test_a_second_export_replaces_the_first(folder, tmp_path):

@@ -31,8 +31,9 @@ def model(folder, request):
     return load(folder, request.param)
 
 
-def load(folder, lora, seed=1):
+def load(folder, lora, seed=1, **changes):
     plan = ModelPlan(digest=check_base(folder).digest, labels=LABELS, max_tokens=16, lora=lora)
+    plan = plan.model_copy(update=changes)
     return AdaptedModel.load(folder, plan, seed)
 
 
@@ -64,6 +65,30 @@ def test_cached_activations_and_the_first_token_alone_give_the_whole_models_scor
 def test_a_fresh_adapter_changes_nothing(model):
     assert plain_logits(model, TEXTS).abs().max() == 0
     assert all(not value.any() for name, value in model.adapter().items() if not name.endswith(".A"))
+
+
+@pytest.mark.parametrize("lora", LORAS.values(), ids=LORAS.keys())
+def test_a_head_may_start_where_the_model_sees_the_labels_names(folder, lora):
+    names = ("good old days", "bad news", "the weather")
+    model = load(folder, lora, labels=names, head_start="LabelNames")
+    encodings = [model._tokenizer.encode(name) for name in ("", *names)]
+    with torch.no_grad():
+        centre, *seen = model._bert(
+            input_ids=torch.tensor([encoding.ids for encoding in encodings]),
+            attention_mask=torch.tensor([encoding.attention_mask for encoding in encodings]),
+        ).pooler_output
+    for row, name in zip(model.head.weight, seen, strict=True):
+        away = name - sum(seen) / 3
+        assert torch.allclose(row, 4 * away / away.norm(), atol=1e-4)
+    assert torch.allclose(model.head.bias, -model.head.weight @ centre, atol=1e-4)
+    assert model.coordinates("B" if lora else "None") == load(folder, lora, labels=names).coordinates(
+        "B" if lora else "None"
+    )
+
+
+def test_names_that_the_model_cannot_tell_apart_start_at_zero(folder):
+    model = load(folder, None, labels=("[UNK]", "[UNK] "), head_start="LabelNames")
+    assert model.head.weight.abs().max() == 0
 
 
 def test_only_adapter_and_head_may_move_and_nothing_is_dropped_out(model):

@@ -31,7 +31,7 @@ from foedus_workloads.transport.client import CoordinatorLink, LinkSettings, Rej
 from foedus_workloads.transport.events import Joined, Lost, Received
 from foedus_workloads.transport.framing import PATH
 from foedus_workloads.transport.server import ServerSettings, SiloServer
-from foedus_workloads.transport.sessions import Sessions
+from foedus_workloads.transport.sessions import Busy, Sessions
 from foedus_workloads.transport.tls import TlsPaths, client_context, server_context, silo_uri
 from support.certificates import Authority
 
@@ -87,7 +87,7 @@ async def serving(folder: Path, *, clock=None, name: str = "job-coordinator") ->
 async def test_frames_go_both_ways_and_payloads_with_them(tmp_path: Path) -> None:
     async with serving(tmp_path) as world, world.link("a") as link:
         assert (await world.next(Joined)).silo == "a"
-        world.server.expect_vectors(2)
+        world.server.expect_payloads(8)
         start = StartAttempt(id=ID, factor="B", adapter_digest=PLAN)
         world.server.send("a", Welcome(incarnation=0))
         world.server.send("a", start, b"adapter")
@@ -96,6 +96,20 @@ async def test_frames_go_both_ways_and_payloads_with_them(tmp_path: Path) -> Non
         vector = MaskedVector(id=ID, silo="a", coordinates=2)
         await link.send(vector, b"12345678")
         assert await world.next(Received) == Received("a", vector, b"12345678")
+
+
+async def test_a_silo_that_talks_faster_than_it_is_heard_is_told_to_wait_and_loses_nothing(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world, world.link("a") as link, world.link("b") as other:
+        for number in range(7):  # with Joined, eight
+            await link.send(Refuse(id=ID, silo="a", reason=str(number)))
+        later = asyncio.create_task(link.send(Refuse(id=ID, silo="a", reason="7")))
+        await other.send(Refuse(id=ID, silo="b", reason="b"))  # another silo is heard meanwhile
+        assert not later.done()
+        with pytest.raises(Busy):
+            world.sessions.join("a", join_of("a", 1), session="another")
+        heard = [await world.next(Received) for _ in range(9)]
+        await later
+        assert [event.message.reason for event in heard if event.silo == "a"] == list("01234567")
 
 
 async def refusal(world: World, link) -> FoedusError:
@@ -118,7 +132,7 @@ async def test_foreign_certificates_are_refused(tmp_path: Path) -> None:
             world.link("c"),
             world.link("a", join=join_of("b"), files=world.files("a")),
             world.link("a", join=join_of("a", plan_digest="sha256:" + "b" * 64)),
-            world.link("a", join=join_of("a", protocol=2)),
+            world.link("a", join=join_of("a", protocol=1)),
         ]
         for case in cases:
             assert (await refusal(world, case)).code is ExitCode.IDENTITY_REFUSED
@@ -237,7 +251,7 @@ BAD_BODIES = {
 
 async def test_bodies_that_are_malformed_oversized_slow_or_another_silos_are_refused(tmp_path: Path) -> None:
     async with serving(tmp_path) as world, raw_session(world) as (http, request):
-        world.server.expect_vectors(2)
+        world.server.expect_payloads(8)
         got = {}
         for name, (body, changes, _) in BAD_BODIES.items():
             data = body() if callable(body) else body
@@ -251,7 +265,7 @@ async def test_bodies_that_are_malformed_oversized_slow_or_another_silos_are_ref
 
 async def test_a_retried_frame_is_applied_once_and_a_lost_answer_is_delivered_again(tmp_path: Path) -> None:
     async with serving(tmp_path) as world, raw_session(world) as (http, request):
-        world.server.expect_vectors(2)
+        world.server.expect_payloads(8)
         for _ in range(2):
             async with http.post(**request, data=encode_frame(VECTOR, b"12345678")) as response:
                 assert response.status == 204

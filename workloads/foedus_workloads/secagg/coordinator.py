@@ -32,6 +32,7 @@ from foedus_contract.wire import (
     DeliverShares,
     Join,
     MaskedVector,
+    Offer,
     Refuse,
     Roster,
     ShareKeys,
@@ -73,7 +74,7 @@ class CoordinatorStage(Enum):
 
 @dataclass(frozen=True)
 class CoordinatorAttempt:
-    """The coordinator's state in one attempt; `dropped` says why each lost silo was lost."""
+    """The coordinator's state in one attempt; `dropped` says why each lost silo was lost, `began` when stages began."""
 
     context: AttemptContext
     identities: Mapping[str, bytes]
@@ -88,6 +89,7 @@ class CoordinatorAttempt:
     sharers: frozenset[str] = frozenset()
     survivors: frozenset[str] = frozenset()
     total: Vector | None = field(default=None, repr=False)
+    began: Mapping[CoordinatorStage, float] = field(default_factory=dict)
 
     @property
     def ended(self) -> bool:
@@ -126,7 +128,7 @@ def coordinator_receives(
     state: CoordinatorAttempt, message: SiloMessage, payload: bytes, now: float
 ) -> Step[CoordinatorAttempt]:
     """Take one message of a silo; the step that it completes, or nothing."""
-    if isinstance(message, Join) or message.id != state.context.id:
+    if isinstance(message, Join | Offer) or message.id != state.context.id:
         return Step(state)
     if isinstance(message, Refuse):
         return coordinator_loses(state, message.silo, now, reason=f"refused: {message.reason}")
@@ -244,7 +246,8 @@ def _enter(
     """Begin `stage` with the silos of `messages` that are still there."""
     awaited = frozenset(messages) - set(state.dropped)
     seconds = state.compute_seconds if stage is CoordinatorStage.VECTORS else state.stage_seconds
-    state = replace(state, stage=stage, awaited=awaited, answers={}, deadline=now + seconds)
+    began = {**state.began, stage: now}
+    state = replace(state, stage=stage, awaited=awaited, answers={}, deadline=now + seconds, began=began)
     sends = tuple(SendTo(name, messages[name]) for name in sorted(awaited))
     return Step(state, (*sends, SetDeadline(state.deadline)))
 

@@ -1,12 +1,6 @@
 """One silo's process: prepares its data and model, joins, and answers the attempts it is invited to.
 
-It drives the state machine of `secagg.silo` and does what that asks for, in order. A contribution is:
-
-1. compute the integer sum of clipped gradients (a crash up to here costs no budget);
-2. note Charging in the journal, charge the silo's own ledger, and only then
-3. draw noise, mask, note Uploaded, send.
-
-Whatever the coordinator says, an attempt is answered at most once, at the adapter whose digest was signed.
+It drives the state machine of `silo_job` and does what that asks for, in order.
 """
 
 from __future__ import annotations
@@ -18,22 +12,36 @@ from typing import TYPE_CHECKING
 
 from foedus_contract.errors import FoedusError, InvalidInput, Refused, Unavailable
 from foedus_contract.exit_codes import ExitCode
-from foedus_contract.progress import IdentityReady, Preparing
+from foedus_contract.progress import CACHING, IdentityReady, Preparing
 from foedus_contract.run_spec import ClientRunSpec
-from foedus_contract.wire import (
-    AttemptId,
-    AttemptOver,
-    CoordinatorMessage,
-    JobOver,
-    Join,
-    Refuse,
-    StartAttempt,
-    Welcome,
-)
+from foedus_contract.wire import AttemptId, JobOver, Join
+from foedus_workloads.secagg.effects import Send, SiloIdentity
+from foedus_workloads.training.broadcast import BroadcastChecker
 from foedus_workloads.training.identity import load_identity, read_policy
+from foedus_workloads.training.job_effects import (
+    ChargeLedger,
+    ComputeSum,
+    DrawNoise,
+    Heard,
+    JournalSilo,
+    KeepBroadcast,
+    Leave,
+    LedgerAnswered,
+    LoadAdapter,
+    NoiseDrawn,
+    RoundVectors,
+    SessionRenewed,
+    SiloEffect,
+    SiloEvent,
+    Stop,
+    SumComputed,
+)
 from foedus_workloads.training.journal import Journal, open_journal
+from foedus_workloads.training.kept import KeptBroadcast
 from foedus_workloads.training.progress import ProgressWriter
+from foedus_workloads.training.silo_job import SiloRules, silo_job_step, start_silo_job
 from foedus_workloads.training.surroundings import Surroundings
+from foedus_workloads.training.threads import in_thread
 from foedus_workloads.transport.client import CoordinatorLink, Incoming, LinkSettings, Rejoined, connect
 from foedus_workloads.transport.tls import client_context
 
@@ -42,8 +50,6 @@ if TYPE_CHECKING:
 
     from foedus_ledger.sqlite import SqliteLedger
     from foedus_workloads.privacy.noise import Sampler
-    from foedus_workloads.secagg.effects import Step
-    from foedus_workloads.secagg.silo import SiloAttempt
     from foedus_workloads.training.local_step import LocalStep
     from foedus_workloads.training.model import AdaptedModel
 
@@ -65,7 +71,9 @@ async def run_client(spec: ClientRunSpec, around: Surroundings, sampler: Sampler
     """Take part in the job until the coordinator says that it is over; raises FoedusError when this silo must stop."""
     progress = ProgressWriter(around.path(spec.progress))
     state = around.path(spec.state)
-    context = client_context(around.tls(spec.tls))
+    tls = around.tls(spec.tls)
+    context = client_context(tls)
+    hostname = spec.coordinator_service.partition(".")[0]  # the Service's own name, in every certificate of it
     policy_deadline = around.clock() + spec.plan.deadlines.join_seconds
     # Beside the ledger: that folder is the silo's own and outlives jobs, as the key must.
     signing_key = load_identity(around.path(spec.ledger).parent, around.entropy)
@@ -80,12 +88,14 @@ async def run_client(spec: ClientRunSpec, around: Surroundings, sampler: Sampler
         async with connect(
             lambda: around.address(spec.coordinator_service, spec.coordinator_port),
             join,
-            hostname=spec.coordinator_service.partition(".")[0],  # the Service's own name, in every certificate of it
+            hostname=hostname,
             context=context,
             entropy=around.entropy,
             settings=LinkSettings(join_seconds=deadlines.join_seconds, patience_seconds=deadlines.stage_seconds),
         ) as link:
-            return await Participant(spec, prepared, link, journal, sampler, around).take_part()
+            kept = KeptBroadcast(state, spec.plan.uid)
+            checker = BroadcastChecker.load(tls, hostname)
+            return await Participant(spec, prepared, link, journal, kept, checker, sampler, around).take_part()
 
 
 def prepare(
@@ -107,7 +117,7 @@ def prepare(
         )
     ledger = SqliteLedger(around.path(spec.ledger))
     check_account(spec, ledger)
-    progress.write(Preparing(what="loading the model"))
+    progress.write(Preparing(at=around.wall_clock(), what="loading the model"))
 
     import torch
 
@@ -122,7 +132,9 @@ def prepare(
         model,
         records,
         spec.plan,
-        report=lambda done, total: progress.write(Preparing(what="caching activations", done=done, total=total)),
+        report=lambda done, total: progress.write(
+            Preparing(at=around.wall_clock(), what=CACHING, done=done, total=total)
+        ),
     )
     return model, local, ledger
 
@@ -170,7 +182,7 @@ async def _wait_for_policy(
 
 
 class Participant:
-    """A joined silo: feeds what arrives into the state machine and does what comes out."""
+    """A joined silo: feeds what happens into the state machine and does what comes out."""
 
     def __init__(
         self,
@@ -178,139 +190,95 @@ class Participant:
         prepared: Prepared,
         link: CoordinatorLink,
         journal: Journal,
+        kept: KeptBroadcast,
+        checker: BroadcastChecker,
         sampler: Sampler,
         around: Surroundings,
     ) -> None:
         self._spec = spec
-        self._plan_digest = spec.plan.digest()
         self._prepared = prepared
         self._link = link
         self._journal = journal
+        self._kept = kept
+        self._checker = checker
         self._sampler = sampler
         self._entropy = around.entropy
-        self._waiting: deque[Incoming] = deque()
-        self._attempt: SiloAttempt | None = None
-        self._factor = "None"
-        self._coordinator = 0  # the highest incarnation that has welcomed this silo
+        self._watch = around.watch
+        self._answers: deque[SiloEvent] = deque()
+        self._over: JobOver | None = None
 
     async def take_part(self) -> JobOver:
-        """Answer attempts until the job is over."""
-        while True:
-            item = self._waiting.popleft() if self._waiting else await self._link.receive()
-            if isinstance(item, Rejoined):
-                self._attempt = None
-                continue
-            message, payload = item
-            if isinstance(message, JobOver):
-                return message
-            await self._take(message, payload)
+        """Answer attempts until the job is over; raises FoedusError when this silo must stop."""
+        state = start_silo_job(self._rules(), self._journal.last, await in_thread(self._kept.read))
+        while self._over is None:
+            event = await self._next_event()
+            step = await in_thread(silo_job_step, state, event, self._entropy)
+            for effect in step.effects:
+                await self._execute(effect)
+            state = step.state
+        return self._over
 
-    async def _take(self, message: CoordinatorMessage, payload: bytes) -> None:
-        if isinstance(message, Welcome):
-            if message.incarnation < self._coordinator:
-                where = self._spec.coordinator_service
-                raise Refused("an older coordinator answers", where=where, code=ExitCode.SUPERSEDED)
-            self._coordinator = message.incarnation
-        elif isinstance(message, StartAttempt):
-            await self._begin(message, payload)
-        elif self._attempt is not None:
-            from foedus_workloads.secagg.silo import silo_receives
-
-            await self._execute(await asyncio.to_thread(silo_receives, self._attempt, message, self._entropy))
-
-    async def _begin(self, message: StartAttempt, payload: bytes) -> None:
-        """Enter an attempt, or say why not; an attempt that is under way is abandoned."""
-        self._attempt = None
-        try:
-            step = await asyncio.to_thread(self._start, message, payload)
-        except (InvalidInput, Refused) as problem:
-            await self._refuse(message.id, problem.what)
-            return
-        await self._execute(step)
-
-    def _start(self, message: StartAttempt, payload: bytes) -> Step[SiloAttempt]:
-        from foedus_workloads.secagg.effects import AttemptContext, SiloIdentity
-        from foedus_workloads.secagg.silo import start_silo
-        from foedus_workloads.training.model import adapter_digest
-
-        plan, model = self._spec.plan, self._prepared.model
-        attempt = message.id
-        if attempt.round >= plan.rounds or not attempt.round <= attempt.attempt < plan.attempts:
-            raise InvalidInput("the plan has no such attempt", where="StartAttempt")
-        if message.factor != model.factor_of_round(attempt.round):
-            raise InvalidInput("another factor is active in this round", where="StartAttempt")
-        if adapter_digest(payload) != message.adapter_digest:
-            raise InvalidInput("the adapter is not the one that is named", where="StartAttempt")
-        model.load_adapter_bytes(payload)
-        self._factor = message.factor
-        context = AttemptContext(
-            id=attempt,
-            job_uid=plan.uid,
-            plan_digest=self._plan_digest,
-            adapter_digest=message.adapter_digest,
-            threshold=plan.privacy.threshold,
-            coordinates=model.coordinates(message.factor),
+    def _rules(self) -> SiloRules:
+        spec, prepared, model = self._spec, self._prepared, self._prepared.model
+        return SiloRules(
+            plan=spec.plan,
+            plan_digest=spec.plan.digest(),
+            identity=SiloIdentity(spec.silo, prepared.signing_key),
+            pinned=prepared.pinned,
+            vectors=RoundVectors(model.factors, {factor: model.coordinates(factor) for factor in model.factors}),
+            checker=self._checker,
         )
-        identity = SiloIdentity(self._spec.silo, self._prepared.signing_key)
-        step = start_silo(context, identity, self._prepared.pinned, self._entropy)
-        self._journal.opened(attempt)
-        return step
 
-    async def _execute(self, step: Step[SiloAttempt]) -> None:
-        from foedus_workloads.secagg.effects import Contribute, JournalUnmask, JournalUpload, Send
+    async def _next_event(self) -> SiloEvent:
+        """Return what happens next: what arrived while an effect was executed, then its answer, else what comes."""
+        if self._answers:
+            arrived = self._link.receive_now()
+            return self._answers.popleft() if arrived is None else _heard(arrived)
+        return _heard(await self._link.receive())
 
-        self._attempt = step.state
-        for effect in step.effects:
-            match effect:
-                case Send(message, payload):
-                    await self._link.send(message, payload)
-                case JournalUpload(attempt, payload):
-                    await asyncio.to_thread(self._journal.uploaded, attempt, payload)
-                case JournalUnmask(attempt, answer):
-                    await asyncio.to_thread(self._journal.unmasked, attempt, answer)
-                case Contribute():
-                    await self._contribute(step.state)
+    async def _execute(self, effect: SiloEffect) -> None:
+        self._watch(effect)
+        match effect:
+            case Send(message, payload):
+                await self._link.send(message, payload)
+            case Leave(over):
+                self._over = over
+            case Stop(error):
+                raise error
+            case _:
+                answer = await in_thread(self._work, effect)
+                if answer is not None:
+                    self._answers.append(answer)
 
-    async def _contribute(self, attempt: SiloAttempt) -> None:
-        from foedus_workloads.secagg.silo import silo_contributes
+    def _work(self, effect: SiloEffect) -> SiloEvent | None:
+        """Do what takes long."""
         from foedus_workloads.training.local_step import noised
 
-        total = await asyncio.to_thread(self._prepared.local.integer_sum, self._factor)
-        if self._overtaken(attempt.context.id):  # nobody waits for it any more: it would cost budget for nothing
-            self._attempt = None
-            return
-        if not await self._charge(attempt.context.id):
-            self._attempt = None
-            return
-        vector = await asyncio.to_thread(noised, total, self._spec.plan, self._sampler)
-        await self._execute(await asyncio.to_thread(silo_contributes, attempt, vector))
+        match effect:
+            case JournalSilo(entry, payload):
+                self._journal.write(entry, payload)
+            case KeepBroadcast(start, payload):
+                self._kept.write(start, payload)
+            case LoadAdapter(payload):
+                self._prepared.model.load_adapter_bytes(payload)
+            case ComputeSum(attempt, factor):
+                return SumComputed(attempt, self._prepared.local.integer_sum(factor))
+            case ChargeLedger(attempt):
+                return LedgerAnswered(attempt, self._charge(attempt))
+            case DrawNoise(attempt, total):
+                return NoiseDrawn(attempt, noised(total, self._spec.plan, self._sampler))
+            case _:
+                raise TypeError(type(effect).__name__)
+        return None
 
-    async def _charge(self, attempt: AttemptId) -> bool:
-        """Charge the silo's ledger for the attempt; False when it could not be, after telling the coordinator."""
-        sigma = self._spec.plan.privacy.noise_multiplier
+    def _charge(self, attempt: AttemptId) -> FoedusError | None:
+        plan = self._spec.plan
         try:
-            await asyncio.to_thread(self._journal.charging, attempt)
-            await asyncio.to_thread(
-                lambda: self._prepared.ledger.charge(self._spec.plan.uid, attempt.attempt, noise_multiplier=sigma)
-            )
+            self._prepared.ledger.charge(plan.uid, attempt.attempt, noise_multiplier=plan.privacy.noise_multiplier)
         except FoedusError as problem:
-            await self._refuse(attempt, problem.what)
-            if not problem.code.retryable:
-                raise
-            return False
-        return True
-
-    async def _refuse(self, attempt: AttemptId, reason: str) -> None:
-        await self._link.send(Refuse(id=attempt, silo=self._spec.silo, reason=reason[:512]))
-
-    def _overtaken(self, attempt: AttemptId) -> bool:
-        while (item := self._link.receive_now()) is not None:
-            self._waiting.append(item)
-        return any(_ends(item, attempt) for item in self._waiting)
+            return problem
+        return None
 
 
-def _ends(item: Incoming, attempt: AttemptId) -> bool:
-    if isinstance(item, Rejoined):
-        return True
-    message, _ = item
-    return isinstance(message, StartAttempt | JobOver) or (isinstance(message, AttemptOver) and message.id == attempt)
+def _heard(item: Incoming) -> SiloEvent:
+    return SessionRenewed() if isinstance(item, Rejoined) else Heard(*item)

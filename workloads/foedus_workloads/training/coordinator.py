@@ -1,32 +1,48 @@
-"""The coordinator's process: waits for silos, runs rounds until done or until attempts run out, leaves an adapter.
+"""The coordinator's process: drives the state machine of `coordinator_job` and does what that asks for, in order.
 
-1. Listen; load the model meanwhile. Wait until all silos have joined, or t of them at the join deadline.
-2. An attempt a round: broadcast the adapter, aggregate, take a step. An attempt that fails repeats its round under a
-   new number; every number is used once. The plan's attempts are all there are.
-3. End: write the adapter, tell the silos, report. With at least one round done a job that cannot go on ends early
-   with its adapter (it is paid for); without any it fails.
-
-A coordinator that stopped after step 1 does not resume: a mark on its volume makes a new process fail with a reason.
+State lies on its output volume: a journal, and a checkpoint that the journal names. A new process of the same job goes
+on from there, or, with the volume lost, from the silos' last signed broadcast.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from foedus_contract.canonical import canonical_json
-from foedus_contract.errors import FoedusError, JobFailed
-from foedus_contract.exit_codes import ExitCode
+from foedus_contract.errors import FoedusError
 from foedus_contract.progress import Preparing, RoundFinished, TrainingResult, TrainingStarted
 from foedus_contract.run_spec import CoordinatorRunSpec
-from foedus_contract.wire import AttemptId, JobOver, StartAttempt
-from foedus_workloads.secagg.effects import AttemptContext, Released
-from foedus_workloads.training.attempt import Attendance, Outcome, run_attempt
+from foedus_contract.wire import JobOver
+from foedus_workloads.secagg.effects import SendTo, SetDeadline
+from foedus_workloads.training.broadcast import BroadcastChecker, BroadcastSigner
+from foedus_workloads.training.checkpoint import CheckpointStore
+from foedus_workloads.training.coordinator_entries import Closed, Restored
+from foedus_workloads.training.coordinator_job import coordinator_job_step, start_coordinator_job
+from foedus_workloads.training.coordinator_journal import CoordinatorJournal, open_coordinator_journal
+from foedus_workloads.training.coordinator_state import CoordinatorRules
+from foedus_workloads.training.job_effects import (
+    ApplySum,
+    CheckpointSaved,
+    CoordinatorEffect,
+    CoordinatorEvent,
+    Fail,
+    Finish,
+    JournalCoordinator,
+    ModelMoved,
+    ReportAttempt,
+    ReportStarted,
+    ReportWaiting,
+    RestoreAdapter,
+    SaveCheckpoint,
+    TimedOut,
+)
+from foedus_workloads.training.journal import name_of
 from foedus_workloads.training.progress import ProgressWriter
 from foedus_workloads.training.spending import Spending
 from foedus_workloads.training.surroundings import Surroundings
+from foedus_workloads.training.threads import in_thread
 from foedus_workloads.transport.events import Joined
 from foedus_workloads.transport.server import ServerSettings, SiloServer
 from foedus_workloads.transport.sessions import Sessions
@@ -36,17 +52,7 @@ if TYPE_CHECKING:
     from foedus_workloads.training.trainer import Trainer
 
 GOODBYE_SECONDS = 10.0  # silos that are there fetch their last message within a round trip
-STARTED_FILE = "started.json"
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How far the job is."""
-
-    rounds: int = 0
-    attempts: int = 0
-    charged: int = 0
-    accuracy: float | None = None
+STATE_FOLDER = "state"  # inside the output volume, beside the adapter
 
 
 async def run_coordinator(
@@ -60,16 +66,16 @@ async def run_coordinator(
     server = SiloServer(sessions, namespace=plan.namespace, job=plan.job, settings=settings)
     host, port = listen_address(spec, around)
     async with server.listening(host, port, context):
-        attendance = Attendance(server, spec.incarnation)
         try:
-            check_not_resumed(around.path(spec.output), plan.uid)
-            trainer = await asyncio.to_thread(_load_trainer, spec, around, progress)
-            server.expect_vectors(trainer.most_coordinates)
-            result = await Job(spec, around, progress, attendance, trainer).run()
+            with open_coordinator_journal(_state_file(spec, around, ".jsonl")) as journal:
+                trainer = await asyncio.to_thread(_load_trainer, spec, around, progress)
+                result = await Driver(spec, around, progress, server, journal, trainer).run()
         except FoedusError as error:
-            await say_goodbye(attendance, around, JobOver(outcome="Failed", reason=str(error)[:512]))
+            # A process that may be started again is not the job's end.
+            if not error.code.retryable:
+                await say_goodbye(server, around, JobOver(outcome="Failed", reason=str(error)[:512]))
             raise
-        await say_goodbye(attendance, around, JobOver(outcome=result.outcome, reason=result.reason))
+        await say_goodbye(server, around, JobOver(outcome=result.outcome, reason=result.reason))
         return result
 
 
@@ -80,169 +86,160 @@ def listen_address(spec: CoordinatorRunSpec, around: Surroundings) -> tuple[str,
     return around.address(spec.listen_service, spec.listen_port)
 
 
-def check_not_resumed(output: Path, uid: str) -> None:
-    """Raise JobFailed when an earlier process of this job's coordinator had begun to train."""
-    mark = output / STARTED_FILE
-    if mark.is_file() and mark.read_bytes() == _mark(uid):
-        raise JobFailed(
-            "the coordinator stopped during the training and cannot resume",
-            where=uid,
-            cure="start a new job; what was charged stays charged",
-        )
-
-
-async def say_goodbye(attendance: Attendance, around: Surroundings, message: JobOver) -> None:
+async def say_goodbye(server: SiloServer, around: Surroundings, message: JobOver) -> None:
     """Tell every silo that the job is over, and wait a moment until they have left."""
     deadline = around.clock() + GOODBYE_SECONDS
-    for silo in sorted(attendance.present):
-        attendance.server.send(silo, message)
-    while attendance.present and around.clock() < deadline:
-        event = await attendance.next_event(deadline - around.clock())
+    for silo in sorted(server.present):
+        server.send(silo, message)
+    while server.present and around.clock() < deadline:
+        event = await server.next_event(max(0.0, deadline - around.clock()))
         if isinstance(event, Joined):
-            attendance.server.send(event.silo, message)
+            server.send(event.silo, message)
 
 
-class Job:
-    """One job's rounds."""
+class Driver:
+    """One job's machine, between transport, journal, model and progress file."""
 
     def __init__(
         self,
         spec: CoordinatorRunSpec,
         around: Surroundings,
         progress: ProgressWriter,
-        attendance: Attendance,
+        server: SiloServer,
+        journal: CoordinatorJournal,
         trainer: Trainer,
     ) -> None:
         self._spec = spec
         self._plan = spec.plan
-        self._plan_digest = spec.plan.digest()
         self._around = around
+        self._watch = around.watch
         self._progress = progress
-        self._attendance = attendance
+        self._server = server
+        self._journal = journal
         self._trainer = trainer
+        self._store = CheckpointStore(around.path(spec.output) / STATE_FOLDER, name_of(spec.plan.uid))
         self._spending = Spending.of(spec.plan, trainer.most_coordinates)
+        self._answers: deque[CoordinatorEvent] = deque()
+        self._deadline = 0.0
+        self._result: TrainingResult | None = None
 
     async def run(self) -> TrainingResult:
-        """Train until all rounds are done, or attempts or silos run out."""
-        deadlines, standing = self._plan.deadlines, Standing()
-        await self._wait_for(len(self._plan.silos), deadlines.join_seconds)
-        self._check_quorum("the silos did not join in time")
-        self._start()
-        while standing.rounds < self._plan.rounds and standing.attempts < self._plan.attempts:
-            if not await self._wait_for(self._plan.privacy.threshold, deadlines.join_seconds):
-                break
-            standing = await self._attempt(standing)
-        return await self._finish(standing)
+        """Feed events into the machine until it ends."""
+        recovered, clock = self._journal.recovered, self._around.clock
+        if recovered is not None and recovered.checkpoint is not None:
+            await in_thread(lambda digest: self._trainer.resume(self._store.load(digest)), recovered.checkpoint)
+        adapter = await in_thread(self._trainer.adapter_bytes)
+        # Masked vectors, and adapters that silos offer: all adapters of a plan are of one length.
+        self._server.expect_payloads(max(4 * self._trainer.most_coordinates, len(adapter)))
+        step = start_coordinator_job(self._rules(), recovered, adapter, clock())
+        while True:
+            for effect in step.effects:
+                await self._execute(effect)
+            if self._result is not None:
+                return self._result
+            event = await self._next_event()
+            # In a thread: taking the masks off is a long computation, and silos must be answered meanwhile.
+            step = await in_thread(coordinator_job_step, step.state, event, clock())
 
-    async def _wait_for(self, count: int, seconds: float) -> bool:
-        """Wait until `count` silos are there; False when they are not after `seconds`."""
-        deadline = self._around.clock() + seconds
-        while len(self._attendance.present) < count:
-            left = deadline - self._around.clock()
-            if left <= 0:
-                return False
-            if isinstance(await self._attendance.next_event(left), Joined):
-                joined = len(self._attendance.present)
-                self._progress.write(Preparing(what="waiting for silos", done=joined, total=len(self._plan.silos)))
-        return True
-
-    def _check_quorum(self, what: str) -> None:
-        present, needed = self._attendance.present, self._plan.privacy.threshold
-        if len(present) < needed:
-            missing = sorted({silo.name for silo in self._plan.silos} - present)
-            raise JobFailed(
-                f"{what}: {len(present)} are there, {needed} are needed; missing: {', '.join(missing)}",
-                where=self._plan.job,
-                cure="see why they stopped; raise spec.aggregation.joinTimeout if they are slow to start",
-                code=ExitCode.QUORUM_LOST,
-            )
-
-    def _start(self) -> None:
-        output = self._around.path(self._spec.output)
-        output.mkdir(parents=True, exist_ok=True)
-        (output / STARTED_FILE).write_bytes(_mark(self._plan.uid))
-        self._progress.write(
-            TrainingStarted(
-                at=self._around.wall_clock(),
-                joined=tuple(sorted(self._attendance.present)),
-                trainable_parameters=self._trainer.trainable_parameters,
-                kappa=self._trainer.kappa,
-            )
+    def _rules(self) -> CoordinatorRules:
+        files, service = self._around.tls(self._spec.tls), self._spec.listen_service
+        return CoordinatorRules(
+            plan=self._plan,
+            plan_digest=self._plan.digest(),
+            vectors=self._trainer.vectors,
+            signer=BroadcastSigner.load(files),
+            checker=BroadcastChecker.load(files, service.partition(".")[0]),
+            incarnation=self._spec.incarnation,
         )
 
-    async def _attempt(self, standing: Standing) -> Standing:
-        started, plan = self._around.clock(), self._plan
-        present = self._attendance.present
-        attempt = AttemptId(round=standing.rounds, attempt=standing.attempts)
-        factor = self._trainer.factor(attempt.round)
-        broadcast = await asyncio.to_thread(self._trainer.broadcast)
-        context = AttemptContext(
-            id=attempt,
-            job_uid=plan.uid,
-            plan_digest=self._plan_digest,
-            adapter_digest=broadcast.digest,
-            threshold=plan.privacy.threshold,
-            coordinates=self._trainer.coordinates(factor),
-        )
-        start = StartAttempt(id=attempt, factor=factor, adapter_digest=broadcast.digest)
-        outcome = await run_attempt(
-            self._attendance,
-            context,
-            start,
-            broadcast.payload,
-            deadlines=plan.deadlines,
-            clock=self._around.clock,
-        )
-        standing = replace(standing, attempts=standing.attempts + 1, charged=standing.charged + outcome.charged)
-        if isinstance(outcome.end, Released):
-            accuracy = await asyncio.to_thread(self._trainer.apply, attempt.round, outcome.end.total)
-            standing = replace(standing, rounds=standing.rounds + 1, accuracy=accuracy)
-        self._report(attempt, outcome, standing, present, self._around.clock() - started)
-        return standing
+    async def _next_event(self) -> CoordinatorEvent:
+        if self._answers:
+            arrived = await self._server.next_event(0.0)
+            return self._answers.popleft() if arrived is None else arrived
+        arrived = await self._server.next_event(max(0.0, self._deadline - self._around.clock()))
+        return TimedOut() if arrived is None else arrived
 
-    def _report(
-        self, attempt: AttemptId, outcome: Outcome, standing: Standing, present: frozenset[str], seconds: float
-    ) -> None:
-        applied = isinstance(outcome.end, Released)
-        survivors = outcome.end.survivors if isinstance(outcome.end, Released) else ()
-        dropped = tuple(sorted(present - set(survivors))) if applied else getattr(outcome.end, "dropped", ())
-        self._progress.write(
-            RoundFinished(
-                at=self._around.wall_clock(),
-                round=attempt.round,
-                attempt=attempt.attempt,
-                applied=applied,
-                survivors=survivors,
-                dropped=dropped,
-                epsilon_spent=self._spending.epsilon(standing.charged),
-                accuracy=standing.accuracy,
-                seconds=seconds,
-                reason=getattr(outcome.end, "reason", ""),
-            )
-        )
+    async def _execute(self, effect: CoordinatorEffect) -> None:
+        self._watch(effect)
+        match effect:
+            case SendTo(silo, message, payload):
+                self._server.send(silo, message, payload)
+            case SetDeadline(at):
+                self._deadline = at
+            case ReportWaiting() | ReportStarted() | ReportAttempt():
+                self._report(effect)
+            case Finish():
+                self._result = await in_thread(self._finish, effect)
+            case Fail(error):
+                raise error
+            case _:
+                answer = await in_thread(self._work, effect)
+                if answer is not None:
+                    self._answers.append(answer)
 
-    async def _finish(self, standing: Standing) -> TrainingResult:
-        plan = self._plan
-        complete = standing.rounds == plan.rounds
-        ran_out = standing.attempts == plan.attempts
-        why = "all attempts are used" if ran_out else "too few silos are left"
-        if not complete and standing.rounds == 0:
-            self._check_quorum(why)
-            raise JobFailed(f"{why}, and no round was finished", where=plan.job, cure="see why silos dropped out")
+    def _work(self, effect: CoordinatorEffect) -> CoordinatorEvent | None:
+        """Do what takes long."""
+        trainer = self._trainer
+        match effect:
+            case RestoreAdapter(payload):
+                accuracy = trainer.take_over(payload)
+                return ModelMoved(trainer.adapter_bytes(), accuracy)
+            case ApplySum(number, total):
+                accuracy = trainer.apply(number, total)
+                return ModelMoved(trainer.adapter_bytes(), accuracy)
+            case SaveCheckpoint():
+                return CheckpointSaved(self._store.save(trainer.checkpoint()))
+            case JournalCoordinator(entry):
+                self._journal.write(entry)
+                if isinstance(entry, Closed | Restored) and entry.checkpoint is not None:
+                    self._store.keep_only(entry.checkpoint)
+            case _:
+                raise TypeError(type(effect).__name__)
+        return None
+
+    def _report(self, effect: ReportWaiting | ReportStarted | ReportAttempt) -> None:
+        at = self._around.wall_clock()
+        match effect:
+            case ReportWaiting(here, total):
+                self._progress.write(Preparing(at=at, what="waiting for silos", done=here, total=total))
+            case ReportStarted(joined):
+                parameters, kappa = self._trainer.trainable_parameters, self._trainer.kappa
+                self._progress.write(
+                    TrainingStarted(at=at, joined=joined, trainable_parameters=parameters, kappa=kappa)
+                )
+            case ReportAttempt(attempt):
+                self._progress.write(
+                    RoundFinished(
+                        at=at,
+                        round=attempt.round,
+                        attempt=attempt.attempt,
+                        applied=effect.applied,
+                        survivors=effect.survivors,
+                        dropped=effect.dropped,
+                        epsilon_spent=self._spending.epsilon(effect.standing.charged),
+                        accuracy=effect.standing.accuracy,
+                        seconds=effect.phases.total,
+                        phases=effect.phases,
+                        reason=effect.reason,
+                    )
+                )
+
+    def _finish(self, end: Finish) -> TrainingResult:
+        standing = end.standing
         epsilon = self._spending.epsilon(standing.charged)
         metrics = {
             "accuracy": standing.accuracy,
             "epsilon": epsilon,
-            "delta": plan.privacy.delta,
+            "delta": self._plan.privacy.delta,
             "rounds": standing.rounds,
             "attempts": standing.attempts,
         }
         base_name = self._spec.model.package or ""
-        digest = await asyncio.to_thread(self._trainer.export, self._around.path(self._spec.output), metrics, base_name)
+        digest = self._trainer.export(self._around.path(self._spec.output), metrics, base_name)
         return TrainingResult(
-            outcome="Complete" if complete else "EndedEarly",
-            reason="" if complete else ("AttemptsExhausted" if ran_out else "QuorumLost"),
-            message="" if complete else f"{why}: {standing.rounds} of {plan.rounds} rounds are done",
+            outcome="EndedEarly" if end.reason else "Complete",
+            reason=end.reason,
+            message=end.message,
             rounds=standing.rounds,
             attempts=standing.attempts,
             epsilon_spent=epsilon,
@@ -251,12 +248,12 @@ class Job:
         )
 
 
+def _state_file(spec: CoordinatorRunSpec, around: Surroundings, ending: str) -> Path:
+    return around.path(spec.output) / STATE_FOLDER / (name_of(spec.plan.uid) + ending)
+
+
 def _load_trainer(spec: CoordinatorRunSpec, around: Surroundings, progress: ProgressWriter) -> Trainer:
     # Imported here, with the port open: torch takes seconds, and silos may connect meanwhile.
     from foedus_workloads.training.trainer import Trainer
 
     return Trainer.load(spec, around, progress)
-
-
-def _mark(uid: str) -> bytes:
-    return canonical_json({"job": uid})

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-from foedus_contract.plan import TrainingPlan
+from foedus_contract.plan import PrivacyPlan, TrainingPlan
 from foedus_workloads.training.base import CONFIG_FILE, WEIGHTS_FILE
 from foedus_workloads.training.model import AdaptedModel
 
@@ -68,8 +68,8 @@ Trained by Foedus across {len(plan.silos)} silos with {plan.total_records} recor
 Each record of each silo is protected with (ε = {privacy.epsilon:g}, δ = {privacy.delta:g}) differential privacy:
 replacing one record by an empty one changes the distribution of everything that was released, all
 {plan.attempts} planned attempts together, by no more than that.
-The promise holds against an honest-but-curious coordinator together with {privacy.colluders} silo(s), as long as at
-least {privacy.min_honest} honest silos add their noise (noise multiplier {privacy.noise_multiplier:.4f}).
+The promise holds against: {privacy.adversary}.
+{_rests_on(privacy)}
 Silos are separate data sets: a person whose records lie in two of them is protected less.
 
 ## Metrics
@@ -94,6 +94,14 @@ scores = model(**batch).logits
 
 The base model's folder holds {CONFIG_FILE}, {WEIGHTS_FILE} and its tokenizer.
 """
+
+
+def _rests_on(privacy: PrivacyPlan) -> str:
+    """Return what the promise needs, as the model card says it."""
+    noise = f"(noise multiplier {privacy.noise_multiplier:.4f})"
+    if privacy.noise == "Local":
+        return f"Each silo adds all the noise that its own records need {noise}; it rests on no other silo's."
+    return f"It holds as long as at least {privacy.min_honest} honest silos add their noise {noise}."
 
 
 def _save_adapter(model: AdaptedModel, folder: Path, base_name: str) -> None:

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from foedus_contract.errors import InvalidInput, Refused
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.run_spec import SiloPolicy
-from foedus_workloads.training.journal import sync_folder
+from foedus_workloads.training.durable import sync_folder
 
 KEY_FILE = "identity.key"
 KEY_BYTES = 32

@@ -28,6 +28,10 @@ class ServerOptimizer:
         """Return an optimiser that has not moved yet."""
         return cls(plan, head_coordinates, {})
 
+    def moving(self, velocity: Mapping[str, Floats]) -> Self:
+        """Return the optimiser with the velocities of an earlier process."""
+        return replace(self, velocity=dict(velocity))
+
     def step(self, factor: str, mean: Floats, *, progress: float) -> tuple[Self, Floats]:
         """Return (next optimiser, update to add) for the mean gradient of `factor` and the head.
 

@@ -13,15 +13,23 @@ from foedus_contract.run_spec import TlsFiles
 from foedus_workloads.transport.tls import TlsPaths
 
 
+def unwatched(_effect: object) -> None:
+    """Let the effect happen."""
+
+
 @dataclass(frozen=True)
 class Surroundings:
-    """`root` and `endpoints` are set by the embedded engine; `entropy` is the operating system's."""
+    """`root` and `endpoints` are set by the embedded engine; `entropy` is the operating system's.
+
+    `watch` is shown each effect right before it is executed; no run spec and no environment can set it.
+    """
 
     root: Path | None = None
     endpoints: Path | None = None
     entropy: Callable[[int], bytes] = os.urandom
     wall_clock: Callable[[], float] = time.time  # for people: time stamps of progress
     clock: Callable[[], float] = time.monotonic  # for deadlines
+    watch: Callable[[object], None] = unwatched
 
     def path(self, path: str) -> Path:
         """Return where a path of the run spec lies."""

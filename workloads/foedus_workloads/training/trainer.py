@@ -5,7 +5,6 @@ Everything here sees public values only: sums under differential privacy and pub
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +18,11 @@ from foedus_contract.progress import Preparing
 from foedus_contract.run_spec import CoordinatorRunSpec
 from foedus_workloads.privacy.quantise import to_mean
 from foedus_workloads.training.base import resolve
+from foedus_workloads.training.checkpoint import pack_checkpoint, unpack_checkpoint
 from foedus_workloads.training.data import read_records
 from foedus_workloads.training.evaluate import Evaluation
 from foedus_workloads.training.export import Metrics, export_adapter
+from foedus_workloads.training.job_effects import RoundVectors
 from foedus_workloads.training.model import AdaptedModel, adapter_digest
 from foedus_workloads.training.optimizer import ServerOptimizer
 from foedus_workloads.training.progress import ProgressWriter
@@ -42,14 +43,6 @@ def check_public(digest: str, plan: TrainingPlan) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Broadcast:
-    """The common adapter as bytes, and the SHA-256 that StartAttempt names."""
-
-    payload: bytes
-    digest: str
-
-
 class Trainer:
     """Model, optimiser and evaluation of one job."""
 
@@ -67,26 +60,24 @@ class Trainer:
         if spec.evaluation_data is not None:
             records = read_records(around.path(spec.evaluation_data), plan.model.labels)
             check_public(records.digest, plan)
-        progress.write(Preparing(what="loading the model"))
+        progress.write(Preparing(at=around.wall_clock(), what="loading the model"))
         torch.set_num_threads(spec.threads)
         model = AdaptedModel.load(resolve(spec.model, around.root), plan.model, plan.seed)
         if records is None:
             return cls(plan, model, None)
-        progress.write(Preparing(what="encoding the public records", total=records.count))
+        progress.write(Preparing(at=around.wall_clock(), what="encoding the public records", total=records.count))
         return cls(plan, model, Evaluation(model, records, batch=plan.micro_batch))
 
-    def factor(self, number: int) -> str:
-        """Return the active factor of round `number`."""
-        return self._model.factor_of_round(number)
-
-    def coordinates(self, factor: str) -> int:
-        """Return the length of a round's vector."""
-        return self._model.coordinates(factor)
+    @property
+    def vectors(self) -> RoundVectors:
+        """The factors of the rounds and the length of each one's vector."""
+        factors = self._model.factors
+        return RoundVectors(factors, {factor: self._model.coordinates(factor) for factor in factors})
 
     @property
     def most_coordinates(self) -> int:
         """The length of the longest vector of any round."""
-        return max(self.coordinates(factor) for factor in self._model.factors)
+        return max(self.vectors.coordinates.values())
 
     @property
     def trainable_parameters(self) -> int:
@@ -98,21 +89,40 @@ class Trainer:
         """The ratio of noise to clipped signal: noise-std/C · √d / N, the surplus noise of all silos included."""
         return self._plan.kappa(self.most_coordinates)
 
-    def broadcast(self) -> Broadcast:
-        """Return the common adapter for the next attempt."""
-        payload = self._model.adapter_bytes()
-        return Broadcast(payload, adapter_digest(payload))
+    def adapter_bytes(self) -> bytes:
+        """Return the common adapter as it is broadcast."""
+        return self._model.adapter_bytes()
+
+    def accuracy(self) -> float | None:
+        """Return the accuracy on the public records, None without any."""
+        return None if self._evaluation is None else self._evaluation.accuracy()
 
     def apply(self, number: int, total: npt.NDArray[np.uint32]) -> float | None:
         """Take round `number`'s step on its released sum; return the accuracy on public records, None without any."""
-        privacy, factor = self._plan.privacy, self.factor(number)
+        privacy, factor = self._plan.privacy, self._model.factor_of_round(number)
         # Divided by the plan's constant, not by the survivors' records: the step stays a public function of the sum.
         mean = to_mean(total, clip=privacy.clip, grid_per_clip=privacy.grid_per_clip, records=self._plan.total_records)
         self._optimizer, update = self._optimizer.step(factor, mean, progress=number / max(1, self._plan.rounds - 1))
         self._model.add(factor, update.astype(np.float32))
-        return None if self._evaluation is None else self._evaluation.accuracy()
+        return self.accuracy()
+
+    def take_over(self, adapter: bytes) -> float | None:
+        """Go on from an adapter alone, without momentum; return its accuracy. Raises InvalidInput when it cannot be."""
+        self._model.load_adapter_bytes(adapter)
+        self._optimizer = ServerOptimizer.fresh(self._plan.optimizer, self._model.head_coordinates())
+        return self.accuracy()
+
+    def checkpoint(self) -> bytes:
+        """Return adapter and optimiser as safetensors, for `resume`."""
+        return pack_checkpoint(self._model.adapter(), self._optimizer.velocity)
+
+    def resume(self, checkpoint: bytes) -> None:
+        """Go on from what `checkpoint` returned; raises InvalidInput when it does not fit the plan's model."""
+        adapter, velocity = unpack_checkpoint(checkpoint)
+        self._model.load_adapter(adapter)
+        self._optimizer = ServerOptimizer.fresh(self._plan.optimizer, self._model.head_coordinates()).moving(velocity)
 
     def export(self, output: Path, metrics: Metrics, base_name: str) -> str:
         """Write adapter, model card and metrics below `output`; return the adapter's digest."""
         export_adapter(self._model, output / ADAPTER_FOLDER, plan=self._plan, metrics=metrics, base_name=base_name)
-        return self.broadcast().digest
+        return adapter_digest(self.adapter_bytes())

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from foedus_contract import limits
 from foedus_contract.errors import InvalidInput
-from foedus_contract.wire import MaskedVector, Message, StartAttempt, decode_frame
+from foedus_contract.wire import MaskedVector, Message, Offer, StartAttempt, decode_frame
 
 ReadExactly = Callable[[int], Awaitable[bytes]]
 
@@ -47,5 +47,9 @@ def check_payload(message: Message, length: int, *, payload_limit: int) -> None:
     if isinstance(message, MaskedVector):
         if length != 4 * message.coordinates:
             raise InvalidInput("the payload is not one uint32 a coordinate", where=message.kind)
-    elif length and not isinstance(message, StartAttempt):
+    elif length and not _carries_adapter(message):
         raise InvalidInput("this kind carries no payload", where=message.kind)
+
+
+def _carries_adapter(message: Message) -> bool:
+    return isinstance(message, StartAttempt) or (isinstance(message, Offer) and message.broadcast is not None)

@@ -5,7 +5,7 @@
     DELETE /v1/messages   the silo leaves                    204
 
 403 the identity is refused, 410 superseded, 409 no session (join again), 400 malformed, 408 too slow, 411 no length,
-413 too large, 415 encoded, 429 a frame of this silo is already being read.
+413 too large, 415 encoded, 429 later: a frame of this silo is being read, or too many wait.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from foedus_workloads.transport.framing import (
     TooLarge,
     read_frame,
 )
-from foedus_workloads.transport.sessions import NoSession, Session, Sessions
+from foedus_workloads.transport.sessions import Busy, NoSession, Session, Sessions
 from foedus_workloads.transport.tls import silo_of
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -63,9 +63,9 @@ class SiloServer:
         """The silos that are connected now."""
         return self._sessions.present
 
-    def expect_vectors(self, coordinates: int) -> None:
-        """Accept masked vectors of up to `coordinates`; until then none is read."""
-        self._payload_limit = 4 * coordinates
+    def expect_payloads(self, most_bytes: int) -> None:
+        """Accept payloads of up to `most_bytes`; until then none is read."""
+        self._payload_limit = most_bytes
 
     def send(self, silo: str, message: Message, payload: bytes = b"") -> None:
         """Queue a frame for the silo; dropped when it is not connected."""
@@ -75,7 +75,7 @@ class SiloServer:
         """Return what happened next, or None when nothing did for `timeout` seconds."""
         try:
             async with asyncio.timeout(timeout):
-                return await self._sessions.events.get()
+                return await self._sessions.next_event()
         except TimeoutError:
             return None
 
@@ -84,7 +84,7 @@ class SiloServer:
         try:
             async with asyncio.timeout(timeout):
                 while self.present:
-                    await self._sessions.events.get()
+                    await self._sessions.next_event()
         except TimeoutError:
             return False
         return True
@@ -153,6 +153,7 @@ class SiloServer:
         session = self._session(request, silo)
         if session.posting:
             raise web.HTTPTooManyRequests(text="another frame of this silo is being read")
+        self._sessions.check_room(silo)  # before the body takes memory; one body a silo is read at a time
         session.posting = True
         try:
             with self._sessions.request(session):
@@ -240,6 +241,8 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
 def _status(error: FoedusError) -> int:
     if isinstance(error, NoSession):
         return 409
+    if isinstance(error, Busy):
+        return 429
     if isinstance(error, TooLarge):
         return 413
     if isinstance(error, Refused):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,8 +19,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+# A silo's messages that the driver has not taken yet; an honest silo has one on its way in each stage.
+MAX_UNDELIVERED = 8
+
+
 class NoSession(Unavailable):
     """The request belongs to no open session; the silo joins (again)."""
+
+
+class Busy(Unavailable):
+    """The driver has not taken the silo's earlier messages yet; the silo sends this one again later."""
 
 
 @dataclass
@@ -35,10 +44,12 @@ class Session:
 
 
 class Sessions:
-    """All sessions of one job; puts Joined, Received and Lost into `events`, in the order they happened."""
+    """All sessions of one job; `next_event` gives Joined, Received and Lost in the order they happened."""
 
     def __init__(self, silos: Collection[str], *, plan_digest: str, clock: Callable[[], float]) -> None:
-        self.events: asyncio.Queue[TransportEvent] = asyncio.Queue()
+        # Bounded by `check_room`: what a silo puts in at will is counted, and each Lost belongs to a counted Joined.
+        self._events: asyncio.Queue[TransportEvent] = asyncio.Queue()
+        self._undelivered: Counter[str] = Counter()
         self._silos = frozenset(silos)
         self._plan_digest = plan_digest
         self._clock = clock
@@ -49,6 +60,18 @@ class Sessions:
     def present(self) -> frozenset[str]:
         """The silos with an open session."""
         return frozenset(self._open)
+
+    async def next_event(self) -> TransportEvent:
+        """Wait for what happened next."""
+        event = await self._events.get()
+        if not isinstance(event, Lost):
+            self._undelivered[event.silo] -= 1
+        return event
+
+    def check_room(self, silo: str) -> None:
+        """Raise Busy while the driver has not taken enough of the silo's earlier messages."""
+        if self._undelivered[silo] >= MAX_UNDELIVERED:
+            raise Busy("earlier messages are still waiting", where=silo)
 
     def check_silo(self, silo: str) -> None:
         """Raise Refused unless the job has this silo."""
@@ -76,10 +99,11 @@ class Sessions:
                 return
             # Two processes with one incarnation: the first keeps its session until it has fallen silent.
             raise NoSession("another process of this silo is connected", where=silo)
+        self.check_room(silo)
         self.lose(silo)
         self._fences[silo] = message.incarnation
         self._open[silo] = Session(Mailbox(session, message.incarnation), self._clock())
-        self.events.put_nowait(Joined(silo, message))
+        self._put(Joined(silo, message))
 
     def take(self, silo: str, session: Session, sequence: int, message: SiloMessage, payload: bytes) -> None:
         """Hand the message to the driver unless it is a repeat."""
@@ -88,7 +112,7 @@ class Sessions:
         mailbox = session.mailbox.take(sequence)
         if mailbox is not None:
             session.mailbox = mailbox
-            self.events.put_nowait(Received(silo, message, payload))
+            self._put(Received(silo, message, payload))
 
     def send(self, silo: str, message: Message, payload: bytes = b"") -> None:
         """Queue a frame for the silo; one that is not connected, or reads nothing, gets none and counts as lost."""
@@ -107,7 +131,7 @@ class Sessions:
         session = self._open.pop(silo, None)
         if session is not None:
             session.news.set()
-            self.events.put_nowait(Lost(silo))
+            self._events.put_nowait(Lost(silo))
 
     def lose_silent(self, seconds: float) -> None:
         """End the sessions of the silos that have had no open request for `seconds`."""
@@ -125,6 +149,10 @@ class Sessions:
         finally:
             session.open_requests -= 1
             session.last_seen = self._clock()
+
+    def _put(self, event: Joined | Received) -> None:
+        self._undelivered[event.silo] += 1
+        self._events.put_nowait(event)
 
     def _check_join(self, silo: str, message: Join) -> None:
         self._check_fence(silo, message.incarnation)

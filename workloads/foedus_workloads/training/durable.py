@@ -1,0 +1,82 @@
+"""Files that outlive a power cut: locked append-only line files, and files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from foedus_contract.errors import Unavailable
+
+
+@contextmanager
+def open_lines(path: Path, *, owner: str) -> Iterator[tuple[int, tuple[bytes, ...]]]:
+    """Give the file's descriptor, for appending by this process alone, and its whole lines.
+
+    A last line without its line feed was never acted on and is cut off. Raises Unavailable while another process has
+    the file, which `owner` names, or when the volume cannot be used.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Unavailable(
+                f"another process of this {owner} runs on the same state",
+                where=str(path.parent),
+                cure="wait until it has ended",
+            ) from None
+        try:
+            whole, separator, _ = path.read_bytes().rpartition(b"\n")
+            os.ftruncate(descriptor, len(whole) + len(separator))
+            sync_folder(path.parent)
+        except OSError as error:
+            raise unwritable(path, error) from error
+        yield descriptor, tuple(whole.split(b"\n")) if separator else ()
+    finally:
+        os.close(descriptor)
+
+
+def append_durably(descriptor: int, line: bytes) -> None:
+    """Append one line, its line feed included, and sync it; raises OSError, and then the file ends as before."""
+    length = os.fstat(descriptor).st_size
+    try:
+        if os.write(descriptor, line) != len(line):
+            raise OSError("only part of a line was written")
+        os.fsync(descriptor)
+    except OSError:
+        os.ftruncate(descriptor, length)  # half a line would spoil the next one
+        raise
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Make `path` hold `content`: after a crash it holds that or what it held before; raises OSError."""
+    draft = path.with_name(path.name + ".draft")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def unwritable(path: Path, error: OSError) -> Unavailable:
+    """Return the error of a volume that did not take what must be durable before anything else happens."""
+    reason = error.strerror or str(error) or type(error).__name__
+    return Unavailable(f"cannot be written ({reason})", where=str(path), cure="free space on the volume, or mend it")
