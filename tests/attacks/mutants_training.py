@@ -145,6 +145,7 @@ TRAINING_MUTANTS = {
     "journal-not-read-at-start": fails(
         f"{UNIT}/test_journal.py::test_after_a_restart_an_attempt_that_was_opened_gets_no_answer_and_the_next_one_does",
         Patch(JOURNAL, "yield Journal(path, descriptor, _read(path, lines))", "yield Journal(path, descriptor, ())"),
+        shows="AttributeError: 'NoneType' object has no attribute 'round'",  # nothing was read
     ),
     "journal-not-synced": fails(
         f"{UNIT}/test_journal.py::test_entries_are_synced_to_disk",
@@ -181,7 +182,6 @@ TRAINING_MUTANTS = {
         Patch(
             SILO_JOB, "    if not attempt.round <= message.charged <= attempt.attempt:", "    if message.charged < 0:"
         ),
-        shows="ValueError: too many values to unpack (expected 1)",
     ),
     "answers-of-ended-attempts-used": fails(
         f"{GUARDS}::test_a_silo_pays_only_for_an_attempt_that_somebody_still_waits_for",
@@ -262,7 +262,6 @@ TRAINING_MUTANTS = {
     "cut-off-attempts-used-again": fails(
         f"{UNIT}/test_coordinator_journal.py::test_a_new_process_goes_on_after_every_attempt_that_was_opened",
         Patch(COORDINATOR_ENTRIES, "    if not recovered.opened:", "    if recovered.opened or not recovered.opened:"),
-        shows="comes out of order",
     ),
     "attempts-broadcast-before-the-journal": fails(
         f"{UNIT}/test_coordinator_job.py::test_with_nothing_offered_the_job_begins",
