@@ -104,8 +104,7 @@ class CoordinatorProcess:
             yield Wait(self.deadline)
 
     def _arrived(self) -> TransportEvent | None:
-        events = self.door.sessions.events
-        return None if events.empty() else events.get_nowait()
+        return self.door.sessions.event_now()
 
     def _say_goodbye(self, message: JobOver) -> Request:
         timeline = self.world.timeline

@@ -63,10 +63,11 @@ class Sessions:
 
     async def next_event(self) -> TransportEvent:
         """Wait for what happened next."""
-        event = await self._events.get()
-        if not isinstance(event, Lost):
-            self._undelivered[event.silo] -= 1
-        return event
+        return self._handed_over(await self._events.get())
+
+    def event_now(self) -> TransportEvent | None:
+        """Return what happened next, None when nothing has."""
+        return None if self._events.empty() else self._handed_over(self._events.get_nowait())
 
     def check_room(self, silo: str) -> None:
         """Raise Busy while the driver has not taken enough of the silo's earlier messages."""
@@ -149,6 +150,11 @@ class Sessions:
         finally:
             session.open_requests -= 1
             session.last_seen = self._clock()
+
+    def _handed_over(self, event: TransportEvent) -> TransportEvent:
+        if not isinstance(event, Lost):
+            self._undelivered[event.silo] -= 1
+        return event
 
     def _put(self, event: Joined | Received) -> None:
         self._undelivered[event.silo] += 1
