@@ -58,6 +58,7 @@ class CoordinatorProcess:
         self.adapter = world.first_adapter
         self.attempt: AttemptId | None = None  # the one that was broadcast last
         self.result: JobOver | None = None
+        self.awaited: frozenset[str] = frozenset()  # silos of the process before this one
 
     def _woken(self) -> None:
         self.wake()
@@ -73,6 +74,8 @@ class CoordinatorProcess:
         world.door = self.door
         yield world.rng.uniform(0.5, 8.0)
         recovered = self.disk.open()
+        if recovered is not None:
+            self.awaited = frozenset(world.silos)
         if recovered is not None and recovered.checkpoint is not None:
             self.adapter = self.disk.checkpoints[recovered.checkpoint]
         step = coordinator_job.start_coordinator_job(
@@ -109,12 +112,14 @@ class CoordinatorProcess:
     def _say_goodbye(self, message: JobOver) -> Request:
         timeline = self.world.timeline
         deadline = timeline.now + GOODBYE_SECONDS
+        missing = self.awaited - self.door.sessions.present
         for silo in sorted(self.door.sessions.present):
             self.door.send(silo, message, b"")
-        while self.door.sessions.present and timeline.now < deadline:
+        while (self.door.sessions.present or missing) and timeline.now < deadline:
             arrived = self._arrived()
             if isinstance(arrived, Joined):
                 self.door.send(arrived.silo, message, b"")
+                missing -= {arrived.silo}
             elif arrived is None:
                 yield Wait(deadline)
 

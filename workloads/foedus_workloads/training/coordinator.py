@@ -66,16 +66,19 @@ async def run_coordinator(
     server = SiloServer(sessions, namespace=plan.namespace, job=plan.job, settings=settings)
     host, port = listen_address(spec, around)
     async with server.listening(host, port, context):
+        awaited: frozenset[str] = frozenset()
         try:
             with open_coordinator_journal(_state_file(spec, around, ".jsonl")) as journal:
+                if journal.recovered is not None:  # silos of the process before this one are on their way back
+                    awaited = frozenset(silo.name for silo in plan.silos)
                 trainer = await asyncio.to_thread(_load_trainer, spec, around, progress)
                 result = await Driver(spec, around, progress, server, journal, trainer).run()
         except FoedusError as error:
             # A process that may be started again is not the job's end.
             if not error.code.retryable:
-                await say_goodbye(server, around, JobOver(outcome="Failed", reason=str(error)[:512]))
+                await say_goodbye(server, around, JobOver(outcome="Failed", reason=str(error)[:512]), awaited)
             raise
-        await say_goodbye(server, around, JobOver(outcome=result.outcome, reason=result.reason))
+        await say_goodbye(server, around, JobOver(outcome=result.outcome, reason=result.reason), awaited)
         return result
 
 
@@ -86,15 +89,20 @@ def listen_address(spec: CoordinatorRunSpec, around: Surroundings) -> tuple[str,
     return around.address(spec.listen_service, spec.listen_port)
 
 
-async def say_goodbye(server: SiloServer, around: Surroundings, message: JobOver) -> None:
-    """Tell every silo that the job is over, and wait a moment until they have left."""
+async def say_goodbye(server: SiloServer, around: Surroundings, message: JobOver, awaited: frozenset[str]) -> None:
+    """Tell every silo that the job is over, and wait a moment until they have left.
+
+    `awaited` silos are told even when they have not come yet: a restarted coordinator may have nothing left to do.
+    """
+    missing = awaited - server.present
     deadline = around.clock() + GOODBYE_SECONDS
     for silo in sorted(server.present):
         server.send(silo, message)
-    while server.present and around.clock() < deadline:
+    while (server.present or missing) and around.clock() < deadline:
         event = await server.next_event(max(0.0, deadline - around.clock()))
         if isinstance(event, Joined):
             server.send(event.silo, message)
+            missing -= {event.silo}
 
 
 class Driver:
