@@ -20,6 +20,7 @@ from foedus_contract.exit_codes import ExitCode
 from foedus_contract.plan import ModelPlan
 from foedus_contract.progress import TrainingStarted
 from foedus_workloads.training.data import read_records
+from foedus_workloads.training.evaluate import Evaluation
 from foedus_workloads.training.local_step import LocalStep
 from foedus_workloads.training.model import AdaptedModel, adapter_digest
 from foedus_workloads.training.optimizer import ServerOptimizer
@@ -69,6 +70,7 @@ def expected_digest(world: World, taking_part: Sequence[Sequence[str]]) -> str:
     """Return the digest of the adapter after rounds with these silos, computed in the open."""
     plan = world.plan
     model = AdaptedModel.load(world.root / "model", plan.model, plan.seed)
+    Evaluation(model, read_records(world.root / "public.jsonl"), batch=plan.micro_batch).centre_head()
     optimizer = ServerOptimizer.fresh(plan.optimizer, model.head_coordinates())
     steps = {name: LocalStep(model, read_records(world.root / name / "train.jsonl"), plan) for name in SILOS}
     for number, silos in enumerate(taking_part):
