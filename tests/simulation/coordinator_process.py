@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from simulation.world import World
 
 NAME = "coordinator"
-GOODBYE_SECONDS = 10.0
 MOST_IDLE_STEPS = 1000  # deadlines in a row that change nothing: the real process would take a whole core
 
 
@@ -111,7 +110,7 @@ class CoordinatorProcess:
 
     def _say_goodbye(self, message: JobOver) -> Request:
         timeline = self.world.timeline
-        deadline = timeline.now + GOODBYE_SECONDS
+        deadline = timeline.now + self.world.plan.deadlines.stage_seconds
         missing = self.awaited - self.door.sessions.present
         for silo in sorted(self.door.sessions.present):
             self.door.send(silo, message, b"")

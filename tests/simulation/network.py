@@ -76,11 +76,10 @@ class Door:
 class Link:
     """One silo process's connection to the coordinator."""
 
-    def __init__(self, world: World, join: Join, *, patience: float, join_patience: float) -> None:
+    def __init__(self, world: World, join: Join, *, patience: float) -> None:
         self._world = world
         self._join = join
         self._patience = patience
-        self._join_patience = join_patience
         self._session = ""
         self._sent = self._seen = 0
         self._joining = self._closed = False
@@ -93,7 +92,7 @@ class Link:
     def open(self, reader: Callable[[], None]) -> Request:
         """Join, and keep a poll open from then on; `reader` is called when something has arrived."""
         self._reader = reader
-        yield from self._open_session(self._join_patience)
+        yield from self._open_session()
         self._poll_process = Process(self._world.timeline, self._keep_polling(), self._poll_ended)
 
     def receive_now(self) -> SiloEvent | None:
@@ -196,20 +195,29 @@ class Link:
         return answer
 
     def _patiently(self, request: Callable[[], Request]) -> Request:
-        timeline = self._world.timeline
-        deadline = timeline.now + self._patience
+        patience = self._new_patience()
         while True:
             try:
                 return (yield from request())
             except NoSession:
                 raise
-            except Unavailable:
-                if timeline.now > deadline:
-                    raise
-                yield PAUSE_SECONDS
+            except Unavailable as error:
+                yield patience(error)
 
-    def _open_session(self, patience: float) -> Request:
-        world, deadline = self._world, self._world.timeline.now + patience
+    def _new_patience(self) -> Callable[[Unavailable], float]:
+        """Return what tells the pause before the next try; it raises when there have been failures for too long."""
+        timeline, failed = self._world.timeline, []
+
+        def pause_after(error: Unavailable) -> float:
+            failed.append(timeline.now)
+            if timeline.now - failed[0] > self._patience:
+                raise error
+            return PAUSE_SECONDS
+
+        return pause_after
+
+    def _open_session(self) -> Request:
+        world, patience = self._world, self._new_patience()
         session = f"{self._join.silo}-{self._join.incarnation}-{world.next_number()}"
         self._disconnect()
 
@@ -221,10 +229,8 @@ class Link:
             try:
                 yield from self._once(join)
                 break
-            except Unavailable:
-                if world.timeline.now > deadline:
-                    raise
-                yield PAUSE_SECONDS
+            except Unavailable as error:
+                yield patience(error)
         self._session, self._sent, self._seen = session, 0, 0
 
     def _rejoin(self, ended: str) -> Request:
@@ -234,7 +240,7 @@ class Link:
             return
         self._joining = True
         try:
-            yield from self._open_session(self._patience)
+            yield from self._open_session()
         finally:
             self._joining = False
         self._arrived(SessionRenewed())

@@ -79,8 +79,7 @@ class SiloProcess:
         state = silo_job.start_silo_job(world.silo_rules[self.name], last, self.disk.kept)
         identity = world.silo_rules[self.name].identity.signing_key.public_key().public_bytes_raw()
         join = Join(silo=self.name, incarnation=self.incarnation, identity=identity, plan_digest=world.plan_digest)
-        seconds = world.plan.deadlines
-        self.link = Link(world, join, patience=seconds.stage_seconds, join_patience=seconds.join_seconds)
+        self.link = Link(world, join, patience=world.plan.deadlines.join_seconds)
         yield from self.link.open(self.wake)
         while not self.over:
             event = yield from self._next_event()

@@ -38,7 +38,7 @@ from support.certificates import Authority
 PLAN = "sha256:" + "a" * 64
 ID = AttemptId(round=0, attempt=0)
 SETTINGS = ServerSettings(poll_seconds=5, body_seconds=0.5, silence_seconds=0.4)
-LINK = LinkSettings(join_seconds=0.3, patience_seconds=0.3, request_seconds=10, pause_seconds=0.05)
+LINK = LinkSettings(patience_seconds=0.3, request_seconds=10, pause_seconds=0.05)
 
 
 @dataclass(frozen=True)
@@ -298,3 +298,30 @@ async def test_the_link_posts_and_polls_again_after_the_server_came_back(tmp_pat
             await link.send(Refuse(id=ID, silo="a", reason=str(number)))
         got = [(await world.next(Received)).message.reason for _ in range(3)]
         assert got == ["0", "1", "2"]
+
+
+class Silence:
+    """An exchange that breaks off a poll which was open for longer than the link's patience, then answers."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def request(self, method: str, _headers: object, _body: object = None) -> object:
+        self.asked.append(method)
+        if self.asked == ["POST", "GET"]:
+            await asyncio.sleep(2 * LINK.patience_seconds)
+            raise Unavailable("the coordinator does not answer")
+        if self.asked == ["POST", "GET", "GET"]:
+            return 1, (Welcome(incarnation=2), b"")
+        if len(self.asked) > 3:
+            await asyncio.Event().wait()
+        return None
+
+
+async def test_a_poll_that_breaks_off_after_a_long_time_is_made_again() -> None:
+    link = CoordinatorLink(Silence(), join_of("a"), entropy=os.urandom, settings=LINK)
+    await link.join()
+    polling = asyncio.create_task(link.keep_polling())
+    assert await link.receive() == (Welcome(incarnation=2), b"")
+    polling.cancel()
+    await asyncio.wait([polling])

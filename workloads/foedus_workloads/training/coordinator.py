@@ -51,7 +51,6 @@ from foedus_workloads.transport.tls import server_context
 if TYPE_CHECKING:
     from foedus_workloads.training.trainer import Trainer
 
-GOODBYE_SECONDS = 10.0  # silos that are there fetch their last message within a round trip
 STATE_FOLDER = "state"  # inside the output volume, beside the adapter
 
 
@@ -76,9 +75,11 @@ async def run_coordinator(
         except FoedusError as error:
             # A process that may be started again is not the job's end.
             if not error.code.retryable:
-                await say_goodbye(server, around, JobOver(outcome="Failed", reason=str(error)[:512]), awaited)
+                over = JobOver(outcome="Failed", reason=str(error)[:512])
+                await say_goodbye(server, around, over, awaited, plan.deadlines.stage_seconds)
             raise
-        await say_goodbye(server, around, JobOver(outcome=result.outcome, reason=result.reason), awaited)
+        over = JobOver(outcome=result.outcome, reason=result.reason)
+        await say_goodbye(server, around, over, awaited, plan.deadlines.stage_seconds)
         return result
 
 
@@ -89,13 +90,15 @@ def listen_address(spec: CoordinatorRunSpec, around: Surroundings) -> tuple[str,
     return around.address(spec.listen_service, spec.listen_port)
 
 
-async def say_goodbye(server: SiloServer, around: Surroundings, message: JobOver, awaited: frozenset[str]) -> None:
-    """Tell every silo that the job is over, and wait a moment until they have left.
+async def say_goodbye(
+    server: SiloServer, around: Surroundings, message: JobOver, awaited: frozenset[str], seconds: float
+) -> None:
+    """Tell every silo that the job is over, and wait up to `seconds` until they have left.
 
     `awaited` silos are told even when they have not come yet: a restarted coordinator may have nothing left to do.
     """
     missing = awaited - server.present
-    deadline = around.clock() + GOODBYE_SECONDS
+    deadline = around.clock() + seconds
     for silo in sorted(server.present):
         server.send(silo, message)
     while (server.present or missing) and around.clock() < deadline:

@@ -79,16 +79,6 @@ class SiloServer:
         except TimeoutError:
             return None
 
-    async def all_left(self, timeout: float) -> bool:
-        """Wait until every silo has left; False when some are still there after `timeout` seconds."""
-        try:
-            async with asyncio.timeout(timeout):
-                while self.present:
-                    await self._sessions.next_event()
-        except TimeoutError:
-            return False
-        return True
-
     @asynccontextmanager
     async def listening(self, host: str, port: int, context: ssl.SSLContext) -> AsyncIterator[tuple[str, int]]:
         """Serve on `host:port` while the block runs; gives the address that was bound."""
