@@ -28,8 +28,10 @@ from foedus_workloads.training.job_effects import (
     Leave,
     LedgerAnswered,
     LoadAdapter,
+    NobodyNewer,
     NoiseDrawn,
     RoundVectors,
+    SeekNewer,
     SessionRenewed,
     SiloEffect,
     SiloEvent,
@@ -241,6 +243,9 @@ class Participant:
         match effect:
             case Send(message, payload):
                 await self._link.send(message, payload)
+            case SeekNewer(coordinator):
+                if not await self._link.meets_newer(coordinator):
+                    self._answers.append(NobodyNewer())
             case Leave(over):
                 self._over = over
             case Stop(error):

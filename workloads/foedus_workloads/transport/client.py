@@ -72,6 +72,7 @@ class CoordinatorLink:
         self._entropy = entropy
         self._settings = settings
         self._session = ""
+        self._coordinator = 0  # the incarnation that the session is with
         self._sent = 0
         self._seen = 0
         self._joining = asyncio.Lock()
@@ -99,6 +100,16 @@ class CoordinatorLink:
         """Say goodbye so that the coordinator need not wait; best effort."""
         with suppress(FoedusError):
             await self._once(self._session, "DELETE", {}, None)
+
+    async def meets_newer(self, incarnation: int) -> bool:
+        """Ask once who is at the address now, and join there when it is a newer coordinator than `incarnation`."""
+        with suppress(FoedusError):  # without a session there is none to be found: only who answers counts
+            await self._once("", "GET", {ACKNOWLEDGE_HEADER: "0"}, None)
+        if self._exchange.newest <= incarnation:
+            return False
+        if self._coordinator <= incarnation:
+            await self._rejoin(self._session)
+        return True
 
     async def join(self) -> None:
         """Open the session, waiting for a coordinator that is not up yet."""
@@ -150,7 +161,8 @@ class CoordinatorLink:
                 if turned_away == TURNED_AWAY_TIMES:
                     raise self._exchange.turned_away() from None
                 await patience.try_again_after(error)
-        self._session, self._sent, self._seen = session, 0, 0
+        self._session, self._coordinator = session, self._exchange.newest
+        self._sent = self._seen = 0
 
     async def _is_turned_away(self, error: Unavailable) -> bool:
         if isinstance(error, NoSession):  # the coordinator has answered: an earlier process is still connected
@@ -191,7 +203,12 @@ async def connect(
     """Join the coordinator and keep polling it while the block runs; leaves at the end."""
     settings = settings or LinkSettings()
     # auto_decompress off: nothing is compressed here, and a small body must not become a large one.
-    async with aiohttp.ClientSession(auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()) as http:
+    # force_close: each request dials anew, so it reaches the coordinator that the address leads to now, not an old one.
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(force_close=True),
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+    ) as http:
         exchange = Exchange(http, address, hostname, context, settings.request_seconds)
         link = CoordinatorLink(exchange, join, entropy=entropy, settings=settings)
         await link.join()
