@@ -33,10 +33,10 @@ def valid_until(observed: Observed) -> datetime | None:
     return min(ends, default=None)
 
 
-def have_ended(observed: Observed, now: datetime) -> bool:
-    """Return whether processes run whose certificates nobody accepts any more."""
+def have_ended(job: FederatedTrainingJob, observed: Observed, now: datetime) -> bool:
+    """Return whether processes run, and are to run on, whose certificates nobody accepts any more."""
     end = valid_until(observed)
-    return end is not None and now >= end and _any_active(observed)
+    return not job.spec.suspend and end is not None and now >= end and _any_active(observed)
 
 
 def _needed(job: FederatedTrainingJob) -> timedelta:

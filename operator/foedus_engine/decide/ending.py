@@ -102,9 +102,9 @@ def ended_by_deadline(job: FederatedTrainingJob, observed: Observed, now: dateti
     )
 
 
-def ended_by_certificates(_job: FederatedTrainingJob, observed: Observed, now: datetime) -> Ending | None:
+def ended_by_certificates(job: FederatedTrainingJob, observed: Observed, now: datetime) -> Ending | None:
     """The certificates of the running processes are no longer valid: nobody can reach anybody any more."""
-    if not have_ended(observed, now):
+    if not have_ended(job, observed, now):
         return None
     return Ending(
         False,

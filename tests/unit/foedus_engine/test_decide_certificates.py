@@ -67,10 +67,13 @@ def test_certificates_are_made_for_longer_than_the_job_may_run(spec: dict[str, A
 
 
 @pytest.mark.parametrize(
-    ("days_left", "active", "ends"), [(0.01, 1, False), (0, 1, True), (-1, 1, True), (-1, 0, False)]
+    ("days_left", "active", "suspend", "ends"),
+    [(0.01, 1, False, False), (0, 1, False, True), (-1, 1, False, True), (-1, 0, False, False), (-1, 1, True, False)],
 )
-def test_a_job_ends_with_the_certificates_of_its_running_processes(days_left: float, active: int, ends: bool) -> None:
-    status = decide(days_left, active=active).status
+def test_a_job_ends_with_the_certificates_of_its_running_processes(
+    days_left: float, active: int, suspend: bool, ends: bool
+) -> None:
+    status = decide(days_left, active=active, suspend=suspend).status
     assert status is not None
     assert (status["phase"] == "Failed") is ends
     if ends:
