@@ -97,8 +97,8 @@ def check_state(state: Path) -> None:
 def result_folder(folder: Path) -> Iterator[None]:
     """Make the folder before any privacy is spent; one that stays empty is removed again.
 
-    The report of a run that left no adapter gives way to the next run. Raises InvalidInput when the folder holds
-    anything else, Unavailable when it cannot be written to.
+    The report of a run that left no adapter gives way to the next run that is admitted. Raises InvalidInput when the
+    folder holds anything else, Unavailable when it cannot be written to.
     """
     cure = "choose another folder with --out"
     try:
@@ -115,6 +115,16 @@ def result_folder(folder: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):
             folder.rmdir()
+
+
+def drop_old_report(folder: Path, display: Display) -> None:
+    """Remove the report that an earlier run left without an adapter: beside a run that goes on it would mislead."""
+    old = [folder / name for name in (PAGE_FILE, RECORD_FILE) if (folder / name).exists()]
+    for path in old:
+        with suppress(OSError):
+            path.unlink()
+    if old:
+        display.note("OldReport", f"the report of an earlier run is removed from {folder}", folder=str(folder))
 
 
 def read_job(files: Sequence[Path]) -> FederatedTrainingJob:
@@ -143,6 +153,7 @@ async def run_job(job: FederatedTrainingJob, options: Options, display: Display,
     """Run the job to its end and deliver its result; when it does not end well, give back what it did not spend."""
     async with open_engine(options.state, options.volumes, job.metadata.namespace, environ) as engine:
         stored = await admit(engine, job, options.state, display)
+        await asyncio.to_thread(drop_old_report, options.out, display)
         status = stored.get("status", {})
         if not is_complete(status):
             engine.cluster.release()

@@ -132,6 +132,22 @@ def _check_cut(charge: Fact, end: float) -> Iterator[str]:
         yield f"{charge.who}: attempt {charge.attempt} was charged, not cut off and not uploaded"
 
 
+def check_newest(history: History) -> Iterator[str]:
+    """A silo is never welcomed by an older coordinator again, and goes home on the word of the newest it knows."""
+    newest: dict[tuple[str, int], int] = {}  # of each silo's process
+    told: dict[tuple[str, int], int] = {}
+    for fact in history.of("heard Welcome", "heard JobOver", "leaves"):
+        process = fact.who, fact.incarnation
+        if fact.what == "heard Welcome":
+            if fact.data < newest.get(process, 0):
+                yield f"{fact.who} is welcomed by coordinator {fact.data} after {newest[process]}"
+            newest[process] = max(newest.get(process, 0), fact.data)
+        elif fact.what == "heard JobOver":
+            told[process] = newest.get(process, 0)
+        elif told.get(process, -1) != newest.get(process, 0):
+            yield f"{fact.who} goes home on the word of coordinator {told.get(process)}, {newest[process]} is newer"
+
+
 def check_attempts(history: History) -> Iterator[str]:
     """Each attempt ends: with a release that is reported, with a reason, or with the process that made it."""
     released = {_made(fact) for fact in history.of("releases")}
@@ -251,6 +267,7 @@ RULES = (
     check_once,
     check_sums,
     check_cut_charges,
+    check_newest,
     check_attempts,
     check_numbers,
     check_end,

@@ -129,6 +129,7 @@ EDITS = [
     ),
     (lambda history: replace(history, charged={**history.charged, "silo-1": 99}), "silo-1: the ledger holds 99"),
     (lambda history: replace(history, ended=False), "the job hangs"),
+    (without("heard JobOver"), "silo-1 goes home on the word of coordinator None, 1 is newer"),
     (with_data("finishes", fewer_rounds), "complete after"),
     (with_data("finishes", fewer_charged), "attempts are said to be charged, a ledger holds"),
     (with_data("finishes", lambda end: (*end[:2], bytes(20))), "the adapter does not hold exactly one sum"),

@@ -61,7 +61,7 @@ class EmbeddedCluster:
         self._now = now
         self._held = hold
         self._watchers: list[_Watcher] = []
-        self._progress: dict[Path, tuple[int, tuple[Progress, ...], int]] = {}
+        self._progress: dict[Path, tuple[int, tuple[Progress, ...]]] = {}
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -172,11 +172,6 @@ class EmbeddedCluster:
         folders = self._pod_folders(namespace, job)
         return tuple(event for folder in folders for event in self._read_progress(folder, limit))
 
-    async def bad_progress_lines(self, namespace: str, job: str) -> int:
-        """Return how many lines of the Job's progress could not be read."""
-        await self.pod_progress(namespace, job)
-        return sum(self._progress[folder][2] for folder in self._pod_folders(namespace, job))
-
     async def pod_result(self, namespace: str, job: str) -> TrainingResult | None:
         """Return the result that the Job's latest pod left, if it left one."""
         found = self._find(ObjectKey("batch/v1", "Job", namespace, job))
@@ -278,9 +273,9 @@ class EmbeddedCluster:
         return tuple(self._host.pod_folder(namespace, job, uid, pod.number) for pod in self._pods.of_job(uid))
 
     def _read_progress(self, pod: Path, limit: int) -> tuple[Progress, ...]:
-        offset, events, bad = self._progress.get(pod, (0, (), 0))
-        more, offset, worse = pods.read_progress(pods.progress_file(pod), offset, limit=limit)
-        self._progress[pod] = (offset, events + more, bad + worse)
+        offset, events = self._progress.get(pod, (0, ()))
+        more, offset = pods.read_progress(pods.progress_file(pod), offset, limit=limit)
+        self._progress[pod] = (offset, events + more)
         return events + more
 
     async def _poll(self) -> None:

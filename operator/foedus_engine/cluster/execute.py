@@ -82,9 +82,10 @@ async def _change(plan: Plan, cluster: Cluster, factory: ContentFactory) -> None
 
 
 async def _ensure(ensure: Ensure, cluster: Cluster, factory: ContentFactory) -> None:
-    """Create the object unless it is there; the factory runs only in the first case."""
+    """Create the object unless it is there, or renew its content; else the factory does not run."""
     key = key_of(ensure.manifest)
-    if await find(cluster, key) is not None:
+    there = await find(cluster, key) is not None
+    if there and not ensure.renew:
         return
     manifest: Mapping[str, Any] = ensure.manifest
     if ensure.content is not None:
@@ -92,6 +93,9 @@ async def _ensure(ensure: Ensure, cluster: Cluster, factory: ContentFactory) -> 
         content = factory(ensure.content, issuer)
         data = {name: base64.b64encode(value).decode("ascii") for name, value in content.items()}
         manifest = {**manifest, "data": data}
+    if there:
+        await cluster.apply(manifest)
+        return
     try:
         await cluster.create(manifest)
     except AlreadyExists:

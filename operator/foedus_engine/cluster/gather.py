@@ -11,11 +11,13 @@ from foedus_contract.progress import IdentityReady, ProcessFailed
 from foedus_engine import names
 from foedus_engine.accounting import Accounting
 from foedus_engine.api.training import FederatedTrainingJob
+from foedus_engine.cluster.pods import decode_content
 from foedus_engine.cluster.protocol import Cluster, Ledgers, find
 from foedus_engine.decide.children import child_keys
 from foedus_engine.decide.ending import is_terminal
 from foedus_engine.decide.observed import AccountView, BudgetView, ChildView, LedgerFault, ObjectMeta, Observed
 from foedus_engine.decide.plan import BudgetKey, ObjectKey
+from foedus_engine.pki import certificate_end
 from foedus_ledger.records import BudgetRecord
 
 Children = dict[tuple[str, str], ChildView]
@@ -103,6 +105,7 @@ def _child(found: Mapping[str, Any]) -> ChildView:
         failed=status.get("failed", 0),
         finished=finished,
         message=message,
+        valid_until=certificate_end(decode_content(found)) if found["kind"] == "Secret" else None,
     )
 
 

@@ -120,7 +120,7 @@ class ModelView:
 
 @dataclass(frozen=True)
 class ChildView:
-    """One child: whether it is there, and for a Job how its pods do."""
+    """One child: whether it is there, for a Job how its pods do, for a certificate until when it is valid."""
 
     uid: str
     active: int = 0
@@ -128,6 +128,7 @@ class ChildView:
     failed: int = 0
     finished: Literal["", "Complete", "Failed"] = ""
     message: str = ""
+    valid_until: datetime | None = None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from foedus_engine.api.training_status import Phase
 from foedus_engine.api.training_status import TrainingConditionType as ConditionType
 from foedus_engine.api.training_status import TrainingReason as Reason
 from foedus_engine.build.pods import Settings
+from foedus_engine.decide.certificates import are_due
 from foedus_engine.decide.checks import Problem, check_ledgers, first_problem, kappa_of
 from foedus_engine.decide.children import applied_children, ensured_children, owner_of, policy_child
 from foedus_engine.decide.conditions import Condition, parse_timestamp, timestamp
@@ -157,7 +158,10 @@ def _run(job: FederatedTrainingJob, observed: Observed, plan: TrainingPlan, sett
     """Make the children as the plan says."""
     owner = owner_of(observed.meta)
     return Plan(
-        ensure=(*ensured_children(job, owner), *_policy(job, observed, now)),
+        ensure=(
+            *ensured_children(job, owner, renew=are_due(job, observed, now)),
+            *_policy(job, observed, now),
+        ),
         apply=applied_children(job, owner, plan, settings),
         status=_running_status(job, observed, plan, now),
         requeue_seconds=POLL_SECONDS,

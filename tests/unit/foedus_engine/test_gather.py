@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import os
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, Literal
 
 import pytest
@@ -14,11 +17,12 @@ from foedus_engine.api.training import FederatedTrainingJob
 from foedus_engine.cluster.gather import gather_training
 from foedus_engine.cluster.protocol import Conflict, NotFound
 from foedus_engine.decide.observed import Calibrated, ChildView, LedgerFault, Observed
-from foedus_engine.decide.plan import BudgetKey, ObjectKey
+from foedus_engine.decide.plan import BudgetKey, ContentRequest, ObjectKey
+from foedus_engine.pki import content_factory
 from foedus_ledger.mechanisms import Mechanism
 from foedus_ledger.records import Account, BudgetRecord, BudgetSpec
 from foedus_ledger.sqlite import LedgerDamaged
-from support.brain import MODEL, RECORDS, SILOS, UID, manifest
+from support.brain import MODEL, NOW, RECORDS, SILOS, UID, manifest
 
 Reports = Mapping[str, tuple[Any, ...]]
 DONE = {
@@ -190,6 +194,16 @@ async def test_what_somebody_else_owns_is_foreign(labelled: bool) -> None:
 
     assert observed.children == {}
     assert [str(key) for key in observed.foreign] == ["Secret team-a/demo-ca"]
+
+
+async def test_a_certificate_says_until_when_it_is_valid() -> None:
+    root = ContentRequest("Authority", "root", valid_seconds=60)
+    made = content_factory(lambda: NOW, os.urandom)(root, None)
+    data = {name: base64.b64encode(value).decode() for name, value in made.items()}
+    observed = await gather(child("demo-ca", "Secret") | {"data": data}, child("demo-silo-1-tls", "Secret"))
+
+    ends = {name: child.valid_until for (_, name), child in observed.children.items()}
+    assert ends == {"demo-ca": NOW + timedelta(seconds=60), "demo-silo-1-tls": None}
 
 
 async def test_reports_are_read_only_from_our_own_jobs() -> None:

@@ -124,7 +124,7 @@ async def test_a_silo_that_vanishes_in_a_round_is_left_out_and_its_charge_stays(
 
 
 async def test_with_too_many_gone_the_job_fails_with_a_reason_and_nothing_is_released(tmp_path: Path) -> None:
-    world = with_deadlines(build_world(tmp_path), join_seconds=12)
+    world = with_deadlines(build_world(tmp_path), join_seconds=20)
     coordinator = world.coordinator()
     silos = [world.client(name) for name in SILOS[:2]]
     gone = [world.client(name, sampler=vanishing) for name in SILOS[2:]]

@@ -28,8 +28,10 @@ from foedus_workloads.training.job_effects import (
     Leave,
     LedgerAnswered,
     LoadAdapter,
+    NobodyNewer,
     NoiseDrawn,
     RoundVectors,
+    SeekNewer,
     SessionRenewed,
     SiloEffect,
     SiloEvent,
@@ -84,14 +86,14 @@ async def run_client(spec: ClientRunSpec, around: Surroundings, sampler: Sampler
         pinned = await _wait_for_policy(spec, around, public_key, policy_deadline)
         prepared = Prepared(model, local, ledger, signing_key, pinned)
         join = Join(silo=spec.silo, incarnation=spec.incarnation, identity=public_key, plan_digest=spec.plan.digest())
-        deadlines = spec.plan.deadlines
         async with connect(
             lambda: around.address(spec.coordinator_service, spec.coordinator_port),
             join,
             hostname=hostname,
             context=context,
             entropy=around.entropy,
-            settings=LinkSettings(join_seconds=deadlines.join_seconds, patience_seconds=deadlines.stage_seconds),
+            # As long as a coordinator that starts (again) waits for its silos: neither side gives the other up first.
+            settings=LinkSettings(patience_seconds=spec.plan.deadlines.join_seconds),
         ) as link:
             kept = KeptBroadcast(state, spec.plan.uid)
             checker = BroadcastChecker.load(tls, hostname)
@@ -241,6 +243,9 @@ class Participant:
         match effect:
             case Send(message, payload):
                 await self._link.send(message, payload)
+            case SeekNewer(coordinator):
+                if not await self._link.meets_newer(coordinator):
+                    self._answers.append(NobodyNewer())
             case Leave(over):
                 self._over = over
             case Stop(error):
