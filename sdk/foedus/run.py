@@ -142,7 +142,10 @@ def make_display(output: str) -> Display:
 async def run_job(job: FederatedTrainingJob, options: Options, display: Display, environ: Mapping[str, str]) -> None:
     """Run the job to its end and deliver its result; when it does not end well, give back what it did not spend."""
     async with open_engine(options.state, options.volumes, job.metadata.namespace, environ) as engine:
-        stored = await admit(engine, job, options.state, display)
+        try:
+            stored = await admit(engine, job, options.state, display)
+        except FoedusError as error:
+            raise with_cure(error, "", options.state) from None
         status = stored.get("status", {})
         if not is_complete(status):
             engine.cluster.release()
@@ -172,8 +175,9 @@ async def train(engine: Engine, job: FederatedTrainingJob, options: Options, dis
 
 def with_cure(error: FoedusError, more: str, state: Path) -> FoedusError:
     """Return the error with `more` behind its cure; a command that it names also names the state folder."""
-    named = command("budget create", state)
-    what, cure = (text.replace("foedus budget create", named) for text in (error.what, error.cure))
+    what, cure = error.what, error.cure
+    for words in ("budget create", "budget reconcile"):
+        what, cure = (text.replace(f"foedus {words}", command(words, state)) for text in (what, cure))
     cures = "; ".join(part for part in (cure, more) if part)
     return type(error)(what, where=error.where, cure=cures, code=error.code)
 

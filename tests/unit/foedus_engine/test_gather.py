@@ -15,6 +15,7 @@ from foedus_engine.cluster.gather import gather_training
 from foedus_engine.cluster.protocol import Conflict, NotFound
 from foedus_engine.decide.observed import Calibrated, ChildView, LedgerFault, Observed
 from foedus_engine.decide.plan import BudgetKey, ObjectKey
+from foedus_ledger.charges import LedgerBehind
 from foedus_ledger.mechanisms import Mechanism
 from foedus_ledger.records import Account, BudgetRecord, BudgetSpec
 from foedus_ledger.sqlite import LedgerDamaged
@@ -140,18 +141,19 @@ async def test_who_else_holds_a_part_of_a_budget_is_seen(state: Literal["Open", 
 
 
 @pytest.mark.parametrize(
-    ("fault", "damaged"),
+    ("fault", "reason"),
     [
-        (LedgerDamaged("cannot be trusted", where="ledger.sqlite"), True),
-        (Unavailable("does not answer", where="ledger.sqlite"), False),
+        (LedgerDamaged("cannot be trusted", where="ledger.sqlite"), "Damaged"),
+        (LedgerBehind("is an old copy", where="ledger.sqlite"), "Behind"),
+        (Unavailable("does not answer", where="ledger.sqlite"), "Unavailable"),
     ],
 )
 @pytest.mark.parametrize("over", [False, True])
-async def test_a_ledger_that_cannot_be_read_is_news_of_the_job(fault: FoedusError, damaged: bool, over: bool) -> None:
+async def test_a_ledger_that_cannot_be_used_is_news_of_the_job(fault: FoedusError, reason: Any, over: bool) -> None:
     observed = await gather(ledgers=FakeLedgers(fault=fault), status={"conditions": [DONE]} if over else None)
 
     message = f"silo silo-3: PrivacyBudget team-a/budget-silo-3: {fault}"
-    assert observed.ledger_faults == {"silo-3": LedgerFault(message, damaged)}
+    assert observed.ledger_faults == {"silo-3": LedgerFault(message, reason)}
     assert observed.budgets["silo-3"] is None
     assert observed.budgets["silo-4"] is not None
     assert observed.calibration is None

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from foedus_contract.errors import FoedusError
 from foedus_contract.exit_codes import ExitCode
@@ -196,6 +197,7 @@ def _close(root: Path) -> None:
     SqliteLedger(root / "ledger.sqlite").close("uid")
 
 
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
 REFUSALS: dict[str, tuple[Callable[[Path], object], ExitCode, str]] = {
     "other data": (
         lambda root: write_records(root / "data/train.jsonl", [Record("changed", "one")]),
@@ -223,7 +225,7 @@ def test_a_silo_stops_before_joining_when_data_budget_or_model_do_not_fit_the_pl
     spec = client_spec(read_records(tmp_path / "data/train.jsonl").digest)
     spoil(tmp_path)
     with pytest.raises(FoedusError, match=said) as caught:
-        prepare(spec, Surroundings(root=tmp_path), ProgressWriter(tmp_path / "progress.jsonl"))
+        prepare(spec, Surroundings(root=tmp_path), ProgressWriter(tmp_path / "progress.jsonl"), KEY)
     assert caught.value.code is code
 
 
