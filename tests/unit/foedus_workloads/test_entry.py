@@ -27,6 +27,7 @@ from foedus_workloads.privacy.noise import OpenDpSampler
 from foedus_workloads.training.client import prepare
 from foedus_workloads.training.data import Record, read_records, write_records
 from foedus_workloads.training.progress import ProgressWriter
+from foedus_workloads.training.silo_ledger import SiloLedger
 from foedus_workloads.training.surroundings import Surroundings
 from support.certificates import Authority
 
@@ -197,6 +198,13 @@ def _close(root: Path) -> None:
     SqliteLedger(root / "ledger.sqlite").close("uid")
 
 
+def _restore(root: Path) -> None:
+    _reserve(root)
+    copy = (root / "ledger.sqlite").read_bytes()
+    SiloLedger(root / "ledger.sqlite", KEY).charge("uid", 0)
+    (root / "ledger.sqlite").write_bytes(copy)
+
+
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
 REFUSALS: dict[str, tuple[Callable[[Path], object], ExitCode, str]] = {
     "other data": (
@@ -213,6 +221,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], ExitCode, str]] = {
     ),
     "closed account": (_close, ExitCode.BUDGET_REFUSED, "no open reservation"),
     "less noise than reserved for": (lambda root: _reserve(root, sigma=6), ExitCode.BUDGET_REFUSED, "less noise"),
+    "an old copy of the ledger": (_restore, ExitCode.LEDGER_BEHIND, "the ledger is an old copy"),
     "no model": (_reserve, ExitCode.INVALID_MODEL, "folder does not exist"),
 }
 
