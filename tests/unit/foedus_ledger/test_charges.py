@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from foedus_contract.errors import Refused
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.wire import head_to_sign
 from foedus_ledger.charge_log import read_charges
@@ -169,7 +170,7 @@ def test_a_ledger_is_behind_when_it_lacks_a_charge_of_any_job(held: BudgetRecord
 @pytest.mark.parametrize(
     ("held", "why"),
     [
-        (record(OTHER_DATA), "the log of another data set"),
+        (record(OTHER_DATA, job_a=account(3), job_b=account(2, 4)), "the log of another data set"),
         (record(job_a=account(3, reserved=8), job_b=account(2, 4)), "different reservations of job job-a"),
     ],
 )
@@ -251,5 +252,5 @@ def test_an_import_that_gives_something_back_is_refused(
     change: Callable[[BudgetRecord], BudgetRecord], why: str
 ) -> None:
     old = record(job_a=account(2))
-    with pytest.raises(Exception, match=why):
+    with pytest.raises(Refused, match=why):
         check_import(old, change(old))
