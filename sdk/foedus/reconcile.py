@@ -70,7 +70,7 @@ def take_over(state: Path, key: BudgetKey) -> TakenOver:
 def lines(done: TakenOver) -> list[str]:
     """Return what was taken over, one line a job."""
     if not done.changed:
-        return [f"budget {done.key.name}: nothing is missing"]
+        return [f"budget {done.key.name}: the log has nothing that the ledger lacks"]
     return [
         f"budget {done.key.name}: job {job} ({done.account(job).claimant}): {before} releases were charged here, "
         f"{done.account(job).charged} of {done.account(job).reserved} are charged now"

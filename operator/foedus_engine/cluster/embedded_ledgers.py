@@ -110,9 +110,9 @@ class EmbeddedLedgers:
 
     def _keep_head(self, budget: BudgetKey) -> None:
         """Keep the end of the silo's log unless a later one is kept; raises Unavailable."""
-        head = self._read_log(log_path(ledger_path(self._state, budget))).head
         path = head_path(self._state, budget)
         try:
+            head = self._read_log(log_path(ledger_path(self._state, budget))).head
             seen = read_head(path)
             if head is not None and (seen is None or seen.count < head.count):
                 _write(path, head.to_json())

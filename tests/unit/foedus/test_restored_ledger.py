@@ -68,7 +68,7 @@ def test_a_restored_ledger_refunds_nothing(tmp_path: Path, capfd: Capture, monke
         name: row["epsilonSpent"] for name, row in spent.items()
     }
     assert foedus("budget", "reconcile", FIRST, *state) == ExitCode.OK
-    assert capfd.readouterr().out == f"budget {FIRST}: nothing is missing\n"
+    assert capfd.readouterr().out == f"budget {FIRST}: the log has nothing that the ledger lacks\n"
 
     assert foedus(*world.run(name="other", out="other")) == ExitCode.OK  # on what is left, with more noise
     assert world.charged() == len(SILOS) * 4
