@@ -23,7 +23,12 @@ CHARGES_MUTANTS = {
         OLD_COPY, Patch(SILO_LEDGER, "            check_not_behind(record, charges, str(self._ledger.path))\n", "")
     ),
     "charges-that-the-log-knows-released": fails(
-        OLD_COPY, Patch(SILO_LEDGER, "        if all(line.job != job_uid for line in lines):", "        if False:")
+        OLD_COPY,
+        Patch(
+            SILO_LEDGER,
+            "        if not any((line.job, line.account.last_attempt) == (job_uid, attempt) for line in lines):",
+            "        if False:",
+        ),
     ),
     "logs-of-another-key-taken": fails(
         f"{OF_SILO}::test_a_log_signed_with_another_key_is_refused",

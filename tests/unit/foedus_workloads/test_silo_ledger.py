@@ -86,6 +86,18 @@ def test_an_old_copy_is_refused_at_the_start_and_at_the_next_charge(path: Path, 
     assert silo.read().accounts["job-a"].charged == 3
 
 
+def test_a_newer_copy_that_lacks_the_charge_does_not_stand_for_it(path: Path, tmp_path: Path) -> None:
+    silo, start = SiloLedger(path, KEY), path.read_bytes()
+    silo.charge("job-a", 0)
+    with dying("before the line"), pytest.raises(Died):
+        silo.charge("job-a", 1)
+    newer = tmp_path / "newer"
+    shutil.copy(path, newer)  # it has one charge more than the log, which was never released
+    path.write_bytes(start)
+    with restoring(path, newer), pytest.raises(LedgerBehind):
+        silo.charge("job-a", 2)
+
+
 def test_a_log_signed_with_another_key_is_refused(path: Path) -> None:
     SiloLedger(path, KEY).charge("job-a", 0)
     other = SiloLedger(path, OTHER_KEY)

@@ -55,11 +55,11 @@ class SiloLedger:
 
         1. Charge the ledger.
         2. Append to the log what it lacks of the ledger. That must include this charge: an old copy that was put in
-           the ledger's place meanwhile has no more charges than the log, which holds every release.
+           the ledger's place has no more charges than the log, which holds every release, or lacks this attempt.
         """
         self._ledger.charge(job_uid, attempt, noise_multiplier=noise_multiplier)
         _, lines = self._follow()
-        if all(line.job != job_uid for line in lines):
+        if not any((line.job, line.account.last_attempt) == (job_uid, attempt) for line in lines):
             raise LedgerBehind(
                 f"the ledger is an old copy: attempt {attempt} was charged where earlier charges are missing",
                 where=str(self._ledger.path),
