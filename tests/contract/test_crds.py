@@ -236,8 +236,9 @@ TRANSITIONS: list[tuple[dict[str, Any], str, Any, str | None]] = [
     (budget(), U, GONE, "status.accounts: accounts cannot be removed"),
     (budget(), "status.accounts", GONE, "status.accounts: accounts cannot be removed"),
     (budget(), "status", GONE, "status: the ledger cannot be removed"),
-    (CLOSED, f"{U}.charged", 4, f"{U}: a closed account is final"),
-    (CLOSED, f"{U}.state", "Open", f"{U}: a closed account is final"),
+    (CLOSED, f"{U}.charged", 4, None),
+    (CLOSED, f"{U}.charged", 2, f"{U}.charged: cannot fall: what was spent stays spent"),
+    (CLOSED, f"{U}.state", "Open", f"{U}: a closed account is not opened again"),
     (CLOSED, "status.epsilonSpent", 0.5, None),
 ]
 

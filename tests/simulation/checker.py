@@ -21,7 +21,8 @@ NEEDS = {
     "sends ShareKeys": "journals Opened",
     "journals Charging": "journals Opened",
     "charges": "journals Charging",
-    "draws noise": "charges",
+    "logs the charge": "charges",
+    "draws noise": "logs the charge",
     "journals Uploaded": "draws noise",
     "sends MaskedVector": "journals Uploaded",
     "sends ConfirmSurvivors": "sends MaskedVector",
@@ -59,6 +60,21 @@ def check_ledgers(history: History) -> Iterator[str]:
             yield f"{silo}: the ledger holds {history.charged[silo]} charges, {len(charges)} were made"
         if len(charges) > history.attempts:
             yield f"{silo}: {len(charges)} charges, {history.attempts} were reserved"
+
+
+def check_logs(history: History) -> Iterator[str]:
+    """A silo's own log holds all that it drew, and nothing that its ledger never held."""
+    charged, logged, drawn = defaultdict[str, int](int), defaultdict[str, int](int), defaultdict[str, int](int)
+    for fact in history.of("charges", "logs the charge", "draws noise"):
+        silo = fact.who
+        if fact.what == "charges":
+            charged[silo] += 1
+        elif fact.what == "draws noise":
+            drawn[silo] += 1
+        else:
+            logged[silo] = fact.data
+        if not drawn[silo] <= logged[silo] <= charged[silo]:
+            yield f"{silo}: {drawn[silo]} draws, {logged[silo]} in its log, {charged[silo]} charges"
 
 
 def check_order(history: History) -> Iterator[str]:
@@ -263,6 +279,7 @@ def counts(history: History) -> dict[str, int]:
 
 RULES = (
     check_ledgers,
+    check_logs,
     check_order,
     check_once,
     check_sums,

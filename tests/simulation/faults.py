@@ -41,6 +41,7 @@ KINDS = {
     "coordinator disk full": 0.5,
     "ledger unavailable": 4.0,
     "ledger times out after commit": 4.0,
+    "silo charge without its line": 2.0,  # the ledger has the charge, the silo's own log has not
     "gradients too late": 2.0,
     "session lost": 2.0,
     "network cut": 2.0,

@@ -78,6 +78,7 @@ class SiloProcess:
         world = self.world
         yield world.rng.uniform(0.5, 5.0)
         last = self.disk.open()
+        world.ledgers[self.name].follow()
         state = silo_job.start_silo_job(world.silo_rules[self.name], last, self.disk.kept)
         identity = world.silo_rules[self.name].identity.signing_key.public_key().public_bytes_raw()
         join = Join(silo=self.name, incarnation=self.incarnation, identity=identity, plan_digest=world.plan_digest)
@@ -202,4 +203,8 @@ class SiloProcess:
         if self._occurs("ledger times out after commit"):
             self.note("gets no answer from the ledger", attempt)
             return out_of_reach("the ledger does not answer")
+        if self._occurs("silo charge without its line"):
+            raise Crashed("silo charge without its line")
+        self.world.ledgers[self.name].follow()
+        self.note("logs the charge", attempt, self.world.ledgers[self.name].logged)
         return None

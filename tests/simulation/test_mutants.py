@@ -60,6 +60,13 @@ def charge_after_upload() -> Iterator[None]:
 
 
 @contextmanager
+def charges_are_not_logged() -> Iterator[None]:
+    """The silo's own log stays as it is."""
+    with patch.object(storage.LedgerStore, "follow", lambda self: None):
+        yield
+
+
+@contextmanager
 def unknown_answer_counts_as_charged_and_goes_on() -> Iterator[None]:
     """A ledger that does not answer is taken for one that charged."""
     charge = SiloProcess._charge
@@ -202,8 +209,9 @@ def an_older_coordinator_is_believed() -> Iterator[None]:
 
 
 MUTANTS = [
-    (charge_after_upload, "draws noise in attempt .* without an earlier: charges"),
-    (unknown_answer_counts_as_charged_and_goes_on, "draws noise in attempt .* without an earlier: charges"),
+    (charge_after_upload, "draws noise in attempt .* without an earlier: logs the charge"),
+    (charges_are_not_logged, "1 draws, 0 in its log, 1 charges"),
+    (unknown_answer_counts_as_charged_and_goes_on, "draws noise in attempt .* without an earlier: logs the charge"),
     (unknown_answer_is_not_counted, "attempts are said to be charged, a ledger holds"),
     (number_used_again_after_a_restart, "is used again"),
     (silo_forgets_its_journal, "sends Unmask twice in attempt"),

@@ -121,7 +121,8 @@ class Ledgers(Protocol):
     async def read(self, budget: BudgetKey) -> BudgetRecord | None:
         """Return the budget with all its accounts; None when its holder has not created it.
 
-        Raises Refused for a ledger that cannot be trusted, Unavailable for one that does not answer.
+        Raises Refused for a ledger that cannot be trusted, LedgerBehind for one that lacks what its silo has charged,
+        Unavailable for one that does not answer.
         """
         ...
 

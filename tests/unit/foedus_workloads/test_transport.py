@@ -121,6 +121,12 @@ async def refusal(world: World, link) -> FoedusError:
     return caught.value
 
 
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_silos_of_this_release_and_the_one_before_are_let_in(tmp_path: Path, protocol: int) -> None:
+    async with serving(tmp_path) as world, world.link("a", join=join_of("a", protocol=protocol)):
+        assert (await world.next(Joined)).join.head is None
+
+
 async def test_foreign_certificates_are_refused(tmp_path: Path) -> None:
     async with serving(tmp_path) as world:
         foreign = Authority.create()

@@ -14,7 +14,7 @@ from foedus_contract.errors import FoedusError, InvalidInput, Refused, Unavailab
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.progress import CACHING, IdentityReady, Preparing
 from foedus_contract.run_spec import ClientRunSpec
-from foedus_contract.wire import AttemptId, JobOver, Join
+from foedus_contract.wire import AttemptId, JobOver, Join, LedgerHead
 from foedus_workloads.secagg.effects import Send, SiloIdentity
 from foedus_workloads.training.broadcast import BroadcastChecker
 from foedus_workloads.training.identity import load_identity, read_policy
@@ -50,10 +50,10 @@ from foedus_workloads.transport.tls import client_context
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from foedus_ledger.sqlite import SqliteLedger
     from foedus_workloads.privacy.noise import Sampler
     from foedus_workloads.training.local_step import LocalStep
     from foedus_workloads.training.model import AdaptedModel
+    from foedus_workloads.training.silo_ledger import SiloLedger
 
 POLICY_SECONDS = 0.5  # between looks for the policy file
 
@@ -64,7 +64,7 @@ class Prepared:
 
     model: AdaptedModel
     local: LocalStep
-    ledger: SqliteLedger
+    ledger: SiloLedger
     signing_key: Ed25519PrivateKey
     pinned: dict[str, bytes]
 
@@ -82,10 +82,16 @@ async def run_client(spec: ClientRunSpec, around: Surroundings, sampler: Sampler
     public_key = signing_key.public_key().public_bytes_raw()
     with open_journal(state, spec.plan.uid) as journal:
         progress.write(IdentityReady(silo=spec.silo, public_key=public_key))
-        model, local, ledger = await asyncio.to_thread(prepare, spec, around, progress)
+        model, local, ledger, head = await asyncio.to_thread(prepare, spec, around, progress, signing_key)
         pinned = await _wait_for_policy(spec, around, public_key, policy_deadline)
         prepared = Prepared(model, local, ledger, signing_key, pinned)
-        join = Join(silo=spec.silo, incarnation=spec.incarnation, identity=public_key, plan_digest=spec.plan.digest())
+        join = Join(
+            silo=spec.silo,
+            incarnation=spec.incarnation,
+            identity=public_key,
+            plan_digest=spec.plan.digest(),
+            head=head,
+        )
         async with connect(
             lambda: around.address(spec.coordinator_service, spec.coordinator_port),
             join,
@@ -101,11 +107,11 @@ async def run_client(spec: ClientRunSpec, around: Surroundings, sampler: Sampler
 
 
 def prepare(
-    spec: ClientRunSpec, around: Surroundings, progress: ProgressWriter
-) -> tuple[AdaptedModel, LocalStep, SqliteLedger]:
-    """Check data and ledger against the plan, load the model, and cache what the rounds do not change."""
-    from foedus_ledger.sqlite import SqliteLedger
+    spec: ClientRunSpec, around: Surroundings, progress: ProgressWriter, signing_key: Ed25519PrivateKey
+) -> tuple[AdaptedModel, LocalStep, SiloLedger, LedgerHead]:
+    """Check data, ledger and its log against the plan, load the model, and cache what the rounds do not change."""
     from foedus_workloads.training.data import read_records
+    from foedus_workloads.training.silo_ledger import SiloLedger
 
     path = around.path(spec.data)
     records = read_records(path, spec.plan.model.labels)
@@ -117,7 +123,8 @@ def prepare(
             cure="make a budget for this very data, or put the old data back",
             code=ExitCode.INVALID_DATA,
         )
-    ledger = SqliteLedger(around.path(spec.ledger))
+    ledger = SiloLedger(around.path(spec.ledger), signing_key)
+    head = ledger.open()
     check_account(spec, ledger)
     progress.write(Preparing(at=around.wall_clock(), what="loading the model"))
 
@@ -138,10 +145,10 @@ def prepare(
             Preparing(at=around.wall_clock(), what=CACHING, done=done, total=total)
         ),
     )
-    return model, local, ledger
+    return model, local, ledger, head
 
 
-def check_gap(spec: ClientRunSpec, ledger: SqliteLedger, coordinates: int) -> None:
+def check_gap(spec: ClientRunSpec, ledger: SiloLedger, coordinates: int) -> None:
     """Raise Refused when the plan's grid is coarser than the reservation allows for: σ alone does not say that."""
     from foedus_workloads.training.spending import Spending
 
@@ -155,7 +162,7 @@ def check_gap(spec: ClientRunSpec, ledger: SqliteLedger, coordinates: int) -> No
         )
 
 
-def check_account(spec: ClientRunSpec, ledger: SqliteLedger) -> None:
+def check_account(spec: ClientRunSpec, ledger: SiloLedger) -> None:
     """Raise Refused unless the silo's ledger holds this data and an open reservation of the job with enough noise."""
     record = ledger.read()
     expected = next(silo for silo in spec.plan.silos if silo.name == spec.silo)

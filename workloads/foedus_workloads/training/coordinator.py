@@ -220,10 +220,12 @@ class Driver:
         match effect:
             case ReportWaiting(here, total):
                 self._progress.write(Preparing(at=at, what="waiting for silos", done=here, total=total))
-            case ReportStarted(joined):
+            case ReportStarted(joined, heads):
                 parameters, kappa = self._trainer.trainable_parameters, self._trainer.kappa
                 self._progress.write(
-                    TrainingStarted(at=at, joined=joined, trainable_parameters=parameters, kappa=kappa)
+                    TrainingStarted(
+                        at=at, joined=joined, trainable_parameters=parameters, kappa=kappa, heads=dict(heads)
+                    )
                 )
             case ReportAttempt(attempt):
                 self._progress.write(

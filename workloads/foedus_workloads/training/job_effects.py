@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from foedus_contract.errors import FoedusError
 from foedus_contract.progress import PhaseSeconds
-from foedus_contract.wire import AttemptId, CoordinatorMessage, JobOver, StartAttempt
+from foedus_contract.wire import AttemptId, CoordinatorMessage, JobOver, LedgerHead, StartAttempt
 from foedus_workloads.secagg.effects import Send, SendTo, SetDeadline, Vector
 from foedus_workloads.training.coordinator_entries import CoordinatorEntry, Standing
 from foedus_workloads.training.silo_entries import Entry
@@ -228,9 +228,10 @@ class ReportWaiting:
 
 @dataclass(frozen=True)
 class ReportStarted:
-    """Tell the engine that training begins, or goes on, with these silos."""
+    """Tell the engine that training begins, or goes on, with these silos, and pass on where their logs end."""
 
     joined: tuple[str, ...]
+    heads: Mapping[str, LedgerHead] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
