@@ -127,6 +127,13 @@ JOBS: list[tuple[str, Any, str | None]] = [
     ("spec.model.source.package.path", ".cache/x.y", None),
     ("spec.lora.targetModules", ["query", "query"], "targetModules must differ from each other"),
     ("spec.lora.targetModules", [], "spec.lora.targetModules: must have at least 1 entries"),
+    ("spec.lora.queryDamping", 0.5, None),
+    ("spec.lora.queryDamping", 1.5, "spec.lora.queryDamping: must be at most 1"),
+    (
+        "spec.lora",
+        {"rank": 1, "alpha": 1, "targetModules": ["value"], "queryDamping": 0.5},
+        "queryDamping needs query among targetModules",
+    ),
     ("spec.lora", "yes", "spec.lora: must be a mapping"),
     ("spec.aggregation.joinTimeout", "1h30m", None),
     ("spec.aggregation.joinTimeout", "24h", None),
