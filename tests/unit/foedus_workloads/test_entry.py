@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from foedus_contract.errors import FoedusError
+from foedus_contract.errors import FoedusError, describe_defect
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.plan import Deadlines, ModelPlan, OptimizerPlan, PrivacyPlan, SiloPlan, TrainingPlan
 from foedus_contract.progress import PROGRESS, ProcessFailed, TrainingResult
@@ -157,7 +157,7 @@ def test_a_defect_is_one_line_without_the_text_of_the_error() -> None:
     try:
         raise KeyError("patient 17")
     except KeyError as error:
-        said = entry.describe_defect(error)
+        said = describe_defect(error)
     assert said.startswith("internal error: KeyError at test_entry.py:")
     assert "patient" not in said
 

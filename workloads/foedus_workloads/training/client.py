@@ -43,7 +43,7 @@ from foedus_workloads.training.silo_job import SiloRules, silo_job_step, start_s
 from foedus_workloads.training.surroundings import Surroundings
 from foedus_workloads.training.threads import in_thread
 from foedus_workloads.transport.client import CoordinatorLink, Incoming, LinkSettings, Rejoined, connect
-from foedus_workloads.transport.tls import client_context
+from foedus_workloads.transport.tls import check_dates, client_context
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -73,6 +73,7 @@ async def run_client(spec: ClientRunSpec, around: Surroundings, sampler: Sampler
     state = around.path(spec.state)
     tls = around.tls(spec.tls)
     context = client_context(tls)
+    check_dates(tls, around.wall_clock())
     hostname = spec.coordinator_service.partition(".")[0]  # the Service's own name, in every certificate of it
     policy_deadline = around.clock() + spec.plan.deadlines.join_seconds
     # Beside the ledger: that folder is the silo's own and outlives jobs, as the key must.

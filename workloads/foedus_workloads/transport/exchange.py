@@ -23,6 +23,7 @@ Answer = tuple[int, Frame] | None
 MAX_ANSWER_TEXT = 300  # characters kept of a refusal's one line
 PROBE_SECONDS = 1.0  # a refusal comes within a round trip; an accepted connection stays open far longer
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
+DATE_FAULTS = frozenset({9, 10})  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 _COORDINATOR_KINDS = get_args(CoordinatorMessage)
 
 
@@ -87,6 +88,13 @@ class Exchange:
             raise Unavailable("the coordinator has no address yet", where=self.hostname) from None
 
     def _fault(self, error: BaseException, where: str) -> FoedusError:
+        if (dates := _dates_refused(error)) is not None:
+            return Refused(
+                f"the coordinator's certificate is refused ({dates})",
+                where=f"{self.hostname} at {where}",
+                cure="compare both machines' clocks, or create the job again: each job has certificates of its own",
+                code=ExitCode.IDENTITY_REFUSED,
+            )
         if _identity_refused(error):
             return _certificate_refused(f"{self.hostname} at {where}")
         if _version_refused(error):
@@ -151,6 +159,14 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while seen is not None:
         yield seen
         seen = seen.__cause__ or seen.__context__
+
+
+def _dates_refused(error: BaseException) -> str | None:
+    """Return what OpenSSL says of a certificate that is not good now; None when that is not the fault."""
+    for seen in _chain(error):
+        if isinstance(seen, ssl.SSLCertVerificationError) and seen.verify_code in DATE_FAULTS:
+            return seen.verify_message
+    return None
 
 
 def _identity_refused(error: BaseException) -> bool:
