@@ -16,10 +16,13 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from foedus import budget, main, run  # noqa: F401 - imported once, for all processes
+import peft  # noqa: F401 - imported once, for all processes, like the next ones
+from transformers.models.bert import modeling_bert  # noqa: F401
+
+from foedus import budget, main, run  # noqa: F401
 from foedus_contract import paths
 from foedus_workloads import entry
-from foedus_workloads.training import client, coordinator, local_step, trainer  # noqa: F401 - imported once
+from foedus_workloads.training import client, coordinator, local_step, trainer  # noqa: F401
 
 LIMIT_SECONDS = 120.0  # above every deadline of a case; who takes longer hangs
 Sabotage = Callable[[], None]
@@ -54,6 +57,10 @@ class Process:
         ]
         for reader in self._readers:
             reader.start()
+
+    @property
+    def runs(self) -> bool:
+        return self._process.exitcode is None
 
     def wait(self) -> Ended:
         """Return how it ended; an error when it does not."""

@@ -6,7 +6,9 @@ It drives the state machine of `silo_job` and does what that asks for, in order.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,7 @@ from foedus_contract.errors import FoedusError, InvalidInput, Refused, Unavailab
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.progress import CACHING, IdentityReady, Preparing
 from foedus_contract.run_spec import ClientRunSpec
-from foedus_contract.wire import AttemptId, JobOver, Join
+from foedus_contract.wire import AttemptId, JobOver, Join, Refuse
 from foedus_workloads.secagg.effects import Send, SiloIdentity
 from foedus_workloads.training.broadcast import BroadcastChecker
 from foedus_workloads.training.identity import load_identity, read_policy
@@ -54,6 +56,8 @@ if TYPE_CHECKING:
     from foedus_workloads.training.model import AdaptedModel
 
 POLICY_SECONDS = 0.5  # between looks for the policy file
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -214,10 +218,21 @@ class Participant:
         while self._over is None:
             event = await self._next_event()
             step = await in_thread(silo_job_step, state, event, self._entropy)
+            self._log_refusals(step.effects)
             for effect in step.effects:
                 await self._execute(effect)
             state = step.state
         return self._over
+
+    def _log_refusals(self, effects: Sequence[SiloEffect]) -> None:
+        """Tell this silo's holder what it refuses; a refusal that ends the process is told at its end."""
+        if any(isinstance(effect, Stop) for effect in effects):
+            return
+        for effect in effects:
+            if isinstance(effect, Send) and isinstance(effect.message, Refuse):
+                refusal = effect.message
+                where = (refusal.silo, refusal.id.round + 1, refusal.id.attempt)
+                _logger.warning("silo %s: round %d, attempt %d refused: %s", *where, refusal.reason)
 
     def _rules(self) -> SiloRules:
         spec, prepared, model = self._spec, self._prepared, self._prepared.model

@@ -129,7 +129,8 @@ def _hear(state: SiloJob, message: object, payload: bytes, entropy: Entropy) -> 
 
 def _welcomed(state: SiloJob, message: Welcome) -> SiloStep:
     if message.incarnation < state.coordinator:
-        error = Refused("an older coordinator answers", where=state.rules.plan.job, code=ExitCode.SUPERSEDED)
+        cure = "see why an older process of the coordinator still runs"
+        error = Refused("an older coordinator answers", where=state.rules.plan.job, cure=cure, code=ExitCode.SUPERSEDED)
         return JobStep(replace(_idle(state), over=True), (Stop(error),))
     state = replace(state, coordinator=message.incarnation)
     if not message.resume:

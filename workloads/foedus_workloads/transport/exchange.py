@@ -52,6 +52,13 @@ class Exchange:
                 timeout=aiohttp.ClientTimeout(total=self.request_seconds),
             ) as response:
                 return await _read(response)
+        except InvalidInput as error:
+            raise InvalidInput(
+                f"the coordinator's answer cannot be used ({error})",
+                where=f"{self.hostname} at {host}:{port}",
+                cure="see what stands between it and the silo, and run the same release on both sides",
+                code=ExitCode.INTERNAL,
+            ) from None
         except (aiohttp.ClientError, TimeoutError, OSError, asyncio.IncompleteReadError) as error:
             raise self._fault(error, f"{host}:{port}") from error
 
@@ -104,7 +111,11 @@ class Exchange:
                 cure="see what stands between it and the silo; older TLS is never used",
                 code=ExitCode.IDENTITY_REFUSED,
             )
-        return Unavailable("the coordinator does not answer", where=f"{self.hostname} at {where}")
+        return Unavailable(
+            "the coordinator does not answer",
+            where=f"{self.hostname} at {where}",
+            cure="see whether it runs, and whether the network lets this silo through",
+        )
 
 
 def _certificate_refused(where: str) -> Refused:
@@ -123,18 +134,18 @@ async def _read(response: aiohttp.ClientResponse) -> Answer:
         raise await _refusal(response)
     sequence = response.headers.get(SEQUENCE_HEADER, "")
     if response.content_length is None or not (sequence.isascii() and sequence.isdigit() and len(sequence) <= 18):
-        raise InvalidInput("the coordinator's answer has no length or number", where="frame", code=ExitCode.INTERNAL)
+        raise InvalidInput("it has no length or number", where="frame")
     message, payload = await read_frame(
         response.content.readexactly, response.content_length, payload_limit=limits.MAX_PAYLOAD_BYTES
     )
     if not isinstance(message, _COORDINATOR_KINDS):
-        raise InvalidInput("a coordinator does not send this kind", where=message.kind, code=ExitCode.INTERNAL)
+        raise InvalidInput("a coordinator does not send this kind", where=message.kind)
     return int(sequence), (message, payload)
 
 
 async def _refusal(response: aiohttp.ClientResponse) -> FoedusError:
     raw = await response.content.read(4 * MAX_ANSWER_TEXT)
-    text = raw.decode("utf-8", "replace")[:MAX_ANSWER_TEXT].strip() or f"status {response.status}"
+    text = raw.decode("utf-8", "replace")[:MAX_ANSWER_TEXT].strip() or "no reason"
     if response.status == 409:
         return NoSession(text)
     if response.status == 410:
@@ -143,7 +154,7 @@ async def _refusal(response: aiohttp.ClientResponse) -> FoedusError:
         return Refused(text, code=ExitCode.IDENTITY_REFUSED)
     if response.status in TRANSIENT:
         return Unavailable(text)
-    return InvalidInput(text, where="coordinator", code=ExitCode.INTERNAL)
+    return InvalidInput(f"status {response.status}, {text}")
 
 
 def _version_refused(error: BaseException) -> bool:
@@ -164,7 +175,8 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _dates_refused(error: BaseException) -> str | None:
     """Return what OpenSSL says of a certificate that is not good now; None when that is not the fault."""
     for seen in _chain(error):
-        if isinstance(seen, ssl.SSLCertVerificationError) and seen.verify_code in DATE_FAULTS:
+        # aiohttp's own kind of this error is made without OpenSSL's words; the one that it was made from follows.
+        if isinstance(seen, ssl.SSLCertVerificationError) and getattr(seen, "verify_code", None) in DATE_FAULTS:
             return seen.verify_message
     return None
 
