@@ -181,16 +181,60 @@ async def older(rogue: Rogue) -> None:
 
 INVALID = exits(ExitCode.INVALID_MODEL)
 BROADCASTS = (
-    case("a replayed broadcast", "silo silo-a: round 1, attempt 0 refused: attempt 0 was answered before, or its steps come in another order", replay),
-    case("a round that the plan does not have", "silo silo-a: round 8, attempt 7 refused: the plan has no such attempt", broadcast(number=7, attempt=7)),
-    case("a factor that is not the round's", "silo silo-a: round 1, attempt 0 refused: another factor is active in this round", broadcast(factor="A")),
-    case("lying counts: more attempts charged than there were", "silo silo-a: round 1, attempt 0 refused: so many attempts cannot have been charged before it", broadcast(charged=1)),
-    case("a broadcast that is not signed", "silo silo-a: round 1, attempt 0 refused: the broadcast is not signed by this job's coordinator", not_signed),
-    case("another adapter than the one that is named", "silo silo-a: round 1, attempt 0 refused: the adapter is not the one that is named", other_adapter),
-    case("NaN in the broadcast adapter", "silo silo-a: adapter: the adapter does not fit the model: encoder.layer.1.attention.self.query.A is not finite; coordinator and silos must run the same plan and version", nan, INVALID),
-    case("an adapter of another shape", "silo silo-a: adapter: the adapter does not fit the model: encoder.layer.1.attention.self.query.A has another shape or type; coordinator and silos must run the same plan and version", other_shape, INVALID),
-    case("an adapter that is not safetensors", "silo silo-a: adapter: the adapter does not fit the model: it is not safetensors; coordinator and silos must run the same plan and version", not_safetensors, INVALID),
-    case("an older coordinator answers", "silo silo-a: job: an older coordinator answers; see why an older process of the coordinator still runs", older, exits(ExitCode.SUPERSEDED)),
+    case(
+        "a replayed broadcast",
+        "silo silo-a: round 1, attempt 0 refused: attempt 0 was answered before, or its steps come in another order",
+        replay,
+    ),
+    case(
+        "a round that the plan does not have",
+        "silo silo-a: round 8, attempt 7 refused: the plan has no such attempt",
+        broadcast(number=7, attempt=7),
+    ),
+    case(
+        "a factor that is not the round's",
+        "silo silo-a: round 1, attempt 0 refused: another factor is active in this round",
+        broadcast(factor="A"),
+    ),
+    case(
+        "lying counts: more attempts charged than there were",
+        "silo silo-a: round 1, attempt 0 refused: so many attempts cannot have been charged before it",
+        broadcast(charged=1),
+    ),
+    case(
+        "a broadcast that is not signed",
+        "silo silo-a: round 1, attempt 0 refused: the broadcast is not signed by this job's coordinator",
+        not_signed,
+    ),
+    case(
+        "another adapter than the one that is named",
+        "silo silo-a: round 1, attempt 0 refused: the adapter is not the one that is named",
+        other_adapter,
+    ),
+    case(
+        "NaN in the broadcast adapter",
+        "silo silo-a: adapter: the adapter does not fit the model: encoder.layer.1.attention.self.query.A is not finite; coordinator and silos must run the same plan and version",
+        nan,
+        INVALID,
+    ),
+    case(
+        "an adapter of another shape",
+        "silo silo-a: adapter: the adapter does not fit the model: encoder.layer.1.attention.self.query.A has another shape or type; coordinator and silos must run the same plan and version",
+        other_shape,
+        INVALID,
+    ),
+    case(
+        "an adapter that is not safetensors",
+        "silo silo-a: adapter: the adapter does not fit the model: it is not safetensors; coordinator and silos must run the same plan and version",
+        not_safetensors,
+        INVALID,
+    ),
+    case(
+        "an older coordinator answers",
+        "silo silo-a: job: an older coordinator answers; see why an older process of the coordinator still runs",
+        older,
+        exits(ExitCode.SUPERSEDED),
+    ),
 )
 
 
@@ -265,10 +309,36 @@ async def slow(request: web.Request) -> web.StreamResponse:
 
 
 ANSWERS = (
-    answering("an answer that sends the silo elsewhere", "silo silo-a: job-coordinator at 127.0.0.1:…: the coordinator's answer cannot be used (status 302, 302: Found); see what stands between it and the silo, and run the same release on both sides", redirect),
-    answering("an answer without a number", "silo silo-a: job-coordinator at 127.0.0.1:…: the coordinator's answer cannot be used (frame: it has no length or number); see what stands between it and the silo, and run the same release on both sides", no_number),
-    answering("an answer that is no frame", "silo silo-a: job-coordinator at 127.0.0.1:…: the coordinator's answer cannot be used (frame: the header length is wrong); see what stands between it and the silo, and run the same release on both sides", not_a_frame),
-    answering("a silo's message as an answer", "silo silo-a: job-coordinator at 127.0.0.1:…: the coordinator's answer cannot be used (Refuse: a coordinator does not send this kind); see what stands between it and the silo, and run the same release on both sides", silos_kind),
-    answering("an oversized answer", "silo silo-a: job-coordinator at 127.0.0.1:…: the coordinator's answer cannot be used (frame: the body is too large); see what stands between it and the silo, and run the same release on both sides", oversized),
-    answering("a slow answer", "silo silo-a: job-coordinator at 127.0.0.1:…: the coordinator does not answer; see whether it runs, and whether the network lets this silo through", slow, ExitCode.UNAVAILABLE, short_requests),
+    answering(
+        "an answer that sends the silo elsewhere",
+        "silo silo-a: job-coordinator at 127.0.0.1:…: the coordinator's answer cannot be used (status 302, 302: Found); see what stands between it and the silo, and run the same release on both sides",
+        redirect,
+    ),
+    answering(
+        "an answer without a number",
+        "silo silo-a: job-coordinator at 127.0.0.1:…: the coordinator's answer cannot be used (frame: it has no length or number); see what stands between it and the silo, and run the same release on both sides",
+        no_number,
+    ),
+    answering(
+        "an answer that is no frame",
+        "silo silo-a: job-coordinator at 127.0.0.1:…: the coordinator's answer cannot be used (frame: the header length is wrong); see what stands between it and the silo, and run the same release on both sides",
+        not_a_frame,
+    ),
+    answering(
+        "a silo's message as an answer",
+        "silo silo-a: job-coordinator at 127.0.0.1:…: the coordinator's answer cannot be used (Refuse: a coordinator does not send this kind); see what stands between it and the silo, and run the same release on both sides",
+        silos_kind,
+    ),
+    answering(
+        "an oversized answer",
+        "silo silo-a: job-coordinator at 127.0.0.1:…: the coordinator's answer cannot be used (frame: the body is too large); see what stands between it and the silo, and run the same release on both sides",
+        oversized,
+    ),
+    answering(
+        "a slow answer",
+        "silo silo-a: job-coordinator at 127.0.0.1:…: the coordinator does not answer; see whether it runs, and whether the network lets this silo through",
+        slow,
+        ExitCode.UNAVAILABLE,
+        short_requests,
+    ),
 )

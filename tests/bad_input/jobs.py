@@ -124,10 +124,16 @@ INTERNAL, IDENTITY, AWAY = exits(1), exits(21), exits(40)
 
 
 PEERS = (
-    case("wrong shape: half a vector", "?", ONE_ROUND, ALL, silo_d=Tamper(half_vector)),
+    case(
+        "wrong shape: half a vector",
+        "round 1/1: 3 silos without silo-d (MaskedVector: the vector must have 130 coordinates), ε spent 0.726, accuracy …",
+        ONE_ROUND,
+        ALL,
+        silo_d=Tamper(half_vector),
+    ),
     case(
         "lying counts: half a vector, named as whole",
-        "?",
+        "silo silo-d: job-coordinator at 127.0.0.1:…: the coordinator's answer cannot be used (status 400, MaskedVector: the payload is not one uint32 a coordinate); see what stands between it and the silo, and run the same release on both sides",
         f"{ONE_ROUND}; the silo ends with {INTERNAL}",
         ALL,
         shows=last_word("silo-d"),
@@ -135,17 +141,29 @@ PEERS = (
     ),
     case(
         "an oversized body: a hundred vectors",
-        "?",
+        "silo silo-d: job-coordinator at 127.0.0.1:…: the coordinator's answer cannot be used (status 413, MaskedVector: the payload is too large); see what stands between it and the silo, and run the same release on both sides",
         f"{ONE_ROUND}; the silo ends with {INTERNAL}",
         ALL,
         shows=last_word("silo-d"),
         silo_d=Tamper(long_vector),
     ),
-    case("keys that are not signed", "?", ONE_ROUND, THREE, silo_d=Tamper(invented_keys)),
-    case("a share is missing", "?", ONE_ROUND, THREE, silo_d=Tamper(missing_share)),
+    case(
+        "keys that are not signed",
+        "round 1/1: 3 silos without silo-d (signature: the keys of silo silo-d are not signed for this attempt by the pinned identity), ε spent 0.726, accuracy …",
+        ONE_ROUND,
+        THREE,
+        silo_d=Tamper(invented_keys),
+    ),
+    case(
+        "a share is missing",
+        "round 1/1: 3 silos without silo-d (ShareKeys: it is not for exactly the other silos of the roster), ε spent 0.726, accuracy …",
+        ONE_ROUND,
+        THREE,
+        silo_d=Tamper(missing_share),
+    ),
     case(
         "another silo's name",
-        "?",
+        "silo silo-d: silo-d: the frame is not the certificate's own message",
         f"{ONE_ROUND}; the silo ends with {IDENTITY}",
         THREE,
         shows=last_word("silo-d"),
@@ -153,32 +171,38 @@ PEERS = (
     ),
     case(
         "replayed messages, and those of a stale round",
-        "?",
+        "round 2/2: 4 silos, ε spent 1.061, accuracy …",
         WHOLE.replace("1 round in 1 attempt", "2 rounds in 2 attempts"),
         dict.fromkeys(SILOS, 2),
         rounds=2,
         silo_d=Tamper(replays),
     ),
-    case("NaN and infinities among a silo's gradients", "?", WHOLE, ALL, silo_d=gradients_not_finite),
+    case(
+        "NaN and infinities among a silo's gradients",
+        "round 1/1: 4 silos, ε spent 0.726, accuracy …",
+        WHOLE,
+        ALL,
+        silo_d=gradients_not_finite,
+    ),
 )
 VOLUMES = (
     case(
         "a silo's ledger is locked when a charge is due",
-        "?",
+        "round 1/1: 3 silos without silo-d (refused: the ledger is locked by another process), ε spent 0.726, accuracy …",
         ONE_ROUND,
         THREE,
         silo_d=Before("ChargeLedger", lock_ledger),
     ),
     case(
         "a silo's disk is full when a charge is due",
-        "?",
+        "round 1/1: 3 silos without silo-d (refused: the ledger does not answer (disk I/O error)), ε spent 0.726, accuracy …",
         ONE_ROUND,
         THREE,
         silo_d=Before("ChargeLedger", full_volume),
     ),
     case(
         "a silo's disk is full before it notes its charge",
-        "?",
+        "silo silo-d: …/silo-d/state/journal-….jsonl: cannot be written (File too large); free space on the volume, or mend it",
         f"{ONE_ROUND}; the silo ends with {AWAY}",
         THREE,
         shows=last_word("silo-d"),
@@ -186,7 +210,7 @@ VOLUMES = (
     ),
     case(
         "a silo's disk is full after its charge",
-        "?",
+        "silo silo-d: …/silo-d/state/journal-….jsonl: cannot be written (File too large); free space on the volume, or mend it",
         f"{ONE_ROUND}; the silo ends with {AWAY}",
         ALL,
         shows=last_word("silo-d"),
@@ -194,26 +218,40 @@ VOLUMES = (
     ),
     case(
         "the coordinator's disk is full once; it is started again",
-        "?",
+        "round 1/1: 4 silos, ε spent 1.061, accuracy …",
         WHOLE.replace("in 1 attempt", "in 2 attempts"),
         dict.fromkeys(SILOS, 2),
         again=COORDINATOR,
         coordinator=Before("SaveCheckpoint", full_volume),
     ),
-    case("half a line at the end of a silo's journal", "?", WHOLE, ALL, spoil=journal("silo-d", b'{"round":0,"att')),
+    case(
+        "half a line at the end of a silo's journal",
+        "round 1/1: 4 silos, ε spent 0.726, accuracy …",
+        WHOLE,
+        ALL,
+        spoil=journal("silo-d", b'{"round":0,"att'),
+    ),
     case(
         "half a line at the end of the coordinator's journal",
-        "?",
+        "round 1/1: 4 silos, ε spent 0.726, accuracy …",
         WHOLE,
         ALL,
         spoil=journal(COORDINATOR, b'{"entry":"Be'),
     ),
 )
-DATA = (case("one silo has ten times the data", "?", WHOLE, ALL, records={"silo-d": 90}),)
+DATA = (
+    case(
+        "one silo has ten times the data",
+        "round 1/1: 4 silos, ε spent 0.726, accuracy …",
+        WHOLE,
+        ALL,
+        records={"silo-d": 90},
+    ),
+)
 CLOCKS = (
     case(
         "all clocks are set back by a day in the middle of a round",
-        "?",
+        "round 1/1: 4 silos, ε spent 0.726, accuracy …",
         WHOLE,
         ALL,
         coordinator=Before("SetDeadline", day_back),

@@ -23,12 +23,6 @@ def last_line(ended: Ended) -> tuple[str, ...]:
     return tuple(line for line in ended.out.splitlines() if line.startswith("Complete"))
 
 
-def silo_1_failed(ended: Ended) -> tuple[str, ...]:
-    """Return what the run says of silo-1's process, and check that the job is complete all the same."""
-    assert last_line(ended), ended.out
-    return tuple(dict.fromkeys(line for line in ended.out.splitlines() if line.startswith("process failed")))
-
-
 def error_line(ended: Ended) -> tuple[str, ...]:
     """Return the error, and check that what a machine reads is JSON lines to the end, and says the same."""
     events = [json.loads(line) for line in ended.out.splitlines()]
@@ -67,14 +61,10 @@ def changed_everywhere(machine: Machine) -> None:
         rewrite_data(machine, silo, 7)
 
 
-def changed_at_one(machine: Machine) -> None:
-    rewrite_data(machine, SILOS[0], 7)
-
-
 RUNS = (
     case(
         "the data of all silos changed after their budgets were made",
-        "?",
+        "error: QuorumLost: … of 4 silos failed and 3 are needed; silo-…: …/foedus/data/train.jsonl: the data is not what the plan was made for; make a budget for this very data, or put the old data back; the logs of its processes are in …/state/logs/default/job",
         exits(ExitCode.QUORUM_LOST),
         NOTHING,
         changed_everywhere,
@@ -83,16 +73,8 @@ RUNS = (
         "json",
     ),
     case(
-        "the data of one silo changed: the job does without it",
-        "?",
-        exits(ExitCode.OK),
-        charges(dict.fromkeys(SILOS[1:], 1)),
-        changed_at_one,
-        silo_1_failed,
-    ),
-    case(
         "the engine's clock is set back by a day while a job runs",
-        "?",
+        "Complete: accuracy not measured on public data, ε spent 0.6763 of 1, 1 rounds in 1 attempts; in …/out",
         exits(ExitCode.OK),
         charges(dict.fromkeys(SILOS, 1)),
         lambda machine: None,
