@@ -16,12 +16,16 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import peft  # noqa: F401 - imported once, for all processes, like the next ones
+import dp_accounting  # noqa: F401 - imported once, for all processes, like the next ones
+import opendp.measurements  # noqa: F401
+import peft  # noqa: F401
+from dp_accounting import pld, rdp  # noqa: F401
 from transformers.models.bert import modeling_bert  # noqa: F401
 
 from foedus import budget, main, run  # noqa: F401
 from foedus_contract import paths
 from foedus_workloads import entry
+from foedus_workloads.privacy import noise  # noqa: F401
 from foedus_workloads.training import client, coordinator, local_step, trainer  # noqa: F401
 
 LIMIT_SECONDS = 240.0  # above every deadline of a case; who takes longer hangs
