@@ -97,6 +97,10 @@ format: $(STAMP) ## format the code and mend what ruff can mend
 crds: $(STAMP) ## write crds/*.yaml from the models
 	$(BIN)/python -m foedus_engine.crdgen
 
+.PHONY: bad-input
+bad-input: $(STAMP) ## write docs/bad-input.md from the cases of bad input that the tests run
+	PYTHONPATH=operator:workloads:sdk:tests $(BIN)/python -m bad_input.table
+
 .PHONY: nightly
 nightly: $(STAMP) ## what takes too long for every change: the tests marked so, 10⁷ simulated rounds, all benchmarks
 	$(BIN)/python -m pytest -m nightly

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
-from foedus_contract.errors import FoedusError
+from foedus_contract.errors import FoedusError, describe_defect
 from foedus_engine.cluster.execute import execute, is_transient
 from foedus_engine.cluster.protocol import Cluster, Ledgers, Object, find
 from foedus_engine.decide.plan import ContentFactory, Event, ObjectKey, Plan
@@ -107,10 +107,9 @@ class Reconciler:
             again = await self.reconcile(key)
         except FoedusError as error:
             await self._note(key, error)
-        except Exception as error:
-            _logger.exception("%s: a defect ended the pass", key)
+        except Exception as error:  # noqa: BLE001 - the loop's border: every defect is told, and none ends the loop
             self._queue.failed(key, self._clock())
-            self._tell(key, FoedusError(f"a defect ended the pass ({type(error).__name__}: {error})", where=str(key)))
+            self._tell(key, FoedusError(describe_defect(error), where=str(key)))
         else:
             self._queue.done(key, self._clock(), again_seconds=again)
 

@@ -32,6 +32,7 @@ def read_model(source: ModelSource, folder_of: ClaimFolders) -> ModelView:
         digest=base.digest,
         hidden_size=base.hidden,
         layers=base.layers,
+        positions=base.positions,
         modules=bert_modules(base.hidden, base.intermediate),
     )
 

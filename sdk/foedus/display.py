@@ -99,7 +99,8 @@ def event_line(event: Event, standing: Standing) -> str:
 def round_line(event: RoundFinished, standing: Standing) -> str:
     """Return the plain line for one finished attempt."""
     accuracy = "-" if event.accuracy is None else f"{event.accuracy:.3f}"
-    gone = f" without {', '.join(event.dropped)}" if event.dropped else ""
+    named = (f"{silo} ({event.why[silo]})" if silo in event.why else silo for silo in event.dropped)
+    gone = f" without {', '.join(named)}" if event.dropped else ""
     left = standing.seconds_left
     tail = f", about {left:.0f} s left" if left else ""
     head = f"round {event.round + 1}/{standing.rounds}: {len(event.survivors)} silos{gone}"

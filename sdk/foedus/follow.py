@@ -15,7 +15,7 @@ from foedus.base_model import claim_folders, read_model
 from foedus.deaths import Death, deaths
 from foedus.display import Display, Event, Standing, advance
 from foedus.lifecycle import job_key
-from foedus_contract.errors import FoedusError, InvalidInput, JobFailed, Refused
+from foedus_contract.errors import FoedusError, InvalidInput, JobFailed, Refused, Unavailable
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.paths import RUN_SPEC_KEY
 from foedus_contract.plan import TrainingPlan
@@ -33,6 +33,8 @@ from foedus_engine.decide.size import training_size
 
 BELOW = re.compile(r"(?<=securityContext)\..*|(?<=resources)\..*")  # one context or list of resources is said once
 LOOK_SECONDS = 0.25  # between two looks; a person sees no difference below it
+# A ledger is locked for milliseconds by us and for seconds by a back-up; three of the engine's tries fit.
+LEDGER_SECONDS = 60.0
 
 # What a job that is not accepted, or that failed, ends the command with.
 CODES: Mapping[str, ExitCode] = MappingProxyType(
@@ -54,6 +56,14 @@ CODES: Mapping[str, ExitCode] = MappingProxyType(
 
 
 @dataclass(frozen=True)
+class Waiting:
+    """A ledger that does not answer keeps the job from starting: what was said of it, and since when."""
+
+    message: str
+    since: float
+
+
+@dataclass(frozen=True)
 class Followed:
     """What has been shown so far: how many events of each Job, and where the run stands."""
 
@@ -61,6 +71,7 @@ class Followed:
     announced: bool = False
     shown: Mapping[str, int] = field(default_factory=dict)
     deaths: frozenset[Death] = frozenset()
+    waiting: Waiting | None = None
 
 
 async def follow(
@@ -72,10 +83,12 @@ async def follow(
 ) -> dict[str, Any]:
     """Show the job until it ends, and return its last status; raises when it is refused or fails.
 
-    `faults` is what the engine itself could not get over, such as a damaged ledger; no status would ever say so.
+    `faults` is what the engine itself could not get over, such as a full disk; no status would ever say so. Raises
+    Unavailable when a ledger keeps the job from starting for longer than LEDGER_SECONDS.
     """
     key = job_key(job.metadata.namespace, job.metadata.name)
     followed = Followed(Standing(rounds=job.spec.training.rounds))
+    loop = asyncio.get_running_loop()
     while True:
         status = dict((await cluster.get(key)).get("status", {}))
         if not followed.announced and status.get("phase") not in {None, "Pending"}:
@@ -89,6 +102,7 @@ async def follow(
             raise failure
         if faults:
             raise faults[0]
+        followed = replace(followed, waiting=_show_waiting(status, display, followed.waiting, loop.time()))
         if status.get("phase") == "Complete":
             return status
         await asyncio.sleep(LOOK_SECONDS)
@@ -108,6 +122,21 @@ def find_failure(status: Mapping[str, Any]) -> FoedusError | None:
             error = Refused if CODES[reason] in {ExitCode.BUDGET_REFUSED, ExitCode.LEDGER_BEHIND} else InvalidInput
             return error(condition["message"], where=reason, code=CODES[reason])
     return None
+
+
+def _show_waiting(status: Mapping[str, Any], display: Display, waiting: Waiting | None, now: float) -> Waiting | None:
+    """Say once that a ledger does not answer, and give up in the end; a running job's silos do without it."""
+    conditions = {condition["type"]: condition for condition in status.get("conditions", ())}
+    budget = conditions.get("BudgetAvailable", {})
+    if status.get("phase") != "Pending" or budget.get("reason") != "LedgerUnavailable":
+        return None
+    message = str(budget["message"])
+    if waiting is None:
+        display.note("Waiting", f"waiting: {message}")
+        return Waiting(message, now)
+    if now - waiting.since > LEDGER_SECONDS:
+        raise Unavailable(message, where="LedgerUnavailable")
+    return waiting
 
 
 async def _announce(cluster: EmbeddedCluster, job: FederatedTrainingJob, display: Display, state: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import logging
 import sys
 from collections.abc import Mapping
 from types import MappingProxyType
 
 import click
 
-from foedus_contract.errors import FoedusError
+from foedus_contract.errors import FoedusError, describe_defect
 from foedus_contract.exit_codes import ExitCode
 
 # Where each command lives. `foedus --help` and `foedus data split` must not wait for the engine to be imported.
@@ -60,7 +61,9 @@ def version() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; every foreseen failure is one line on stderr and an exit code of the contract."""
+    """Run the command line; every failure is one line on stderr and an exit code of the contract."""
+    # What a person must know the commands say; a library's log lines, and their tracebacks, would stand between.
+    logging.getLogger().addHandler(logging.NullHandler())
     sys.exit(int(_exit_code(arguments)))
 
 
@@ -83,4 +86,7 @@ def _exit_code(arguments: list[str] | None) -> int:
     except click.Abort:
         click.echo("error: interrupted", err=True)
         return ExitCode.CANCELLED
+    except Exception as error:  # noqa: BLE001 - the program's border: every defect becomes a line and a code
+        click.echo(f"error: {describe_defect(error)}", err=True)
+        return ExitCode.INTERNAL
     return ExitCode.OK

@@ -304,7 +304,7 @@ TRAINING_MUTANTS = {
         Patch(DURABLE, "        os.ftruncate(descriptor, length)  # half a line would spoil the next one\n", ""),
     ),
     "data-not-compared-with-the-plan": fails(
-        "contract/test_bad_mounts.py::test_a_silo_says_in_one_line_what_is_wrong_with_its_mounts[data changed after the budget was made]",
+        "bad_input/test_bad_input.py::test_bad_input_ends_as_the_table_says[What is mounted: data changed after the budget was made]",
         Patch(
             CLIENT,
             "    if expected is None or (expected.data_digest, expected.records) != (records.digest, records.count):",

@@ -24,7 +24,7 @@ NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 UID = "5b1c0a52-0000-4000-8000-000000000001"
 SILOS = ("silo-1", "silo-2", "silo-3", "silo-4")
 RECORDS = 500
-MODEL = ModelView(digest="sha256:" + "ab" * 32, hidden_size=32, layers=2, modules=bert_modules(32, 64))
+MODEL = ModelView(digest="sha256:" + "ab" * 32, hidden_size=32, layers=2, positions=64, modules=bert_modules(32, 64))
 CALIBRATED = Calibrated(
     noise_multiplier=20.0,
     fresh_noise_multiplier=20.0,

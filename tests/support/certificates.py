@@ -33,12 +33,22 @@ class Authority:
         )
         return cls(builder.sign(key, hashes.SHA256()), key)
 
-    def issue(self, folder: Path, name: x509.GeneralName, *, trust: Authority | None = None) -> TlsPaths:
-        """Write certificate and key for `name`, and the CA that the role trusts (this one unless told)."""
+    def issue(
+        self,
+        folder: Path,
+        name: x509.GeneralName,
+        *,
+        trust: Authority | None = None,
+        years: tuple[float, float] | None = None,
+    ) -> TlsPaths:
+        """Write certificate and key for `name`, and the CA that the role trusts (this one unless told).
+
+        `years` says from when to when the certificate is good, counted from now.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         key = ec.generate_private_key(ec.SECP256R1())
         builder = (
-            _builder(x509.Name([]), key)
+            _builder(x509.Name([]), key, years)
             .issuer_name(self.certificate.subject)
             .add_extension(x509.SubjectAlternativeName([name]), critical=True)
             .add_extension(
@@ -56,14 +66,18 @@ class Authority:
         return paths
 
 
-def _builder(subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+def _builder(
+    subject: x509.Name, key: ec.EllipticCurvePrivateKey, years: tuple[float, float] | None = None
+) -> x509.CertificateBuilder:
+    now = dt.datetime.now(dt.UTC)
+    begin, end = (_EARLY, _LATE) if years is None else (now + dt.timedelta(days=365 * each) for each in years)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(_EARLY)
-        .not_valid_after(_LATE)
+        .not_valid_before(begin)
+        .not_valid_after(end)
     )
 
 

@@ -43,6 +43,7 @@ SILOS = ("silo-a", "silo-b", "silo-c", "silo-d")
 SERVICE = "job-coordinator.ns"
 LABELS = ("one", "two")
 SIGMA = 5.0
+RECORDS = 9  # of a silo unless told: more than one micro-batch
 MOST_COORDINATES = 4096  # more than the tiny model trains
 # A killed silo is noticed soon, a live one on a loaded machine is not taken for dead.
 QUICK = ServerSettings(poll_seconds=2, silence_seconds=5.0)
@@ -127,10 +128,17 @@ class World:
         draft.rename(self.root / "policy.json")
 
 
-def build_world(root: Path, *, rounds: int = 2, spare: int = 1, reserved: Mapping[str, int] | None = None) -> World:
+def build_world(
+    root: Path,
+    *,
+    rounds: int = 2,
+    spare: int = 1,
+    reserved: Mapping[str, int] | None = None,
+    records: Mapping[str, int] | None = None,
+) -> World:
     write_tiny_bert(root / "model")
     write_records(root / "public.jsonl", [Record(text=f"{text} in public", label=LABELS[0]) for text in SENTENCES])
-    silos = tuple(_silo(root / name, index) for index, name in enumerate(SILOS))
+    silos = tuple(_silo(root / name, index, (records or {}).get(name, RECORDS)) for index, name in enumerate(SILOS))
     plan = TrainingPlan(
         namespace="ns",
         job="job",
@@ -180,10 +188,10 @@ def with_deadlines(world: World, **seconds: int) -> World:
     return replace(world, plan=TrainingPlan(**(dict(world.plan) | {"deadlines": deadlines})))
 
 
-def _silo(folder: Path, index: int) -> SiloPlan:
+def _silo(folder: Path, index: int, count: int) -> SiloPlan:
     folder.mkdir()
     records = [
-        Record(text=f"{SENTENCES[(index + row) % len(SENTENCES)]} {row}", label=LABELS[row % 2]) for row in range(9)
+        Record(text=f"{SENTENCES[(index + row) % len(SENTENCES)]} {row}", label=LABELS[row % 2]) for row in range(count)
     ]
     write_records(folder / "train.jsonl", records)
     data = read_records(folder / "train.jsonl")

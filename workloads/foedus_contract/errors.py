@@ -9,6 +9,9 @@ FoedusError
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
+
 from foedus_contract.exit_codes import ExitCode
 
 
@@ -55,3 +58,12 @@ class Unavailable(FoedusError):
     """Something is not reachable at the moment; a later try may succeed."""
 
     default_code = ExitCode.UNAVAILABLE
+
+
+def describe_defect(error: BaseException) -> str:
+    """Return a defect's type and place; never its text, which may hold data."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    own = [frame for frame in frames if "foedus_" in frame.filename]
+    through = f", called from {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
+    return f"internal error: {type(error).__name__}{place}{through}; please report it"

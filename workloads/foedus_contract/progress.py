@@ -59,7 +59,7 @@ class PhaseSeconds(ContractModel):
 
 
 class RoundFinished(ContractModel):
-    """One attempt of a round ended; `applied` says whether its sum was released and used."""
+    """One attempt of a round ended; `applied` says whether its sum was released and used, `why` why silos dropped."""
 
     event: Literal["RoundFinished"] = "RoundFinished"
     at: float
@@ -73,6 +73,7 @@ class RoundFinished(ContractModel):
     seconds: float
     phases: PhaseSeconds | None = None
     reason: str = ""
+    why: dict[SiloName, Annotated[str, Field(max_length=512)]] = Field(default_factory=dict)
 
 
 class ProcessFailed(ContractModel):

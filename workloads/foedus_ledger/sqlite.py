@@ -68,9 +68,8 @@ class SqliteLedger:
             created = self._place(record)
             _sync_folder(self.path.parent)
         except (OSError, sqlite3.Error) as error:
-            raise Unavailable(
-                f"the ledger cannot be written ({error})", where=str(self.path), cure="check the folder's permissions"
-            ) from None
+            cure = "check the volume's space and permissions"
+            raise Unavailable(f"the ledger cannot be written ({error})", where=str(self.path), cure=cure) from None
         if not created:
             raise Refused(
                 "a budget exists here already and is never replaced",

@@ -12,16 +12,17 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from foedus_contract import limits, paths
-from foedus_contract.errors import FoedusError, InvalidInput
+from foedus_contract.errors import FoedusError, InvalidInput, describe_defect
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.progress import ProcessFailed, TrainingResult
 from foedus_contract.run_spec import ClientRunSpec, CoordinatorRunSpec, parse_run_spec
+from foedus_workloads.training.durable import unwritable
 from foedus_workloads.training.progress import ProgressWriter
 from foedus_workloads.training.surroundings import Surroundings
 
@@ -37,7 +38,7 @@ def main() -> None:
 
 def run(arguments: Sequence[str], environ: MutableMapping[str, str]) -> int:
     """Run the role of the spec file that `arguments` name; return the exit code."""
-    parser = argparse.ArgumentParser(prog="foedus_workloads.entry", description="Run one Foedus process.")
+    parser = OneLineParser(prog="foedus_workloads.entry", description="Run one Foedus process.")
     parser.add_argument("--spec", required=True, help="the run spec file")
     path = str(parser.parse_args(arguments).spec)
     around = read_surroundings(environ)
@@ -47,15 +48,23 @@ def run(arguments: Sequence[str], environ: MutableMapping[str, str]) -> int:
         spec = load_spec(around.path(path))
         fix_environment(environ, spec.threads)
         result = asyncio.run(run_until_told(spec, around))
+        if result is not None:
+            write_result(around, result)
     except FoedusError as error:
         return fail(spec, around, error.code, str(error))
     except (KeyboardInterrupt, asyncio.CancelledError):
         return fail(spec, around, ExitCode.CANCELLED, "stopped by a signal")
     except Exception as error:  # noqa: BLE001 - the process's border: every defect becomes a line and a code
         return fail(spec, around, ExitCode.INTERNAL, describe_defect(error))
-    if result is not None:
-        write_result(around, result)
     return int(ExitCode.OK)
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser that says in one line what is wrong with the command."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with the code of a wrong command line."""
+        self.exit(int(ExitCode.USAGE), f"foedus: {message}; see: python -m {self.prog} --help\n")
 
 
 def read_surroundings(environ: Mapping[str, str]) -> Surroundings:
@@ -127,31 +136,25 @@ def fail(spec: Spec | None, around: Surroundings, code: ExitCode, message: str) 
     """Say in one line why the process ends, where the engine and a person look for it; return the exit code."""
     message = " ".join(message.split())[:MAX_MESSAGE]
     if spec is not None:
-        with suppress(OSError):
+        with suppress(OSError, FoedusError):
             ProgressWriter(around.path(spec.progress)).write(ProcessFailed(code=int(code), message=message))
         # A result is final. When a new start may help, or a signal stopped the process, there is none.
         if isinstance(spec, CoordinatorRunSpec) and not code.retryable and code is not ExitCode.CANCELLED:
             reason = code.name.title().replace("_", "")
-            with suppress(OSError):
+            with suppress(FoedusError):
                 write_result(around, TrainingResult(outcome="Failed", reason=reason, message=message, code=int(code)))
     sys.stderr.write(f"{_role(spec)}: {message}\n")
     return int(code)
 
 
 def write_result(around: Surroundings, result: TrainingResult) -> None:
-    """Leave the result in the termination log."""
+    """Leave the result in the termination log; raises Unavailable when the volume does not take it."""
     path = around.path(paths.TERMINATION_FILE)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(result.to_json())
-
-
-def describe_defect(error: BaseException) -> str:
-    """Return a defect's type and place; never its text, which may hold data."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    own = [frame for frame in frames if "foedus_" in frame.filename]
-    through = f", called from {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
-    return f"internal error: {type(error).__name__}{place}{through}; please report it"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(result.to_json())
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def _role(spec: Spec | None) -> str:

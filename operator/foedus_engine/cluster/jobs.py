@@ -138,7 +138,8 @@ def _pause(pods: Sequence[PodView], *, now: datetime) -> float:
         return 0.0
     # Beyond 2^6 the cap holds; the bound keeps the power small whatever backoffLimit says.
     backoff = min(BACKOFF_SECONDS * 2 ** min(len(failed) - 1, 6), MAX_BACKOFF_SECONDS)
-    return float(failed[-1].finished + backoff - now.timestamp())
+    # Never longer than the back-off itself: the wall clock may have been set back since.
+    return float(min(backoff, failed[-1].finished + backoff - now.timestamp()))
 
 
 def _until_deadline(job: Mapping[str, Any], *, start: datetime, now: datetime) -> float | None:

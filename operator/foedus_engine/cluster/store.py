@@ -18,7 +18,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from foedus_contract.errors import InvalidInput
+from foedus_contract.errors import FoedusError, InvalidInput
+from foedus_contract.exit_codes import ExitCode
 from foedus_engine.cluster import ownership
 from foedus_engine.cluster.protocol import AlreadyExists, Conflict, NotFound, Object
 from foedus_engine.decide.plan import Manifest, ObjectKey, key_of
@@ -71,6 +72,9 @@ def open_database(path: Path) -> sqlite3.Connection:
             connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
         elif found != SCHEMA_VERSION:
             raise sqlite3.DatabaseError("foreign schema")
+    except sqlite3.OperationalError as error:
+        connection.close()
+        raise unwritable(error, str(path)) from None
     except sqlite3.DatabaseError as error:
         connection.close()
         cure = "use another state folder, or the version of Foedus that made this one"
@@ -78,16 +82,29 @@ def open_database(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def unwritable(error: sqlite3.OperationalError, where: str) -> FoedusError:
+    """Return the error of a state folder that takes no writes. It is final for this run: no pass could say more."""
+    return FoedusError(
+        f"the engine's database cannot be written ({error})",
+        where=where,
+        cure="free space on its volume, or mend it",
+        code=ExitCode.UNAVAILABLE,
+    )
+
+
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Commit what the block does, or nothing of it."""
-    connection.execute("BEGIN IMMEDIATE")
+    """Commit what the block does, or nothing of it; raises FoedusError (UNAVAILABLE) when the disk does not take it."""
     try:
+        connection.execute("BEGIN IMMEDIATE")
         yield
-    except BaseException:
-        connection.execute("ROLLBACK")
+        connection.execute("COMMIT")
+    except BaseException as error:
+        if connection.in_transaction:  # on a full disk SQLite has rolled back by itself
+            connection.execute("ROLLBACK")
+        if isinstance(error, sqlite3.OperationalError):
+            raise unwritable(error, "the state folder") from None
         raise
-    connection.execute("COMMIT")
 
 
 Written = list[tuple[Object, bool]]  # what a transaction wrote; True: it was deleted

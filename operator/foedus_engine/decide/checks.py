@@ -105,6 +105,11 @@ def check_model(job: FederatedTrainingJob, observed: Observed) -> Problem | None
     model = observed.model
     if model is None or model.problem:
         return _not_accepted(Reason.INVALID_MODEL, model.problem if model else "spec.model.source: not read yet")
+    if (tokens := job.spec.model.max_tokens) > model.positions:
+        return _not_accepted(
+            Reason.INVALID_MODEL,
+            f"spec.model.maxTokens: {tokens} tokens are asked for, the base model takes {model.positions}; lower it",
+        )
     lora = lora_plan(job)
     if lora is None:
         return None
@@ -113,12 +118,13 @@ def check_model(job: FederatedTrainingJob, observed: Observed) -> Problem | None
         return _not_accepted(
             Reason.INVALID_MODEL,
             f"spec.lora.targetModules: {missing[0]!r} is no linear layer of the base model; choose from "
-            f"{', '.join(path.rpartition('.')[2] for path in model.modules)}",
+            f"{', '.join(path.removeprefix('attention.self.') for path in model.modules)}",
         )
     if lora.last_layers > model.layers:
         return _not_accepted(
             Reason.INVALID_MODEL,
-            f"spec.lora.lastLayers: {lora.last_layers} is more than the {model.layers} layers of the base model",
+            f"spec.lora.lastLayers: {lora.last_layers} is more than the {model.layers} layers of the base model; "
+            "lower it",
         )
     return None
 

@@ -111,12 +111,14 @@ class Unplannable:
 class ModelView:
     """The base model as far as planning needs it; `problem` says in one line why it cannot be used.
 
-    `modules` names every linear map of one layer by its path inside the layer, with its (inputs, outputs).
+    `positions` is the longest text in tokens. `modules` names every linear map of one layer by its path inside the
+    layer, with its (inputs, outputs).
     """
 
     digest: str = ""
     hidden_size: int = 0
     layers: int = 0
+    positions: int = 0
     modules: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     problem: str = ""
 

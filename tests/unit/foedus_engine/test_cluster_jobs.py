@@ -41,6 +41,7 @@ SUSPENDED = {"conditions": [{"type": "Suspended", "status": "True"}]}
         (job(), [PodView(0, "Lost")], "Start", None),
         (job(), failed(1, seconds_ago=0.25), None, 0.75),
         (job(), failed(3, seconds_ago=0), None, 4.0),
+        (job(), failed(3, seconds_ago=-86400), None, 4.0),  # the clock was set back since
         (job(), failed(1, "Ignored", seconds_ago=0), None, 1.0),
         (job(backoffLimit=99), failed(50, seconds_ago=0), None, 60.0),
         (job(STARTED, activeDeadlineSeconds=11), failed(3, seconds_ago=0), None, 2.0),

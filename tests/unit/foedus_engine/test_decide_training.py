@@ -83,6 +83,7 @@ LARGE = replace(CALIBRATED, noise_multiplier=400.0, fresh_noise_multiplier=400.0
         (fresh(), {"privacy": {"delta": 0.0005}}, "Accepted", "DeltaTooLarge", "below 1/N = 0.0005 for the 2000"),
         (fresh(model=ModelView(problem="m: no config.json; x")), {}, "Accepted", "InvalidModel", "no config.json"),
         (fresh(model=None), {}, "Accepted", "InvalidModel", "spec.model.source"),
+        (fresh(model=replace(MODEL, positions=32)), {}, "Accepted", "InvalidModel", "64 tokens are asked for"),
         (
             fresh(),
             {"lora": {"rank": 1, "alpha": 1, "targetModules": ["q_proj"]}},

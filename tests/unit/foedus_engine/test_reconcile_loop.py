@@ -148,7 +148,9 @@ async def test_a_defect_is_told_too(tmp_path: Path) -> None:
         await cluster.create(job())
         await until(lambda: reports)
     assert reports[0].code is ExitCode.INTERNAL
-    assert str(reports[0]) == "FederatedTrainingJob default/job: a defect ended the pass (KeyError: 'spec')"
+    said = str(reports[0])
+    assert said.startswith("FederatedTrainingJob default/job: internal error: KeyError at test_reconcile_loop.py:")
+    assert "spec" not in said  # a defect's text may hold anything
 
 
 async def test_one_object_never_has_two_passes_at_a_time(tmp_path: Path) -> None:

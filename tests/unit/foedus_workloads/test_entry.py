@@ -14,7 +14,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from foedus_contract.errors import FoedusError
+from foedus_contract.errors import FoedusError, describe_defect
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.plan import Deadlines, ModelPlan, OptimizerPlan, PrivacyPlan, SiloPlan, TrainingPlan
 from foedus_contract.progress import PROGRESS, ProcessFailed, TrainingResult
@@ -159,7 +159,7 @@ def test_a_defect_is_one_line_without_the_text_of_the_error() -> None:
     try:
         raise KeyError("patient 17")
     except KeyError as error:
-        said = entry.describe_defect(error)
+        said = describe_defect(error)
     assert said.startswith("internal error: KeyError at test_entry.py:")
     assert "patient" not in said
 

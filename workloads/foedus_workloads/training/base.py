@@ -60,15 +60,13 @@ class BaseModel:
                 _refuse(
                     "spec.lora.targetModules",
                     f"{target!r} is not a module that LoRA can adapt",
-                    "choose among query, key, value, attention.output.dense, intermediate.dense, output.dense",
-                    ExitCode.INVALID_SPEC,
+                    "choose from query, key, value, attention.output.dense, intermediate.dense, output.dense",
                 )
         if lora.last_layers > self.layers:
             _refuse(
                 "spec.lora.lastLayers",
                 f"{lora.last_layers} layers are to be adapted, the model has {self.layers}",
                 "lower it",
-                ExitCode.INVALID_SPEC,
             )
         chosen = [path for path in LINEARS if any(path in paths for paths in matches.values())]
         size = {"h": self.hidden, "i": self.intermediate}
@@ -131,7 +129,6 @@ def check_plan(base: BaseModel, model: ModelPlan) -> None:
             "spec.model.maxTokens",
             f"{model.max_tokens} tokens are asked for, the model takes {base.positions}",
             "lower it",
-            ExitCode.INVALID_SPEC,
         )
     base.coordinates(model)
 

@@ -6,7 +6,9 @@ It drives the state machine of `silo_job` and does what that asks for, in order.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,7 @@ from foedus_contract.errors import FoedusError, InvalidInput, Refused, Unavailab
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.progress import CACHING, IdentityReady, Preparing
 from foedus_contract.run_spec import ClientRunSpec
-from foedus_contract.wire import AttemptId, JobOver, Join, LedgerHead
+from foedus_contract.wire import AttemptId, JobOver, Join, LedgerHead, Refuse
 from foedus_workloads.secagg.effects import Send, SiloIdentity
 from foedus_workloads.training.broadcast import BroadcastChecker
 from foedus_workloads.training.identity import load_identity, read_policy
@@ -45,7 +47,7 @@ from foedus_workloads.training.silo_job import SiloRules, silo_job_step, start_s
 from foedus_workloads.training.surroundings import Surroundings
 from foedus_workloads.training.threads import in_thread
 from foedus_workloads.transport.client import CoordinatorLink, Incoming, LinkSettings, Rejoined, connect
-from foedus_workloads.transport.tls import client_context
+from foedus_workloads.transport.tls import check_dates, client_context
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -56,6 +58,8 @@ if TYPE_CHECKING:
     from foedus_workloads.training.silo_ledger import SiloLedger
 
 POLICY_SECONDS = 0.5  # between looks for the policy file
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ async def run_client(spec: ClientRunSpec, around: Surroundings, sampler: Sampler
     state = around.path(spec.state)
     tls = around.tls(spec.tls)
     context = client_context(tls)
+    check_dates(tls, around.wall_clock())
     hostname = spec.coordinator_service.partition(".")[0]  # the Service's own name, in every certificate of it
     policy_deadline = around.clock() + spec.plan.deadlines.join_seconds
     # Beside the ledger: that folder is the silo's own and outlives jobs, as the key must.
@@ -222,10 +227,21 @@ class Participant:
         while self._over is None:
             event = await self._next_event()
             step = await in_thread(silo_job_step, state, event, self._entropy)
+            self._log_refusals(step.effects)
             for effect in step.effects:
                 await self._execute(effect)
             state = step.state
         return self._over
+
+    def _log_refusals(self, effects: Sequence[SiloEffect]) -> None:
+        """Tell this silo's holder what it refuses; a refusal that ends the process is told at its end."""
+        if any(isinstance(effect, Stop) for effect in effects):
+            return
+        for effect in effects:
+            if isinstance(effect, Send) and isinstance(effect.message, Refuse):
+                refusal = effect.message
+                where = (refusal.silo, refusal.id.round + 1, refusal.id.attempt)
+                _logger.warning("silo %s: round %d, attempt %d refused: %s", *where, refusal.reason)
 
     def _rules(self) -> SiloRules:
         spec, prepared, model = self._spec, self._prepared, self._prepared.model

@@ -46,11 +46,12 @@ from foedus_workloads.training.threads import in_thread
 from foedus_workloads.transport.events import Joined
 from foedus_workloads.transport.server import ServerSettings, SiloServer
 from foedus_workloads.transport.sessions import Sessions
-from foedus_workloads.transport.tls import server_context
+from foedus_workloads.transport.tls import check_dates, server_context
 
 if TYPE_CHECKING:
     from foedus_workloads.training.trainer import Trainer
 
+MAX_WHY = 512  # characters of a reason that are kept
 STATE_FOLDER = "state"  # inside the output volume, beside the adapter
 
 
@@ -60,7 +61,9 @@ async def run_coordinator(
     """Run the job to its end and return the result; raises FoedusError when it fails."""
     plan = spec.plan
     progress = ProgressWriter(around.path(spec.progress))
-    context = server_context(around.tls(spec.tls))
+    tls = around.tls(spec.tls)
+    context = server_context(tls)
+    check_dates(tls, around.wall_clock())
     sessions = Sessions([silo.name for silo in plan.silos], plan_digest=plan.digest(), clock=around.clock)
     server = SiloServer(
         sessions, namespace=plan.namespace, job=plan.job, incarnation=spec.incarnation, settings=settings
@@ -241,6 +244,7 @@ class Driver:
                         seconds=effect.phases.total,
                         phases=effect.phases,
                         reason=effect.reason,
+                        why={silo: shown(why) for silo, why in effect.why.items()},
                     )
                 )
 
@@ -266,6 +270,11 @@ class Driver:
             accuracy=standing.accuracy,
             adapter_digest=digest,
         )
+
+
+def shown(reason: str) -> str:
+    """Return a reason as one line for people: silos wrote parts of it, and a terminal obeys what does not print."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in reason).split())[:MAX_WHY]
 
 
 def _state_file(spec: CoordinatorRunSpec, around: Surroundings, ending: str) -> Path:

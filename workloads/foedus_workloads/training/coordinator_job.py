@@ -200,7 +200,9 @@ def _open(state: CoordinatorJob, now: float) -> CoordinatorStep:
 
 def _aggregated(state: CoordinatorJob, step: Step[CoordinatorAttempt], now: float) -> CoordinatorStep:
     """Turn an attempt's effects into the job's."""
-    state = replace(state, attempt=step.state, deadline=step.state.deadline, began=step.state.began, aggregated=now)
+    attempt = step.state
+    state = replace(state, attempt=attempt, deadline=attempt.deadline, began=attempt.began, why=attempt.dropped)
+    state = replace(state, aggregated=now)
     effects: list[CoordinatorEffect] = []
     for effect in step.effects:
         match effect:
@@ -265,7 +267,7 @@ def _close(
     reason = end.reason[:512] if isinstance(end, Aborted) else ""
     over = AttemptOver(id=attempt, applied=applied, reason=reason)
     phases = phase_seconds(state.began, started=state.started, aggregated=state.aggregated, finished=now)
-    report = ReportAttempt(attempt, applied, survivors, dropped, state.standing, phases, reason)
+    report = ReportAttempt(attempt, applied, survivors, dropped, state.standing, phases, reason, state.why)
     state = replace(state, attempt=None, released=None)
     step = _next(state, now)
     closed = JournalCoordinator(Closed(standing=state.standing, checkpoint=checkpoint))

@@ -60,6 +60,7 @@ class CoordinatorJob:
     invited: frozenset[str] = frozenset()
     charging: bool = False  # shares were delivered, on which silos charge their ledgers
     released: Released | None = field(default=None, repr=False)
+    why: Mapping[str, str] = field(default_factory=dict)  # silos dropped out of the attempt that has just ended
     started: float = 0.0
     began: Mapping[CoordinatorStage, float] = field(default_factory=dict)  # of the attempt that has just ended
     aggregated: float = 0.0  # when it had its sum, or was aborted

@@ -11,19 +11,25 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from foedus_contract.errors import InvalidInput, Refused
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.run_spec import SiloPolicy
-from foedus_workloads.training.durable import sync_folder
+from foedus_workloads.training.durable import sync_folder, unwritable
 
 KEY_FILE = "identity.key"
 KEY_BYTES = 32
 
 
 def load_identity(folder: Path, entropy: Callable[[int], bytes]) -> Ed25519PrivateKey:
-    """Return the silo's key, made now when there is none; raises InvalidInput when the file is damaged."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Return the silo's key, made now when there is none.
+
+    Raises InvalidInput when the file is damaged, Unavailable when the volume cannot be used.
+    """
     path = folder / KEY_FILE
-    if not path.exists():
-        _create(path, entropy(KEY_BYTES))
-    seed = path.read_bytes()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            _create(path, entropy(KEY_BYTES))
+        seed = path.read_bytes()
+    except OSError as error:
+        raise unwritable(path, error) from error
     if len(seed) != KEY_BYTES:
         raise InvalidInput(
             "the identity key is damaged",

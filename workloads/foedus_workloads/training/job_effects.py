@@ -236,7 +236,7 @@ class ReportStarted:
 
 @dataclass(frozen=True)
 class ReportAttempt:
-    """Tell the engine how an attempt ended; `standing` is the one after it."""
+    """Tell the engine how an attempt ended; `standing` is the one after it, `why` says why silos dropped out."""
 
     id: AttemptId
     applied: bool
@@ -245,6 +245,7 @@ class ReportAttempt:
     standing: Standing
     phases: PhaseSeconds
     reason: str = ""
+    why: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

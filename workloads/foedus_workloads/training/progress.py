@@ -5,18 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 from foedus_contract.models import ContractModel
+from foedus_workloads.training.durable import unwritable
 
 
 class ProgressWriter:
-    """Appends events to `path`; creates its folder. A line is written whole or, after a crash, cut off at the end."""
+    """Appends events to `path`; creates its folder. A line is written whole or, after a crash, cut off at the end.
+
+    Raises Unavailable when the volume cannot be used.
+    """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(path, error) from error
         self._path = path
 
     def write(self, event: ContractModel) -> None:
         """Append one event."""
         line = event.to_json() + b"\n"
         # Opened for each event and unbuffered: one write call, so that a reader hardly ever sees half a line.
-        with self._path.open("ab", buffering=0) as file:
-            file.write(line)
+        try:
+            with self._path.open("ab", buffering=0) as file:
+                file.write(line)
+        except OSError as error:
+            raise unwritable(self._path, error) from error

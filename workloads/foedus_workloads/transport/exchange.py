@@ -23,6 +23,7 @@ Answer = tuple[int, Frame] | None
 MAX_ANSWER_TEXT = 300  # characters kept of a refusal's one line
 PROBE_SECONDS = 1.0  # a refusal comes within a round trip; an accepted connection stays open far longer
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
+DATE_FAULTS = frozenset({9, 10})  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 _COORDINATOR_KINDS = get_args(CoordinatorMessage)
 
 
@@ -56,6 +57,13 @@ class Exchange:
             ) as response:
                 self._check_newest(response)
                 return await _read(response)
+        except InvalidInput as error:
+            raise InvalidInput(
+                f"the coordinator's answer cannot be used ({error})",
+                where=f"{self.hostname} at {host}:{port}",
+                cure="see what stands between it and the silo, and run the same release on both sides",
+                code=ExitCode.INTERNAL,
+            ) from None
         except (aiohttp.ClientError, TimeoutError, OSError, asyncio.IncompleteReadError) as error:
             raise self._fault(error, f"{host}:{port}") from error
 
@@ -100,6 +108,13 @@ class Exchange:
             raise Unavailable("the coordinator has no address yet", where=self.hostname) from None
 
     def _fault(self, error: BaseException, where: str) -> FoedusError:
+        if (dates := _dates_refused(error)) is not None:
+            return Refused(
+                f"the coordinator's certificate is refused ({dates})",
+                where=f"{self.hostname} at {where}",
+                cure="compare both machines' clocks, or create the job again: each job has certificates of its own",
+                code=ExitCode.IDENTITY_REFUSED,
+            )
         if _identity_refused(error):
             return _certificate_refused(f"{self.hostname} at {where}")
         if _version_refused(error):
@@ -109,7 +124,11 @@ class Exchange:
                 cure="see what stands between it and the silo; older TLS is never used",
                 code=ExitCode.IDENTITY_REFUSED,
             )
-        return Unavailable("the coordinator does not answer", where=f"{self.hostname} at {where}")
+        return Unavailable(
+            "the coordinator does not answer",
+            where=f"{self.hostname} at {where}",
+            cure="see whether it runs, and whether the network lets this silo through",
+        )
 
 
 def _certificate_refused(where: str) -> Refused:
@@ -128,12 +147,12 @@ async def _read(response: aiohttp.ClientResponse) -> Answer:
         raise await _refusal(response)
     sequence = response.headers.get(SEQUENCE_HEADER, "")
     if response.content_length is None or not _is_number(sequence):
-        raise InvalidInput("the coordinator's answer has no length or number", where="frame", code=ExitCode.INTERNAL)
+        raise InvalidInput("it has no length or number", where="frame")
     message, payload = await read_frame(
         response.content.readexactly, response.content_length, payload_limit=limits.MAX_PAYLOAD_BYTES
     )
     if not isinstance(message, _COORDINATOR_KINDS):
-        raise InvalidInput("a coordinator does not send this kind", where=message.kind, code=ExitCode.INTERNAL)
+        raise InvalidInput("a coordinator does not send this kind", where=message.kind)
     return int(sequence), (message, payload)
 
 
@@ -143,7 +162,7 @@ def _is_number(text: str) -> bool:
 
 async def _refusal(response: aiohttp.ClientResponse) -> FoedusError:
     raw = await response.content.read(4 * MAX_ANSWER_TEXT)
-    text = raw.decode("utf-8", "replace")[:MAX_ANSWER_TEXT].strip() or f"status {response.status}"
+    text = raw.decode("utf-8", "replace")[:MAX_ANSWER_TEXT].strip() or "no reason"
     if response.status == 409:
         return NoSession(text)
     if response.status == 410:
@@ -152,7 +171,7 @@ async def _refusal(response: aiohttp.ClientResponse) -> FoedusError:
         return Refused(text, code=ExitCode.IDENTITY_REFUSED)
     if response.status in TRANSIENT:
         return Unavailable(text)
-    return InvalidInput(text, where="coordinator", code=ExitCode.INTERNAL)
+    return InvalidInput(f"status {response.status}, {text}")
 
 
 def _version_refused(error: BaseException) -> bool:
@@ -168,6 +187,15 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while seen is not None:
         yield seen
         seen = seen.__cause__ or seen.__context__
+
+
+def _dates_refused(error: BaseException) -> str | None:
+    """Return what OpenSSL says of a certificate that is not good now; None when that is not the fault."""
+    for seen in _chain(error):
+        # aiohttp's own kind of this error is made without OpenSSL's words; the one that it was made from follows.
+        if isinstance(seen, ssl.SSLCertVerificationError) and getattr(seen, "verify_code", None) in DATE_FAULTS:
+            return seen.verify_message
+    return None
 
 
 def _identity_refused(error: BaseException) -> bool:

@@ -36,6 +36,7 @@ from foedus_workloads.transport.framing import (
 from foedus_workloads.transport.sessions import Busy, NoSession, Session, Sessions
 from foedus_workloads.transport.tls import silo_of
 
+END_SECONDS = 1.0  # an answer that is on its way takes less
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -98,7 +99,10 @@ class SiloServer:
         app.router.add_get(PATH, self._get, allow_head=False)
         app.router.add_delete(PATH, self._delete)
         # handler_cancellation: a poll whose connection breaks is over, so a dead silo is noticed.
-        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, auto_decompress=False)
+        # shutdown_timeout: who still polls a coordinator that ends is cut off, so that its next process starts soon.
+        runner = web.AppRunner(
+            app, access_log=None, handler_cancellation=True, auto_decompress=False, shutdown_timeout=END_SECONDS
+        )
         await runner.setup()
         sweeper = asyncio.create_task(self._sweep())
         try:

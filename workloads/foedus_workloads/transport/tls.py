@@ -6,14 +6,19 @@ Service's DNS names. All leaves of a job are signed by that job's own authority,
 
 from __future__ import annotations
 
+import datetime as dt
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+
 from foedus_contract.errors import InvalidInput, Refused
 from foedus_contract.exit_codes import ExitCode
+
+DATE = "%Y-%m-%d %H:%M UTC"
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,25 @@ def client_context(files: TlsPaths) -> ssl.SSLContext:
     context = _load(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), files)
     context.check_hostname = True
     return context
+
+
+def check_dates(files: TlsPaths, now: float) -> None:
+    """Raise InvalidInput unless the role's certificate and its authority's are good at `now` (seconds since 1970)."""
+    moment = dt.datetime.fromtimestamp(now, dt.UTC)
+    for path in (files.certificate, files.ca):
+        try:
+            certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        except ValueError:
+            raise _unusable(path, "this is not a PEM certificate") from None
+        begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        if not begin <= moment <= end:
+            raise InvalidInput(
+                f"the certificate is good from {begin:{DATE}} to {end:{DATE}}, and this machine's clock says "
+                f"{moment:{DATE}}",
+                where=str(path),
+                cure="set the clock, or create the job again: each job has certificates of its own",
+                code=ExitCode.IDENTITY_REFUSED,
+            )
 
 
 def silo_of(peer_certificate: Mapping[str, Any] | None, *, namespace: str, job: str) -> str:

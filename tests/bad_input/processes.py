@@ -1,0 +1,122 @@
+"""Real processes for cases: forked from a server that has imported everything once, so that a start takes no second.
+
+What a process prints goes through pipes, which no limit on file sizes reaches. A process that does not end in time
+fails its test.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import dp_accounting  # noqa: F401 - imported once, for all processes, like the next ones
+import opendp.measurements  # noqa: F401
+import peft  # noqa: F401
+from dp_accounting import pld, rdp  # noqa: F401
+from transformers.models.bert import modeling_bert  # noqa: F401
+
+from foedus import budget, main, run  # noqa: F401
+from foedus_contract import paths
+from foedus_workloads import entry
+from foedus_workloads.privacy import noise  # noqa: F401
+from foedus_workloads.training import client, coordinator, local_step, trainer  # noqa: F401
+
+LIMIT_SECONDS = 240.0  # above every deadline of a case; who takes longer hangs
+Sabotage = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended: its exit code (negative: a signal), what it wrote on standard output and error."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Process:
+    """A process that runs `target(*arguments)` with its output caught."""
+
+    def __init__(self, target: Callable[..., None], *arguments: object) -> None:
+        # What the fork server, and what a process of the command line starts, import from.
+        os.environ["PYTHONPATH"] = ":".join(filter(None, sys.path))
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__, "bad_input.sabotage"])
+        pipes = [context.Pipe(duplex=False) for _ in range(2)]
+        ends = [writer for _, writer in pipes]
+        self._process = context.Process(target=_caught, args=(*ends, target, arguments))
+        self._process.start()
+        for end in ends:
+            end.close()
+        self._texts: list[bytes] = [b"", b""]
+        self._readers = [
+            threading.Thread(target=self._read, args=(index, reader)) for index, (reader, _) in enumerate(pipes)
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    @property
+    def runs(self) -> bool:
+        return self._process.exitcode is None
+
+    def wait(self) -> Ended:
+        """Return how it ended; an error when it does not."""
+        self._process.join(LIMIT_SECONDS)
+        hangs = self._process.exitcode is None
+        self.end()
+        out, err = (text.decode("utf-8", "replace") for text in self._texts)
+        assert not hangs, f"it hangs: {out}{err}"
+        return Ended(int(self._process.exitcode or 0), out, err)
+
+    def end(self) -> None:
+        """Kill it and what it started, if it still runs."""
+        if self._process.exitcode is None and self._process.pid is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.join()
+        for reader in self._readers:
+            reader.join()
+
+    def _read(self, index: int, reader: Connection) -> None:
+        with reader:
+            while piece := os.read(reader.fileno(), 65536):
+                self._texts[index] += piece
+
+
+def _caught(out: Connection, err: Connection, target: Callable[..., None], arguments: tuple[object, ...]) -> None:
+    os.setsid()  # so that the test can end it together with what it starts
+    for connection, number in ((out, 1), (err, 2)):
+        os.dup2(connection.fileno(), number)
+        connection.close()
+    target(*arguments)
+
+
+def foedus(arguments: list[str], sabotage: Sabotage | None = None) -> Process:
+    """Start the command line."""
+    return Process(_foedus, arguments, sabotage)
+
+
+def pod(root: Path, spec: Path, sabotage: Sabotage | None = None) -> Process:
+    """Start `foedus_workloads.entry` on a run spec, with `root` as the embedded engine would set it."""
+    return Process(_pod, root, spec, sabotage)
+
+
+def _foedus(arguments: list[str], sabotage: Sabotage | None) -> None:
+    if sabotage is not None:
+        sabotage()
+    main.main(arguments)
+
+
+def _pod(root: Path, spec: Path, sabotage: Sabotage | None) -> None:
+    os.environ[paths.ROOT_VARIABLE] = str(root)
+    os.environ[paths.ENDPOINTS_VARIABLE] = str(root / "endpoints.json")
+    sys.argv = ["entry", "--spec", f"/{spec.relative_to(root)}"]
+    if sabotage is not None:
+        sabotage()
+    entry.main()
