@@ -24,7 +24,7 @@ export HF_HUB_OFFLINE := 1
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: venv
 venv: $(STAMP) ## make the virtual environment from the hashed locks
@@ -70,6 +70,28 @@ ROUNDS ?= 100000
 simulation: $(STAMP) ## whole jobs in virtual time under faults: ROUNDS=100000; replay one: SEED=17
 	PYTHONPATH=operator:workloads:sdk:tests $(BIN)/python -m simulation.run \
 		$(if $(SEED),--seed $(SEED),--rounds $(ROUNDS))
+
+# A cluster of this folder's name; CLUSTER_FLAGS=--control-plane-only starts one without nodes.
+CLUSTER ?= $(BUILD)/e2e/cluster
+.PHONY: cluster-build
+cluster-build: $(STAMP) ## build the programs and images of the cluster for the tests into the cache
+	$(BIN)/python -m e2e.cluster build $(CLUSTER_FLAGS)
+
+.PHONY: cluster-up
+cluster-up: $(STAMP) ## start a three-node Kubernetes on this machine (as root)
+	$(BIN)/python -m e2e.cluster up --folder $(CLUSTER) $(CLUSTER_FLAGS)
+
+.PHONY: cluster-down
+cluster-down: $(STAMP) ## remove it, or what a crash left of it
+	$(BIN)/python -m e2e.cluster down --folder $(CLUSTER)
+
+.PHONY: cluster-env
+cluster-env: $(STAMP) ## print what makes kubectl and helm use it: eval "$$(make -s cluster-env)"
+	@$(BIN)/python -m e2e.cluster env --folder $(CLUSTER)
+
+.PHONY: e2e
+e2e: $(STAMP) ## the tests on a whole Kubernetes: E2E_CLUSTER=local (default), kind or existing
+	$(BIN)/python -m pytest -m e2e e2e
 
 .PHONY: demo
 demo: $(STAMP) ## ten silos train one adapter on BBC news under ε = 1 (fresh state folder each time)
