@@ -125,6 +125,11 @@ nightly: $(STAMP) ## what takes too long for every change: the tests marked so, 
 	$(MAKE) simulation ROUNDS=10000000
 	$(BIN)/python -m benchmarks.run --all
 
+# The names of what an image gets; versions and hashes stay in the lock.
+names = env -u PIP_FIND_LINKS $(BIN)/uv pip compile --quiet $(1) --constraint $(BUILD)/pins.txt --python-version 3.11 \
+	--python-platform x86_64-manylinux_2_28 --no-annotate --no-header \
+	| sed 's/==.*//' | grep -vE '^(torch|triton|(cuda|nvidia)-.*)$$'
+
 # Resolves for Linux x86-64 and Python 3.11; keeps the present pins unless UPGRADE=--upgrade is given.
 .PHONY: lock
 lock: $(STAMP) ## write both locks again from pyproject.toml (UPGRADE=--upgrade takes newer versions)
@@ -136,6 +141,12 @@ lock: $(STAMP) ## write both locks again from pyproject.toml (UPGRADE=--upgrade 
 	awk '/^[^ ]/ {cuda = /^(cuda|nvidia)-/ || /^triton==/} !cuda \
 		{print} /^torch==/ {print "    --hash=sha256:$(TORCH_CPU_SHA256) \\"}' $(BUILD)/all.lock > requirements.lock
 	awk '/^[^ ]/ {cuda = /^(cuda|nvidia)-/ || /^triton==/} cuda' $(BUILD)/all.lock > requirements-cuda.lock
+	grep -hoE '^[a-z0-9.-]+==[^ ]+' requirements.lock requirements-cuda.lock > $(BUILD)/pins.txt
+	$(call names,pyproject.toml) > images/operator.txt
+	$(call names,pyproject.toml --extra training) > images/workloads.txt
+	$(call names,pyproject.toml --extra training --extra examples) | grep -vxFf images/workloads.txt > images/examples.txt
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])' \
+		| $(call names,-) > images/build.txt
 
 .PHONY: clean
 clean: ## remove what was built (the virtual environment and .foedus stay)
