@@ -41,19 +41,19 @@ RUN images/install-locked /opt/foedus images/workloads.txt \
 
 # The project's own layer is the last and small one: a new version leaves the packages' layer as it is.
 FROM ${BASE} AS operator
-ENV PATH=/opt/foedus/bin:/usr/local/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 COPY --from=operator-packages /opt/foedus /opt/foedus
 RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
     python3 -m pip --python /opt/foedus/bin/python install --no-cache-dir --no-deps --no-index /wheel/*.whl
+ENV PATH=/opt/foedus/bin:/usr/local/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /
 USER 65532:65532
 CMD ["python", "-m", "foedus_operator.main"]
 
 FROM ${BASE} AS workloads
-ENV PATH=/opt/foedus/bin:/usr/local/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1
 COPY --from=workloads-packages /opt/foedus /opt/foedus
 RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
     python3 -m pip --python /opt/foedus/bin/python install --no-cache-dir --no-deps --no-index /wheel/*.whl
+ENV PATH=/opt/foedus/bin:/usr/local/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1
 WORKDIR /
 USER 65532:65532
 CMD ["python", "-m", "foedus_workloads.entry", "--help"]

@@ -87,10 +87,14 @@ def _build(image: Image, cache: Path) -> None:
             (context / name).chmod(0o755)
         (context / "Dockerfile").write_text(image.dockerfile)
         buildah(cache, "build", "--quiet", "--pull-never", "--timestamp=0", f"--tag={image.reference}", str(context))
-    tar = image.tar(cache)
+    push(image.reference, image.tar(cache), cache)
+
+
+def push(reference: str, tar: Path, cache: Path) -> None:
+    """Write an image of buildah's storage into a tar that containerd imports."""
     fresh = tar.with_suffix(".partial")
     fresh.unlink(missing_ok=True)
-    buildah(cache, "push", "--quiet", image.reference, f"docker-archive:{fresh}:{image.reference}")
+    buildah(cache, "push", "--quiet", reference, f"docker-archive:{fresh}:{reference}")
     fresh.rename(tar)
 
 
