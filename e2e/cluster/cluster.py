@@ -16,7 +16,7 @@ from e2e.cluster import cgroups, mounts, network, registry, settings
 from e2e.cluster.addons import DEPLOYMENTS, addon_manifests
 from e2e.cluster.binaries import exclusive
 from e2e.cluster.commands import run
-from e2e.cluster.control_plane import control_plane, write_configuration
+from e2e.cluster.control_plane import CONTROL_PLANE, ETCD_PORT, control_plane, restore_flags, write_configuration
 from e2e.cluster.errors import HarnessError
 from e2e.cluster.images import Image
 from e2e.cluster.kubectl import Kubectl, wait_for
@@ -67,6 +67,7 @@ class Cluster:
                 cgroups.check_machine()
                 settings.save_and_set(self.layout)
                 network.make_network(self.layout)
+                mounts.make_handles(self.layout)
             self.start_control_plane(progress)
             if self.layout.with_nodes:
                 self.kubectl.apply(addon_manifests(self.layout, self.images))
@@ -117,6 +118,35 @@ class Cluster:
     def power_off(self, node: Node) -> None:
         """Stop a node as a power cut does: nothing is told, nothing is ended in order, its pods are gone."""
         cgroups.kill_group(node.cgroup)
+
+    def partition(self, node: Node) -> None:
+        """Pull a node's cable: nothing reaches it and it reaches nothing, while everything on it goes on."""
+        network.cut(node)
+
+    def heal(self, node: Node) -> None:
+        """Put a node's cable back."""
+        network.mend(node)
+
+    def save_snapshot(self, file: Path) -> None:
+        """Write what etcd holds now into a file."""
+        endpoint = f"--endpoints=https://{self.layout.loopback}:{ETCD_PORT}"
+        run(str(self.programs["etcdctl"]), endpoint, *self._etcd_identity(), "snapshot", "save", str(file))
+
+    def restore_snapshot(self, file: Path) -> None:
+        """Make the cluster's objects those of a snapshot, as an administrator does after a loss."""
+        for name in reversed(CONTROL_PLANE):
+            self.daemons[name].stop()
+        data = self.layout.folder / "etcd"
+        shutil.rmtree(data)
+        # Revisions go on above all that clients have seen, and what they watched counts as compacted: so that caches
+        # are read anew.
+        revisions = ("--bump-revision=1000000000", "--mark-compacted")
+        run(str(self.programs["etcdutl"]), "snapshot", "restore", str(file), *restore_flags(self.layout), *revisions)
+        self.start_control_plane(Progress())
+
+    def _etcd_identity(self) -> tuple[str, ...]:
+        pki = self.layout.pki
+        return (f"--cacert={pki / 'etcd-ca.crt'}", f"--cert={pki / 'etcd.crt'}", f"--key={pki / 'etcd.key'}")
 
     def each_node(self, work: Callable[[Node], None]) -> None:
         """Do something for all nodes at once."""

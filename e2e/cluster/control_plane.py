@@ -61,6 +61,13 @@ def write_configuration(layout: Layout) -> None:
     write_changed(layout.folder / "audit-policy.yaml", yaml.safe_dump(AUDIT_POLICY))
 
 
+def restore_flags(layout: Layout) -> tuple[str, ...]:
+    """Return the flags of `etcdutl snapshot restore` that make a data folder which our etcd accepts."""
+    etcd = _etcd(layout)
+    names = ("name", "data-dir", "initial-cluster", "initial-advertise-peer-urls")
+    return tuple(f"--{name}={etcd[name]}" for name in names)
+
+
 def _etcd(layout: Layout) -> dict[str, object]:
     peers = f"http://{layout.loopback}:{ETCD_PEER_PORT}"
     clients = f"https://{layout.loopback}:{ETCD_PORT}"

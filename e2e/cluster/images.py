@@ -108,6 +108,8 @@ def buildah(cache: Path, *arguments: str) -> str:
         ["buildah", *places, *arguments], capture_output=True, text=True, env=environment, check=False
     )
     if done.returncode:
+        # What it was working on stays mounted otherwise.
+        subprocess.run(["buildah", *places, "rm", "--all"], capture_output=True, check=False)
         raise HarnessError(f"buildah {arguments[0]} failed:\n{done.stderr[-2000:]}")
     return done.stdout
 

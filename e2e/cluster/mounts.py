@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
-from e2e.cluster.commands import run, run_quietly
+from e2e.cluster.commands import run
 from e2e.cluster.layout import Layout, Node
 
 # Folders of which every node has its own, shown under the standard path inside its mount namespace: so that all
@@ -24,15 +23,18 @@ PRIVATE_FOLDERS = (
 )
 
 
-def make_mount_namespace(node: Node) -> None:
-    """Make the namespace in which the node sees its own folders under the standard paths, and pin it to a file."""
-    handles = node.mount_handle.parent
+def make_handles(layout: Layout) -> None:
+    """Make the folder for the files that hold the namespaces open: such a file has to lie on a private mount."""
+    handles = _handles(layout)
     handles.mkdir(parents=True, exist_ok=True)
-    if not os.path.ismount(handles):
-        # A file that pins a mount namespace has to lie on a private mount.
+    if not _is_mounted(handles):
         run("mount", "--bind", str(handles), str(handles))
         run("mount", "--make-private", str(handles))
-    if os.path.ismount(node.mount_handle):
+
+
+def make_mount_namespace(node: Node) -> None:
+    """Make the namespace in which the node sees its own folders under the standard paths, and pin it to a file."""
+    if _is_mounted(node.mount_handle):
         return
     node.mount_handle.touch()
     for folder in PRIVATE_FOLDERS:
@@ -58,8 +60,16 @@ def entering(node: Node) -> tuple[str, ...]:
 
 def remove_mount_namespaces(layout: Layout) -> None:
     """Let go of the namespaces; what is mounted in one goes when nobody is in it any more."""
-    for node in layout.nodes:
-        run_quietly("umount", str(node.mount_handle))
-    handles = layout.registration / "mounts"
-    run_quietly("umount", str(handles))
-    shutil.rmtree(handles, ignore_errors=True)
+    for folder in (*(node.mount_handle for node in layout.nodes), _handles(layout)):
+        while _is_mounted(folder):
+            run("umount", str(folder))
+    shutil.rmtree(_handles(layout), ignore_errors=True)
+
+
+def _is_mounted(path: Path) -> bool:
+    # `os.path.ismount` does not see a folder that is mounted on itself.
+    return any(line.split()[4] == str(path) for line in Path("/proc/self/mountinfo").read_text().splitlines())
+
+
+def _handles(layout: Layout) -> Path:
+    return layout.registration / "mounts"

@@ -48,12 +48,12 @@ def _connect(node: Node) -> None:
     )
 
 
-def partition(node: Node) -> None:
+def cut(node: Node) -> None:
     """Pull the node's cable."""
     run("ip", "link", "set", node.link, "down")
 
 
-def heal(node: Node) -> None:
+def mend(node: Node) -> None:
     """Put the node's cable back."""
     run("ip", "link", "set", node.link, "up")
 
