@@ -44,8 +44,7 @@ def probes(target: Target) -> Iterator[Probes]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """List what was skipped, and why."""
-    skipped = terminalreporter.stats.get("skipped", [])
-    for report in skipped:
+    for report in _skipped(terminalreporter):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         terminalreporter.write_line(f"skipped: {report.nodeid}: {reason}")
 
@@ -53,9 +52,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail a run that skipped more than it may."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    skipped = reporter.stats.get("skipped", []) if reporter else []
     most = MOST_SKIPS.get(os.environ.get("E2E_CLUSTER", "local"), 0)
-    ours = [report for report in skipped if report.nodeid.startswith("e2e/")]
-    if len(ours) > most:
-        reporter.write_line(f"{len(ours)} tests of e2e skipped, at most {most} may be")
+    if reporter and len(_skipped(reporter)) > most:
+        reporter.write_line(f"{len(_skipped(reporter))} tests of e2e skipped, at most {most} may be")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _skipped(reporter: pytest.TerminalReporter) -> list[pytest.TestReport]:
+    return [report for report in reporter.stats.get("skipped", []) if report.nodeid.startswith("e2e/")]

@@ -52,9 +52,9 @@ def test_a_service_is_found_by_name_and_reaches_pods_of_every_region(target, pro
 
 
 def test_a_pod_reaches_itself_by_its_service(target, probes):
-    probes.apply(service("web", 80, 8080))
-    probes.serve("web", {"served-by": "web"})
-    wait_for("the Service", lambda: probes.ask("web", "web", 80) == "web", 60)
+    probes.apply(service("site", 80, 8080))
+    probes.serve("web", {"served-by": "site"})
+    wait_for("the Service", lambda: probes.ask("web", "site", 80) == "web", 60)
 
 
 def test_policies_close_and_open_on_one_node_and_across(target, probes):

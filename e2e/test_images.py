@@ -1,4 +1,4 @@
-"""The project's images: they run as a user without rights on a file system that cannot be written, and hold no compiler."""
+"""The project's images: they run as a user without rights on a read-only file system, and hold no compiler."""
 
 import json
 
