@@ -24,7 +24,7 @@ export HF_HUB_OFFLINE := 1
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: venv
 venv: $(STAMP) ## make the virtual environment from the hashed locks
@@ -70,6 +70,10 @@ ROUNDS ?= 100000
 simulation: $(STAMP) ## whole jobs in virtual time under faults: ROUNDS=100000; replay one: SEED=17
 	PYTHONPATH=operator:workloads:sdk:tests $(BIN)/python -m simulation.run \
 		$(if $(SEED),--seed $(SEED),--rounds $(ROUNDS))
+
+.PHONY: e2e
+e2e: $(STAMP) ## the tests on a real Kubernetes, the one that KUBECONFIG names
+	$(BIN)/python -m pytest -m e2e -rs
 
 .PHONY: demo
 demo: $(STAMP) ## ten silos train one adapter on BBC news under ε = 1 (fresh state folder each time)

@@ -6,6 +6,7 @@ then gives back what it did not use.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from foedus_contract.errors import FoedusError
@@ -29,7 +30,7 @@ from foedus_engine.decide.ending import (
     is_terminal,
 )
 from foedus_engine.decide.observed import Calibrated, ChildView, ObjectMeta, Observed
-from foedus_engine.decide.plan import Close, Ensure, Event, ObjectKey, Plan, Reserve
+from foedus_engine.decide.plan import Close, Ensure, Event, Manifest, ObjectKey, Plan, Reserve
 from foedus_engine.decide.size import KAPPA_WARN
 from foedus_engine.decide.status import (
     is_training,
@@ -157,11 +158,26 @@ def _run(job: FederatedTrainingJob, observed: Observed, plan: TrainingPlan, sett
     """Make the children as the plan says."""
     owner = owner_of(observed.meta)
     return Plan(
-        ensure=(*ensured_children(job, owner), *_policy(job, observed, now)),
-        apply=applied_children(job, owner, plan, settings),
+        ensure=(*_absent(ensured_children(job, owner), observed), *_policy(job, observed, now)),
+        apply=tuple(_bound(manifest, observed) for manifest in applied_children(job, owner, plan, settings)),
         status=_running_status(job, observed, plan, now),
         requeue_seconds=POLL_SECONDS,
     )
+
+
+def _absent(wanted: tuple[Ensure, ...], observed: Observed) -> Iterator[Ensure]:
+    """Return what is not there yet: what is there is never looked at again."""
+    return (each for each in wanted if _child_of(each.manifest) not in observed.children)
+
+
+def _bound(manifest: Manifest, observed: Observed) -> Manifest:
+    """Return the manifest for the very object that was seen, so that a late write changes no other one."""
+    seen = observed.children.get(_child_of(manifest))
+    return manifest if seen is None else {**manifest, "metadata": {**manifest["metadata"], "uid": seen.uid}}
+
+
+def _child_of(manifest: Manifest) -> tuple[str, str]:
+    return manifest["kind"], manifest["metadata"]["name"]
 
 
 def _policy(job: FederatedTrainingJob, observed: Observed, now: datetime) -> tuple[Ensure, ...]:
