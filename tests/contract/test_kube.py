@@ -53,10 +53,15 @@ async def test_a_quota_and_a_namespace_that_ends_forbid(cluster: KubeCluster) ->
         body = {"metadata": {"name": "none"}, "spec": {"hard": {"count/configmaps": "0"}}}
         await server.request("POST", quotas, body=body)
         with pytest.raises(Forbidden, match="quota"):
-            await cluster.create(config_map("a", ending))
+            await create_many(cluster, ending)
         await server.request("DELETE", f"/api/v1/namespaces/{ending}")
     with pytest.raises((Forbidden, NotFound)):
         await cluster.create(config_map("b", ending))
+
+
+async def create_many(cluster: KubeCluster, namespace: str) -> None:
+    for number in range(1000):  # a new quota takes a moment to be seen
+        await cluster.create(config_map(f"a{number}", namespace))
 
 
 async def test_the_latest_pods_result_is_read_from_its_termination_message(cluster: KubeCluster) -> None:

@@ -9,11 +9,12 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+import yaml
 
 from foedus_engine.cluster.feed import KeyFeed
 from foedus_engine.cluster.protocol import AlreadyExists, NotFound
 from foedus_engine.decide.plan import key_of
-from foedus_operator.api_server import ApiServer, connect, load_configuration
+from foedus_operator.api_server import SERVER_SIDE_APPLY, Answer, ApiServer, connect, load_configuration
 from foedus_operator.handlers import Watched, run_watches
 from foedus_operator.kube import RESOURCES, KubeCluster
 
@@ -91,3 +92,19 @@ async def has_node(cluster: KubeCluster) -> bool:
         for node in await cluster.list("v1", "Node")
         for condition in node.get("status", {}).get("conditions", ())
     )
+
+
+async def install_crds(server: ApiServer) -> None:
+    """Apply the generated CRDs as `kubectl apply --server-side` does, and wait until they are served."""
+    for file in sorted((Path(__file__).parents[2] / "crds").glob("*.yaml")):
+        crd = yaml.safe_load(file.read_text("utf-8"))
+        path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crd['metadata']['name']}"
+        query = {"fieldManager": "foedus-tests", "force": "true", "fieldValidation": "Strict"}
+        await server.request("PATCH", path, query=query, body=crd, content_type=SERVER_SIDE_APPLY)
+        while not _is_served(await server.request("GET", path)):
+            await asyncio.sleep(0.05)
+
+
+def _is_served(crd: Answer) -> bool:
+    conditions = crd.get("status", {}).get("conditions", ())
+    return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)
