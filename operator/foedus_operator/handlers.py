@@ -60,9 +60,12 @@ async def run_watches(
     configuration: kubernetes.Configuration,
     *,
     pulse: Callable[[], None] = lambda: None,
+    started: Callable[[], None] = lambda: None,
     namespaces: Sequence[str] = (),
 ) -> None:
     """Tell `feed` of every event until cancelled, in all namespaces or in these; `pulse` hears that events arrive.
+
+    `started` is called once kopf runs: it has taken SIGTERM and SIGINT, and this is the time to take them back.
 
     Raises Unavailable when kopf ends by itself. kopf's own `operator()` is not used: at its end it cancels every task
     of the event loop, ours too.
@@ -80,6 +83,7 @@ async def run_watches(
             clusterwide=not namespaces,
             namespaces=list(namespaces),
         )
+        started()
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             error = next((task.exception() for task in done if not task.cancelled()), None)

@@ -27,6 +27,7 @@ from foedus_engine.decide.ending import (
     first_failure,
     has_policy,
     identities_due,
+    is_idle,
     is_terminal,
 )
 from foedus_engine.decide.observed import Calibrated, ChildView, ObjectMeta, Observed
@@ -54,8 +55,14 @@ def decide_training(
     """Return what is to be done about `job`. Same arguments, same plan; a terminal state is never left."""
     if is_terminal(observed.meta.status):
         return _after(job, observed, now)
+    if is_idle(job, observed.meta.status):
+        return _hold(job, observed, now)
     if ending := find_ending(job, observed, now):
         return _end(job, observed, ending, now)
+    return _decide_open(job, observed, settings or Settings(), now)
+
+
+def _decide_open(job: FederatedTrainingJob, observed: Observed, settings: Settings, now: datetime) -> Plan:
     problem = first_problem(job, observed)
     if problem and _has_jobs(observed):
         return _carry_on(job, observed, problem.message, now)
@@ -69,7 +76,7 @@ def decide_training(
         return _carry_on(job, observed, "the base model or Foedus changed; processes keep the plan they were told", now)
     if missing := _missing_reservations(job, observed, observed.calibration):
         return _reserve(job, observed, plan, missing, now)
-    return _run(job, observed, plan, settings or Settings(), now)
+    return _run(job, observed, plan, settings, now)
 
 
 def decide_invalid(meta: ObjectMeta, error: FoedusError, *, now: datetime) -> Plan:
