@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -31,9 +31,11 @@ def kubeconfig() -> Path:
 
 
 @asynccontextmanager
-async def api_server() -> AsyncIterator[ApiServer]:
-    """Yield the API server as the administrator of the kubeconfig."""
+async def api_server(user: str = "") -> AsyncIterator[ApiServer]:
+    """Yield the API server as the administrator of the kubeconfig sees it, or as `user` does."""
     async with connect(await load_configuration(kubeconfig())) as server:
+        if user:
+            server._client.set_default_header("Impersonate-User", user)
         yield server
 
 
@@ -67,8 +69,8 @@ def watched(kind: tuple[str, str]) -> Watched:
     return Watched(group, version, RESOURCES[kind].plural)
 
 
-async def make_namespace(server: ApiServer, name: str) -> None:
-    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+async def make_namespace(server: ApiServer, name: str, labels: Mapping[str, str] | None = None) -> None:
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": dict(labels or {})}}
     with suppress(AlreadyExists):
         await server.request("POST", "/api/v1/namespaces", body=body)
 
