@@ -1,7 +1,7 @@
 """What an answer of the API server means, and what happens when there is none."""
 
-import asyncio
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -45,16 +45,12 @@ def test_a_fault_says_whether_to_try_again(code: int, content: bytes, want: type
 
 
 async def test_a_server_that_does_not_answer_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def silence(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(60)
-        writer.close()
-
-    server = await asyncio.start_server(silence, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
     monkeypatch.setattr(api_server, "DEADLINE_SECONDS", 0.05)
-    async with server, connect(kubernetes.Configuration(host=f"https://127.0.0.1:{port}")) as silent:
-        with pytest.raises(Busy, match="does not answer"):
-            await silent.request("GET", "/api/v1/pods")
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes connections and never says a word
+        host = f"https://127.0.0.1:{silent.getsockname()[1]}"
+        async with connect(kubernetes.Configuration(host=host)) as server:
+            with pytest.raises(Busy, match="does not answer"):
+                await server.request("GET", "/api/v1/pods")
 
 
 async def test_what_may_not_be_written_is_not_sent() -> None:
