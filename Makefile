@@ -93,6 +93,10 @@ cluster-env: $(STAMP) ## print what makes kubectl and helm use it: eval "$$(make
 e2e: $(STAMP) ## the tests on a whole Kubernetes: E2E_CLUSTER=local (default), kind or existing
 	$(BIN)/python -m pytest -m e2e e2e
 
+.PHONY: e2e-operator
+e2e-operator: $(STAMP) ## the operator's tests on the API server that KUBECONFIG names
+	$(BIN)/python -m pytest -m e2e -rs tests
+
 .PHONY: demo
 demo: $(STAMP) ## ten silos train one adapter on BBC news under ε = 1 (fresh state folder each time)
 	rm -rf $(DEMO)

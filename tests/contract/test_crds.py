@@ -180,6 +180,36 @@ JOBS: list[tuple[str, Any, str | None]] = [
     ("metadata.name", "2news", "metadata.name: must be at most 51"),
     ("metadata.name", "n" * 52, "metadata.name: must be at most 51"),
 ]
+# The last values that are still good.
+JOBS += [
+    (path, value, None)
+    for path, value in (
+        ("metadata.name", "n" * 51),
+        ("spec.model.maxTokens", 8),
+        ("spec.model.maxTokens", 512),
+        ("spec.model.labels", [str(number) for number in range(20)]),
+        ("spec.model.source.package.path", "a" * 512),
+        ("spec.lora.rank", 256),
+        ("spec.lora.alpha", 0.5),
+        ("spec.lora.targetModules", [f"attention.layer_{number}" for number in range(16)]),
+        ("spec.lora.lastLayers", 128),
+        ("spec.training.rounds", 1),
+        ("spec.training", {"rounds": 9_999, "spareAttempts": 1}),
+        ("spec.training.spareAttempts", 0),
+        ("spec.training.seed", 2**31 - 1),
+        ("spec.training.microBatchSize", 1024),
+        ("spec.training.optimizer", {"learningRate": 1000, "momentum": 0, "endFactor": 1}),
+        ("spec.privacy.epsilon", 0.001),
+        ("spec.privacy.delta", 1e-9),
+        ("spec.aggregation", {"joinTimeout": "1s", "stageTimeout": "500ms500ms", "computeTimeout": "1.5h"}),
+        (C, [client(number) for number in range(10)]),
+        (f"{C}.1.name", "s" * 58),
+        ("spec.backoffLimit", 100),
+        ("spec.ttlSecondsAfterFinished", 0),
+        ("spec.activeDeadlineSeconds", 2**31 - 1),
+        ("spec.resources", {"coordinator": {"requests": {"memory": "1.5Gi"}, "limits": {"example.com/gpu": 1}}}),
+    )
+]
 BUDGETS: list[tuple[str, Any, str | None]] = [
     ("spec.owner", "Hospital A", None),
     ("spec.dataset.digest", "sha256:12", "spec.dataset.digest: must be sha256: and 64 lower-case hex digits"),

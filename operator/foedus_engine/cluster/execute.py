@@ -14,7 +14,17 @@ from typing import Any
 
 from foedus_contract.errors import FoedusError, Refused, Unavailable
 from foedus_engine.cluster.pods import decode_content
-from foedus_engine.cluster.protocol import AlreadyExists, Busy, Cluster, Conflict, Ledgers, NotFound, Object, find
+from foedus_engine.cluster.protocol import (
+    AlreadyExists,
+    Busy,
+    Cluster,
+    Conflict,
+    Forbidden,
+    Ledgers,
+    NotFound,
+    Object,
+    find,
+)
 from foedus_engine.decide.plan import Close, ContentFactory, Ensure, Event, ObjectKey, Plan, Reserve, key_of
 
 AGAIN_SECONDS = 1.0  # after a refusal: the next decision reads the closed accounts and says why
@@ -124,4 +134,4 @@ async def _report(plan: Plan, obj: Object, cluster: Cluster) -> None:
 
 def is_transient(error: FoedusError) -> bool:
     """Say whether trying again may help; the error's class is the rule."""
-    return isinstance(error, Unavailable | Busy | Conflict | NotFound | AlreadyExists)
+    return isinstance(error, Unavailable | Busy | Conflict | Forbidden | NotFound | AlreadyExists)

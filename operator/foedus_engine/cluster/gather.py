@@ -15,7 +15,7 @@ from foedus_engine.api.training import FederatedTrainingJob
 from foedus_engine.cluster.pods import decode_content
 from foedus_engine.cluster.protocol import Cluster, Ledgers, find
 from foedus_engine.decide.children import child_keys
-from foedus_engine.decide.ending import is_terminal
+from foedus_engine.decide.ending import is_idle, is_terminal
 from foedus_engine.decide.observed import AccountView, BudgetView, ChildView, LedgerFault, ObjectMeta, Observed
 from foedus_engine.decide.plan import BudgetKey, ObjectKey
 from foedus_engine.pki import certificate_end
@@ -34,8 +34,11 @@ async def gather_training(
     Jobs are read before results: a Job that is seen to have ended has left its result already. Budgets are read
     before the calibration that depends on them; a reservation that has become too large meanwhile is refused. Heads
     of the silos' logs are read before the ledgers, which silos charge first.
+    Nothing is read for a job that is suspended and never was anything else.
     """
     meta = ObjectMeta.from_document(job.to_document())
+    if is_idle(job, meta.status):
+        return Observed(meta)
     children, foreign = await _children(cluster, job, meta)
     identities, failures = await _silo_reports(cluster, job, meta, children)
     heads = await _heads(cluster, meta, children, identities)
@@ -70,7 +73,8 @@ async def _children(
     foreign: list[ObjectKey] = []
     listed = await _list_labelled(cluster, meta)
     for key in child_keys(job, meta.namespace):
-        found = listed.get((key.kind, key.name)) or await find(cluster, key)
+        # What bears a child's name without its label matters to a job that is still to make its own.
+        found = listed.get((key.kind, key.name)) or (None if is_terminal(meta.status) else await find(cluster, key))
         if found is None:
             continue
         if _is_owned(found, meta.uid):

@@ -51,6 +51,14 @@ def is_terminal(status: Mapping[str, Any]) -> bool:
     return is_true(status, ConditionType.COMPLETE) or is_true(status, ConditionType.FAILED)
 
 
+def is_idle(job: FederatedTrainingJob, status: Mapping[str, Any]) -> bool:
+    """Say whether the job is suspended and never was anything else: it has neither reservations nor children.
+
+    A plan is told in the status by the pass that reserves.
+    """
+    return job.spec.suspend and not status.get("startTime") and not status.get("plan")
+
+
 def find_ending(job: FederatedTrainingJob, observed: Observed, now: datetime) -> Ending | None:
     """Return how the job has just ended, or None while it goes on."""
     return next((ending for check in ENDINGS if (ending := check(job, observed, now))), None)
