@@ -150,7 +150,7 @@ lock: $(STAMP) ## write both locks again from pyproject.toml (UPGRADE=--upgrade 
 		{print} /^torch==/ {print "    --hash=sha256:$(TORCH_CPU_SHA256) \\"}' $(BUILD)/all.lock > requirements.lock
 	awk '/^[^ ]/ {cuda = /^(cuda|nvidia)-/ || /^triton==/} cuda' $(BUILD)/all.lock > requirements-cuda.lock
 	grep -hoE '^[a-z0-9.-]+==[^ ]+' requirements.lock requirements-cuda.lock > $(BUILD)/pins.txt
-	$(call names,pyproject.toml) > images/operator.txt
+	$(call names,pyproject.toml --extra operator) > images/operator.txt
 	$(call names,pyproject.toml --extra training) > images/workloads.txt
 	$(call names,pyproject.toml --extra training --extra examples) | grep -vxFf images/workloads.txt > images/examples.txt
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])' \
