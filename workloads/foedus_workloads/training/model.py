@@ -5,7 +5,8 @@ head (labels × hidden, and one bias a label). Pooler and everything below stay 
 
 With `query_damping` λ the last layer's query has one rank more, which is fixed: it lowers the query q that the first
 token makes of its usual input x by λ q, so that attention spreads over the text instead of resting on a few marks.
-x and q are the empty text's at the bare base model: public, and at MiniLM's last layer on average within 7 % of a real text's.
+x and q are the empty text's at the bare base model, so public; at MiniLM's last layer x is on average within 7 % of a
+real text's.
 
 The one order of a round's vector: the active factor of each adapted module, layer by layer in the order of
 `base.LINEARS`, each row by row; then the head's weight row by row; then its bias.
