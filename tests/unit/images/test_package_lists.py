@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[3]
 # Installed by a script of their own: torch, and what its CUDA build needs.
 CUDA = {line.partition("==")[0] for line in (ROOT / "requirements-cuda.lock").read_text().splitlines() if "==" in line}
-LISTS = {"operator": ["foedus"], "workloads": ["foedus[training]"], "examples": ["foedus[training,examples]"]}
+LISTS = {"operator": ["foedus[operator]"], "workloads": ["foedus[training]"], "examples": ["foedus[training,examples]"]}
 
 
 def closure(wanted: list[str]) -> set[str]:
