@@ -24,7 +24,7 @@ export HF_HUB_OFFLINE := 1
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: venv
 venv: $(STAMP) ## make the virtual environment from the hashed locks
@@ -71,6 +71,32 @@ simulation: $(STAMP) ## whole jobs in virtual time under faults: ROUNDS=100000; 
 	PYTHONPATH=operator:workloads:sdk:tests $(BIN)/python -m simulation.run \
 		$(if $(SEED),--seed $(SEED),--rounds $(ROUNDS))
 
+# A cluster of this folder's name; CLUSTER_FLAGS=--control-plane-only starts one without nodes.
+CLUSTER ?= $(BUILD)/e2e/cluster
+.PHONY: cluster-build
+cluster-build: $(STAMP) ## build the programs and images of the cluster for the tests into the cache
+	$(BIN)/python -m e2e.cluster build $(CLUSTER_FLAGS)
+
+.PHONY: cluster-up
+cluster-up: $(STAMP) ## start a three-node Kubernetes on this machine (as root)
+	$(BIN)/python -m e2e.cluster up --folder $(CLUSTER) $(CLUSTER_FLAGS)
+
+.PHONY: cluster-down
+cluster-down: $(STAMP) ## remove it, or what a crash left of it
+	$(BIN)/python -m e2e.cluster down --folder $(CLUSTER)
+
+.PHONY: cluster-env
+cluster-env: $(STAMP) ## print what makes kubectl and helm use it: eval "$$(make -s cluster-env)"
+	@$(BIN)/python -m e2e.cluster env --folder $(CLUSTER)
+
+.PHONY: e2e
+e2e: $(STAMP) ## the tests on a whole Kubernetes: E2E_CLUSTER=local (default), kind or existing
+	$(BIN)/python -m pytest -m e2e e2e
+
+.PHONY: e2e-operator
+e2e-operator: $(STAMP) ## the operator's tests on the API server that KUBECONFIG names
+	$(BIN)/python -m pytest -m e2e -rs tests
+
 .PHONY: demo
 demo: $(STAMP) ## ten silos train one adapter on BBC news under ε = 1 (fresh state folder each time)
 	rm -rf $(DEMO)
@@ -107,6 +133,11 @@ nightly: $(STAMP) ## what takes too long for every change: the tests marked so, 
 	$(MAKE) simulation ROUNDS=10000000
 	$(BIN)/python -m benchmarks.run --all
 
+# The names of what an image gets; versions and hashes stay in the lock.
+names = env -u PIP_FIND_LINKS $(BIN)/uv pip compile --quiet $(1) --constraint $(BUILD)/pins.txt --python-version 3.11 \
+	--python-platform x86_64-manylinux_2_28 --no-annotate --no-header \
+	| sed 's/==.*//' | grep -vE '^(torch|triton|(cuda|nvidia)-.*)$$'
+
 # Resolves for Linux x86-64 and Python 3.11; keeps the present pins unless UPGRADE=--upgrade is given.
 .PHONY: lock
 lock: $(STAMP) ## write both locks again from pyproject.toml (UPGRADE=--upgrade takes newer versions)
@@ -118,6 +149,12 @@ lock: $(STAMP) ## write both locks again from pyproject.toml (UPGRADE=--upgrade 
 	awk '/^[^ ]/ {cuda = /^(cuda|nvidia)-/ || /^triton==/} !cuda \
 		{print} /^torch==/ {print "    --hash=sha256:$(TORCH_CPU_SHA256) \\"}' $(BUILD)/all.lock > requirements.lock
 	awk '/^[^ ]/ {cuda = /^(cuda|nvidia)-/ || /^triton==/} cuda' $(BUILD)/all.lock > requirements-cuda.lock
+	grep -hoE '^[a-z0-9.-]+==[^ ]+' requirements.lock requirements-cuda.lock > $(BUILD)/pins.txt
+	$(call names,pyproject.toml --extra operator) > images/operator.txt
+	$(call names,pyproject.toml --extra training) > images/workloads.txt
+	$(call names,pyproject.toml --extra training --extra examples) | grep -vxFf images/workloads.txt > images/examples.txt
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])' \
+		| $(call names,-) > images/build.txt
 
 .PHONY: clean
 clean: ## remove what was built (the virtual environment and .foedus stay)

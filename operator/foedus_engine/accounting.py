@@ -22,7 +22,7 @@ from foedus_engine.decide.size import grid_per_clip, training_size
 from foedus_engine.decide.training_plan import attempts, lora_plan, min_honest
 from foedus_ledger.accountants import composed_pld_epsilon, composed_rdp_epsilon
 from foedus_ledger.calibration import calibrate
-from foedus_ledger.filters import GdpFilter, committed
+from foedus_ledger.filters import GdpFilter, admits, remaining
 from foedus_ledger.gap import Gap, discretisation_gap
 from foedus_ledger.mechanisms import Mechanism
 from foedus_ledger.records import Account, BudgetRecord
@@ -140,9 +140,8 @@ def _calibrated(question: Question, budgets: Mapping[str, BudgetRecord]) -> Cali
 
 
 def _left(record: BudgetRecord) -> float:
-    """Return what is left of a budget, in μ²."""
-    limit = GdpFilter.of(record.spec.epsilon, record.spec.delta)
-    return limit.remaining(committed(record.accounts.values())).mu_squared
+    """Return what is left of a budget for jobs that use all records, in μ²."""
+    return remaining(record.spec, record.accounts.values()).mu_squared
 
 
 def _held(question: Question, budgets: Mapping[str, BudgetRecord]) -> Calibrated:
@@ -151,8 +150,7 @@ def _held(question: Question, budgets: Mapping[str, BudgetRecord]) -> Calibrated
     assert mechanism is not None
     account = Account(mechanism=mechanism, reserved=question.attempts, claimant="calibration")
     for name, record in budgets.items():
-        limit = GdpFilter.of(record.spec.epsilon, record.spec.delta)
-        if not limit.fits(committed((*record.accounts.values(), account))):
+        if not admits(record.spec, record.accounts.values(), (account,)):
             raise Refused(
                 "what is left does not hold the plan that other silos have reserved",
                 where=f"PrivacyBudget {name}",

@@ -203,9 +203,11 @@ def _rules(model: type[ApiModel]) -> list[Schema]:
     rules: list[Schema] = []
     stated: tuple[Rule | Transition, ...] = (*model.RULES, *model.TRANSITIONS)
     for rule in stated:
-        # fieldPath may name fields of the schema only; metadata is not described there.
-        place = {"fieldPath": f".{rule.field}"} if rule.field and not rule.field.startswith("metadata") else {}
-        rules.append({"rule": rule.cel, "message": rule.message} | place)
+        # fieldPath may name fields of the schema only; metadata is not described there, so the message names it.
+        outside = rule.field.startswith("metadata")
+        message = f"{rule.field} {rule.message}" if outside else rule.message
+        place = {"fieldPath": f".{rule.field}"} if rule.field and not outside else {}
+        rules.append({"rule": rule.cel, "message": message} | place)
     return rules
 
 

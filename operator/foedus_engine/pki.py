@@ -1,7 +1,9 @@
 """One certificate authority a job and one leaf certificate a role, as the content of Secrets.
 
 The authority's key stands in its own Secret, which no pod mounts; a leaf is signed with it when the leaf's Secret is
-created. Nothing is ever signed again: a new job has a new authority, so a leaf of one job means nothing in another.
+created, and again when a job is resumed with too little of its validity left (`decide` says when). The authority's own
+certificate is then renewed with the same key, so broadcasts that silos keep stay signed. A new job has a new authority,
+so a leaf of one job means nothing in another.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ from foedus_contract.errors import Unavailable
 from foedus_engine.decide.plan import ContentFactory, ContentRequest
 from foedus_engine.names import CA_CERTIFICATE_KEY, CERTIFICATE_KEY, PRIVATE_KEY_KEY
 
-VALIDITY = timedelta(days=7)  # longer than any training job of the documented sizes, short enough to need no revocation
 CLOCK_SKEW = timedelta(minutes=5)  # a silo's clock may be behind the engine's by this much
 SERIAL_BYTES = 20  # RFC 5280 allows 20 octets; the top bit is cleared so that the number stays positive
 
@@ -39,7 +40,7 @@ def content_factory(clock: Clock, entropy: Entropy) -> ContentFactory:
 
     def make(request: ContentRequest, issuer: Mapping[str, bytes] | None) -> dict[str, bytes]:
         if request.kind == "Authority":
-            return make_authority(request, now=clock(), entropy=entropy)
+            return make_authority(request, issuer, now=clock(), entropy=entropy)
         if not issuer or PRIVATE_KEY_KEY not in issuer or CERTIFICATE_KEY not in issuer:
             raise Unavailable(
                 "the job's certificate authority is not readable",
@@ -51,12 +52,22 @@ def content_factory(clock: Clock, entropy: Entropy) -> ContentFactory:
     return make
 
 
-def make_authority(request: ContentRequest, *, now: datetime, entropy: Entropy) -> dict[str, bytes]:
-    """Return a new self-signed authority that may sign leaves and nothing else."""
-    key = ec.generate_private_key(ec.SECP256R1())
+def certificate_end(data: Mapping[str, bytes]) -> datetime | None:
+    """Return until when a Secret's certificate is valid; None when there is none to be read."""
+    try:
+        return x509.load_pem_x509_certificate(data.get(CERTIFICATE_KEY, b"")).not_valid_after_utc
+    except ValueError:
+        return None
+
+
+def make_authority(
+    request: ContentRequest, before: Mapping[str, bytes] | None, *, now: datetime, entropy: Entropy
+) -> dict[str, bytes]:
+    """Return a self-signed authority that may sign leaves and nothing else: a new one, or `before` for longer."""
+    key = ec.generate_private_key(ec.SECP256R1()) if before is None else _load_issuer(before).key
     name = _name(request.common_name)
     builder = (
-        _builder(name, name, key.public_key(), now, now + VALIDITY, entropy)
+        _builder(name, name, key.public_key(), now, now + timedelta(seconds=request.valid_seconds), entropy)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(signs_certificates=True), critical=True)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
@@ -77,7 +88,7 @@ def make_leaf(
     names += [x509.UniformResourceIdentifier(uri) for uri in request.uris]
     server = request.kind == "ServerLeaf"
     usage = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
-    not_after = min(now + VALIDITY, authority.not_after)
+    not_after = min(now + timedelta(seconds=request.valid_seconds), authority.not_after)
     builder = (
         _builder(_name(request.common_name), authority.name, key.public_key(), now, not_after, entropy)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)

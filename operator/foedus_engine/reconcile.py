@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from foedus_contract.errors import FoedusError, describe_defect
 from foedus_engine.cluster.execute import execute, is_transient
-from foedus_engine.cluster.protocol import Cluster, Ledgers, Object, find
+from foedus_engine.cluster.protocol import Cluster, Forbidden, Ledgers, Object, find
 from foedus_engine.decide.plan import ContentFactory, Event, ObjectKey, Plan
 from foedus_engine.workqueue import WorkQueue
 
@@ -121,8 +121,8 @@ class Reconciler:
             self._queue.done(key, self._clock(), again_seconds=None)  # the same input fails again: wait for a change
             _logger.warning("%s: %s", key, error)
         self._tell(key, error)
-        if not is_transient(error):
-            await self._publish(key, error)
+        if isinstance(error, Forbidden) or not is_transient(error):
+            await self._publish(key, error)  # somebody has to act
 
     def _tell(self, key: ObjectKey, error: FoedusError) -> None:
         if self._report is not None:

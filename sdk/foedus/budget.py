@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ import click
 import yaml
 
 from foedus.options import command, namespace_option, state_option
-from foedus.state import EVERY_NAMESPACE, StoredBudget, create_budget, find_budget, list_budgets
+from foedus.reconcile import reconcile
+from foedus.state import EVERY_NAMESPACE, StoredBudget, create_budget, find_budget, list_budgets, require_budget
 from foedus_contract.errors import InvalidInput, Refused
 from foedus_contract.exit_codes import ExitCode
-from foedus_engine.api.budget import PrivacyBudget
+from foedus_engine.api.budget import BudgetReason, PrivacyBudget
+from foedus_engine.cluster.embedded_ledgers import read_checked
 from foedus_engine.decide.plan import BudgetKey
 from foedus_engine.manifests import parse_manifest
+from foedus_ledger.charges import LedgerBehind
 from foedus_ledger.ledger import BudgetRecord, epsilon_reserved, epsilon_spent
 from foedus_workloads.training.data import dataset_digest
 
@@ -38,6 +42,9 @@ def budget() -> None:
 
     `foedus budget` lists all budgets, `foedus budget NAME` shows who has used one.
     """
+
+
+budget.add_command(reconcile)
 
 
 @budget.command()
@@ -165,28 +172,42 @@ def manifest(item: PrivacyBudget) -> dict[str, Any]:
 @state_option
 def show(name: str | None, output: str, namespace: str, state: Path) -> None:
     """List all budgets, or show the accounts of one."""
-    if name is None:
-        found: Sequence[StoredBudget] = list_budgets(state, namespace)
-    else:
-        one = find_budget(state, namespace, name)
-        if one is None:
-            words = f"budget create {name} --data FILE --epsilon EPSILON --delta DELTA"
-            cure = f"make it with: {command(words, state, namespace)}"
-            raise InvalidInput("does not exist", where=f"budget {namespace}/{name}", cure=cure)
-        found = [one]
+    found = list_budgets(state, namespace) if name is None else [require_budget(state, namespace, name)]
+    ready = {item.key: readiness(state, item.key) for item in found}
     if output == "json":
         for item in found:
-            click.echo(
-                json.dumps(
-                    {"name": item.key.name, **item.record.model_dump(mode="json", by_alias=True), **spent(item.record)}
-                )
-            )
+            record, now = item.record.model_dump(mode="json", by_alias=True), ready[item.key]
+            said = {"status": now.status, "reason": now.reason, "message": now.message}
+            click.echo(json.dumps({"name": item.key.name, **record, **spent(item.record), "ready": said}))
         return
     if not found:
         click.echo(f"no budgets in {state}; make one with: foedus budget create --data FILE --epsilon EPSILON")
         return
-    for line in table(found) + (account_lines(found[0].record) if name else []):
+    held_back = [f"{item.key.name}: {ready[item.key].message}" for item in found if ready[item.key].status == "False"]
+    for line in table(found, ready) + (account_lines(found[0].record) if name else []) + held_back:
         click.echo(line)
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """Whether jobs may use a budget, as its condition `Ready` says it."""
+
+    reason: BudgetReason
+    message: str = ""
+
+    @property
+    def status(self) -> str:
+        """Return the condition's status."""
+        return "True" if self.reason is BudgetReason.AVAILABLE else "False"
+
+
+def readiness(state: Path, key: BudgetKey) -> Readiness:
+    """Return whether jobs may use the budget; raises Refused when its ledger or log cannot be trusted."""
+    try:
+        read_checked(state, key)
+    except LedgerBehind as error:
+        return Readiness(BudgetReason.LEDGER_BEHIND, str(error))
+    return Readiness(BudgetReason.AVAILABLE)
 
 
 def spent(record: BudgetRecord) -> dict[str, float]:
@@ -194,9 +215,9 @@ def spent(record: BudgetRecord) -> dict[str, float]:
     return {"epsilonSpent": epsilon_spent(record), "epsilonReserved": epsilon_reserved(record)}
 
 
-def table(budgets: Sequence[StoredBudget]) -> list[str]:
+def table(budgets: Sequence[StoredBudget], ready: Mapping[BudgetKey, Readiness]) -> list[str]:
     """Return one line a budget; the reserved ε includes the spent one, as open jobs may still charge it."""
-    rows = [["NAME", "DATASET", "RECORDS", "ε-SPENT", "ε-RESERVED", "ε-LIMIT", "δ"]]
+    rows = [["NAME", "DATASET", "RECORDS", "ε-SPENT", "ε-RESERVED", "ε-LIMIT", "δ", "READY"]]
     for item in budgets:
         spec, used = item.record.spec, spent(item.record)
         rows.append(
@@ -208,6 +229,7 @@ def table(budgets: Sequence[StoredBudget]) -> list[str]:
                 f"{used['epsilonReserved']:.4f}",
                 f"{spec.epsilon:g}",
                 f"{spec.delta:g}",
+                "True" if ready[item.key].status == "True" else str(ready[item.key].reason),
             ]
         )
     return aligned(rows)

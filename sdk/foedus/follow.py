@@ -47,6 +47,7 @@ CODES: Mapping[str, ExitCode] = MappingProxyType(
         "BudgetNotFound": ExitCode.BUDGET_REFUSED,
         "BudgetInsufficient": ExitCode.BUDGET_REFUSED,
         "BudgetRefused": ExitCode.BUDGET_REFUSED,
+        "LedgerBehind": ExitCode.LEDGER_BEHIND,
         "IdentityRefused": ExitCode.IDENTITY_REFUSED,
         "QuorumLost": ExitCode.QUORUM_LOST,
         "DeadlineExceeded": ExitCode.DEADLINE_EXCEEDED,
@@ -118,7 +119,7 @@ def find_failure(status: Mapping[str, Any]) -> FoedusError | None:
         condition = conditions.get(kind, {})
         reason = str(condition.get("reason", ""))
         if condition.get("status") == "False" and reason in CODES:
-            error = Refused if CODES[reason] is ExitCode.BUDGET_REFUSED else InvalidInput
+            error = Refused if CODES[reason] in {ExitCode.BUDGET_REFUSED, ExitCode.LEDGER_BEHIND} else InvalidInput
             return error(condition["message"], where=reason, code=CODES[reason])
     return None
 

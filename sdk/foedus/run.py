@@ -97,8 +97,8 @@ def check_state(state: Path) -> None:
 def result_folder(folder: Path) -> Iterator[None]:
     """Make the folder before any privacy is spent; one that stays empty is removed again.
 
-    The report of a run that left no adapter gives way to the next run. Raises InvalidInput when the folder holds
-    anything else, Unavailable when it cannot be written to.
+    The report of a run that left no adapter gives way to the next run that is admitted. Raises InvalidInput when the
+    folder holds anything else, Unavailable when it cannot be written to.
     """
     cure = "choose another folder with --out"
     try:
@@ -115,6 +115,16 @@ def result_folder(folder: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):
             folder.rmdir()
+
+
+def drop_old_report(folder: Path, display: Display) -> None:
+    """Remove the report that an earlier run left without an adapter: beside a run that goes on it would mislead."""
+    old = [folder / name for name in (PAGE_FILE, RECORD_FILE) if (folder / name).exists()]
+    for path in old:
+        with suppress(OSError):
+            path.unlink()
+    if old:
+        display.note("OldReport", f"the report of an earlier run is removed from {folder}", folder=str(folder))
 
 
 def read_job(files: Sequence[Path]) -> FederatedTrainingJob:
@@ -142,7 +152,11 @@ def make_display(output: str) -> Display:
 async def run_job(job: FederatedTrainingJob, options: Options, display: Display, environ: Mapping[str, str]) -> None:
     """Run the job to its end and deliver its result; when it does not end well, give back what it did not spend."""
     async with open_engine(options.state, options.volumes, job.metadata.namespace, environ) as engine:
-        stored = await admit(engine, job, options.state, display)
+        try:
+            stored = await admit(engine, job, options.state, display)
+        except FoedusError as error:
+            raise with_cure(error, "", options.state, job.metadata.namespace) from None
+        await asyncio.to_thread(drop_old_report, options.out, display)
         status = stored.get("status", {})
         if not is_complete(status):
             engine.cluster.release()
@@ -163,17 +177,18 @@ async def train(engine: Engine, job: FederatedTrainingJob, options: Options, dis
         await stop(loop)  # first, so that no pass makes anew what is being removed
         more = await abandon(engine, job, error, options.out, display)
         if isinstance(error, FoedusError):
-            raise with_cure(error, more, options.state) from None
+            raise with_cure(error, more, options.state, job.metadata.namespace) from None
         raise
     finally:
         await stop(loop)
     return status
 
 
-def with_cure(error: FoedusError, more: str, state: Path) -> FoedusError:
-    """Return the error with `more` behind its cure; a command that it names also names the state folder."""
-    named = command("budget create", state)
-    what, cure = (text.replace("foedus budget create", named) for text in (error.what, error.cure))
+def with_cure(error: FoedusError, more: str, state: Path, namespace: str) -> FoedusError:
+    """Return the error with `more` behind its cure; a command that it names also names state folder and namespace."""
+    what, cure = error.what, error.cure
+    for words in ("budget create", "budget reconcile"):
+        what, cure = (text.replace(f"foedus {words}", command(words, state, namespace)) for text in (what, cure))
     cures = "; ".join(part for part in (cure, more) if part)
     return type(error)(what, where=error.where, cure=cures, code=error.code)
 

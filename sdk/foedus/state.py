@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from foedus.options import command
+from foedus_contract.errors import InvalidInput
 from foedus_engine.api.budget import PrivacyBudget
 from foedus_engine.cluster.embedded import claim_path, make_private
 from foedus_engine.cluster.embedded_ledgers import ledger_path
@@ -45,6 +47,16 @@ def find_budget(state: Path, namespace: str, name: str) -> StoredBudget | None:
     key = BudgetKey(namespace, name)
     path = ledger_path(state, key)
     return StoredBudget(key, SqliteLedger(path).read()) if path.exists() else None
+
+
+def require_budget(state: Path, namespace: str, name: str) -> StoredBudget:
+    """Return the budget; raises InvalidInput that says how to make it."""
+    found = find_budget(state, namespace, name)
+    if found is None:
+        words = f"budget create {name} --data FILE --epsilon EPSILON --delta DELTA"
+        cure = f"make it with: {command(words, state, namespace)}"
+        raise InvalidInput("does not exist", where=f"budget {namespace}/{name}", cure=cure)
+    return found
 
 
 def list_budgets(state: Path, namespace: str) -> list[StoredBudget]:

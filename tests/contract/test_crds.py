@@ -127,6 +127,13 @@ JOBS: list[tuple[str, Any, str | None]] = [
     ("spec.model.source.package.path", ".cache/x.y", None),
     ("spec.lora.targetModules", ["query", "query"], "targetModules must differ from each other"),
     ("spec.lora.targetModules", [], "spec.lora.targetModules: must have at least 1 entries"),
+    ("spec.lora.queryDamping", 0.5, None),
+    ("spec.lora.queryDamping", 1.5, "spec.lora.queryDamping: must be at most 1"),
+    (
+        "spec.lora",
+        {"rank": 1, "alpha": 1, "targetModules": ["value"], "queryDamping": 0.5},
+        "queryDamping needs query among targetModules",
+    ),
     ("spec.lora", "yes", "spec.lora: must be a mapping"),
     ("spec.aggregation.joinTimeout", "1h30m", None),
     ("spec.aggregation.joinTimeout", "24h", None),
@@ -172,6 +179,36 @@ JOBS: list[tuple[str, Any, str | None]] = [
     ("metadata.name", "news.2", "metadata.name: must be at most 51"),
     ("metadata.name", "2news", "metadata.name: must be at most 51"),
     ("metadata.name", "n" * 52, "metadata.name: must be at most 51"),
+]
+# The last values that are still good.
+JOBS += [
+    (path, value, None)
+    for path, value in (
+        ("metadata.name", "n" * 51),
+        ("spec.model.maxTokens", 8),
+        ("spec.model.maxTokens", 512),
+        ("spec.model.labels", [str(number) for number in range(20)]),
+        ("spec.model.source.package.path", "a" * 512),
+        ("spec.lora.rank", 256),
+        ("spec.lora.alpha", 0.5),
+        ("spec.lora.targetModules", [f"attention.layer_{number}" for number in range(16)]),
+        ("spec.lora.lastLayers", 128),
+        ("spec.training.rounds", 1),
+        ("spec.training", {"rounds": 9_999, "spareAttempts": 1}),
+        ("spec.training.spareAttempts", 0),
+        ("spec.training.seed", 2**31 - 1),
+        ("spec.training.microBatchSize", 1024),
+        ("spec.training.optimizer", {"learningRate": 1000, "momentum": 0, "endFactor": 1}),
+        ("spec.privacy.epsilon", 0.001),
+        ("spec.privacy.delta", 1e-9),
+        ("spec.aggregation", {"joinTimeout": "1s", "stageTimeout": "500ms500ms", "computeTimeout": "1.5h"}),
+        (C, [client(number) for number in range(10)]),
+        (f"{C}.1.name", "s" * 58),
+        ("spec.backoffLimit", 100),
+        ("spec.ttlSecondsAfterFinished", 0),
+        ("spec.activeDeadlineSeconds", 2**31 - 1),
+        ("spec.resources", {"coordinator": {"requests": {"memory": "1.5Gi"}, "limits": {"example.com/gpu": 1}}}),
+    )
 ]
 BUDGETS: list[tuple[str, Any, str | None]] = [
     ("spec.owner", "Hospital A", None),
@@ -236,8 +273,9 @@ TRANSITIONS: list[tuple[dict[str, Any], str, Any, str | None]] = [
     (budget(), U, GONE, "status.accounts: accounts cannot be removed"),
     (budget(), "status.accounts", GONE, "status.accounts: accounts cannot be removed"),
     (budget(), "status", GONE, "status: the ledger cannot be removed"),
-    (CLOSED, f"{U}.charged", 4, f"{U}: a closed account is final"),
-    (CLOSED, f"{U}.state", "Open", f"{U}: a closed account is final"),
+    (CLOSED, f"{U}.charged", 4, None),
+    (CLOSED, f"{U}.charged", 2, f"{U}.charged: cannot fall: what was spent stays spent"),
+    (CLOSED, f"{U}.state", "Open", f"{U}: a closed account is not opened again"),
     (CLOSED, "status.epsilonSpent", 0.5, None),
 ]
 

@@ -6,14 +6,20 @@ import asyncio
 import json
 import os
 import signal
+import sqlite3
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from foedus.engine import Engine, open_engine
 from foedus.lifecycle import job_key
+from foedus.report.record import read_record
+from foedus_contract.exit_codes import ExitCode
+from foedus_engine.cluster.records import PodRecords
 from foedus_engine.decide.ending import is_terminal
 from foedus_engine.manifests import parse_manifest
 from support.small_job import SILOS, SmallJob, build_small_job
@@ -58,6 +64,40 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert world.start(world.run(rounds=ROUNDS)).wait(LIMIT_SECONDS) == 0
     check_numbers(world)
     assert (tmp_path / "out/adapter_model.safetensors").is_file()
+
+
+def test_a_job_that_fails_after_it_trained_leaves_its_report_until_the_next_run(tmp_path: Path) -> None:
+    world = build_small_job(tmp_path)
+    arguments = world.run(rounds=ROUNDS, backoffLimit=0)
+    failing = world.start(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while rounds_done(world) < 1:
+        assert failing.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(recorded_pid(world, COORDINATOR), signal.SIGKILL)
+    said, complained = (text.decode() for text in failing.communicate(timeout=LIMIT_SECONDS))
+    assert failing.returncode == ExitCode.INTERNAL
+    why = "the coordinator ended without a result: 1 pods failed, the last with exit code 137"
+    assert complained == f"error: CoordinatorFailed: {why}\n"
+    assert f"report: {tmp_path}/out/report.html" in said
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.html", "report.json"}
+    record = read_record(tmp_path / "out")
+    assert (record.ending.outcome, record.ending.message) == ("Failed", f"CoordinatorFailed: {why}")
+    assert record.attempts[0].applied
+    assert {account.charged for account in record.accounts} == {world.charged() // len(SILOS)}
+
+    again = world.start(world.run(rounds=2), stdout=subprocess.PIPE)
+    said = again.communicate(timeout=LIMIT_SECONDS)[0].decode()
+    assert again.returncode == 0
+    assert f"the report of an earlier run is removed from {tmp_path}/out" in said
+    assert read_record(tmp_path / "out").ending.outcome == "Complete"
+
+
+def recorded_pid(world: SmallJob, role: str) -> int:
+    with closing(sqlite3.connect(world.state / "objects.sqlite")) as connection:
+        (pid,) = [pid for _, name, _, _, pid in PodRecords(connection).running() if name == role]
+    return int(pid)
 
 
 async def test_a_job_goes_on_after_its_coordinator_was_killed_and_after_it_was_suspended(tmp_path: Path) -> None:

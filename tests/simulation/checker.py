@@ -21,7 +21,8 @@ NEEDS = {
     "sends ShareKeys": "journals Opened",
     "journals Charging": "journals Opened",
     "charges": "journals Charging",
-    "draws noise": "charges",
+    "logs the charge": "charges",
+    "draws noise": "logs the charge",
     "journals Uploaded": "draws noise",
     "sends MaskedVector": "journals Uploaded",
     "sends ConfirmSurvivors": "sends MaskedVector",
@@ -59,6 +60,21 @@ def check_ledgers(history: History) -> Iterator[str]:
             yield f"{silo}: the ledger holds {history.charged[silo]} charges, {len(charges)} were made"
         if len(charges) > history.attempts:
             yield f"{silo}: {len(charges)} charges, {history.attempts} were reserved"
+
+
+def check_logs(history: History) -> Iterator[str]:
+    """A silo's own log holds all that it drew, and nothing that its ledger never held."""
+    charged, logged, drawn = defaultdict[str, int](int), defaultdict[str, int](int), defaultdict[str, int](int)
+    for fact in history.of("charges", "logs the charge", "draws noise"):
+        silo = fact.who
+        if fact.what == "charges":
+            charged[silo] += 1
+        elif fact.what == "draws noise":
+            drawn[silo] += 1
+        else:
+            logged[silo] = fact.data
+        if not drawn[silo] <= logged[silo] <= charged[silo]:
+            yield f"{silo}: {drawn[silo]} draws, {logged[silo]} in its log, {charged[silo]} charges"
 
 
 def check_order(history: History) -> Iterator[str]:
@@ -130,6 +146,22 @@ def check_cut_charges(history: History) -> Iterator[str]:
 def _check_cut(charge: Fact, end: float) -> Iterator[str]:
     if end - charge.time > UPLOAD_SECONDS:
         yield f"{charge.who}: attempt {charge.attempt} was charged, not cut off and not uploaded"
+
+
+def check_newest(history: History) -> Iterator[str]:
+    """A silo is never welcomed by an older coordinator again, and goes home on the word of the newest it knows."""
+    newest: dict[tuple[str, int], int] = {}  # of each silo's process
+    told: dict[tuple[str, int], int] = {}
+    for fact in history.of("heard Welcome", "heard JobOver", "leaves"):
+        process = fact.who, fact.incarnation
+        if fact.what == "heard Welcome":
+            if fact.data < newest.get(process, 0):
+                yield f"{fact.who} is welcomed by coordinator {fact.data} after {newest[process]}"
+            newest[process] = max(newest.get(process, 0), fact.data)
+        elif fact.what == "heard JobOver":
+            told[process] = newest.get(process, 0)
+        elif told.get(process, -1) != newest.get(process, 0):
+            yield f"{fact.who} goes home on the word of coordinator {told.get(process)}, {newest[process]} is newer"
 
 
 def check_attempts(history: History) -> Iterator[str]:
@@ -247,10 +279,12 @@ def counts(history: History) -> dict[str, int]:
 
 RULES = (
     check_ledgers,
+    check_logs,
     check_order,
     check_once,
     check_sums,
     check_cut_charges,
+    check_newest,
     check_attempts,
     check_numbers,
     check_end,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from foedus_contract.wire import AttemptId, JobOver, StartAttempt, Survivors
+from foedus_contract.wire import AttemptId, JobOver, StartAttempt, Survivors, Welcome
 from foedus_workloads.secagg.effects import SendTo, SetDeadline, Vector
 from foedus_workloads.training import coordinator_job
 from foedus_workloads.training.coordinator_entries import Closed, CoordinatorEntry, Restored
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from simulation.world import World
 
 NAME = "coordinator"
-GOODBYE_SECONDS = 10.0
 MOST_IDLE_STEPS = 1000  # deadlines in a row that change nothing: the real process would take a whole core
 
 
@@ -52,7 +51,7 @@ class CoordinatorProcess:
         self.incarnation = incarnation
         self.disk = world.coordinator_disk
         self.wake: Callable[[], None] = lambda: None
-        self.door = Door(world, world.plan_digest, self._woken)
+        self.door = Door(world, incarnation, self._woken)
         self.answers: deque[CoordinatorEvent] = deque()
         self.deadline = 0.0
         self.adapter = world.first_adapter
@@ -111,14 +110,19 @@ class CoordinatorProcess:
 
     def _say_goodbye(self, message: JobOver) -> Request:
         timeline = self.world.timeline
-        deadline = timeline.now + GOODBYE_SECONDS
+        deadline = timeline.now + self.world.plan.deadlines.stage_seconds
         missing = self.awaited - self.door.sessions.present
-        for silo in sorted(self.door.sessions.present):
+
+        def tell(silo: str) -> None:
+            self.door.send(silo, Welcome(incarnation=self.incarnation), b"")
             self.door.send(silo, message, b"")
+
+        for silo in sorted(self.door.sessions.present):
+            tell(silo)
         while (self.door.sessions.present or missing) and timeline.now < deadline:
             arrived = self._arrived()
             if isinstance(arrived, Joined):
-                self.door.send(arrived.silo, message, b"")
+                tell(arrived.silo)
                 missing -= {arrived.silo}
             elif arrived is None:
                 yield Wait(deadline)

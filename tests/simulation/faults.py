@@ -13,7 +13,7 @@ SILO_EFFECTS = (
     *(f"Send {kind}" for kind in ("AdvertiseKeys", "ShareKeys", "MaskedVector", "ConfirmSurvivors", "Unmask")),
     *(f"Send {kind}" for kind in ("Offer", "Refuse")),
     *(f"JournalSilo {stage}" for stage in ("Opened", "Charging", "Uploaded", "Unmasked")),
-    *("KeepBroadcast", "LoadAdapter", "ComputeSum", "ChargeLedger", "DrawNoise", "Leave"),
+    *("KeepBroadcast", "LoadAdapter", "ComputeSum", "ChargeLedger", "DrawNoise", "SeekNewer", "Leave"),
 )
 COORDINATOR_EFFECTS = (
     *(f"SendTo {kind}" for kind in ("Welcome", "StartAttempt", "Roster", "DeliverShares", "Survivors")),
@@ -41,6 +41,7 @@ KINDS = {
     "coordinator disk full": 0.5,
     "ledger unavailable": 4.0,
     "ledger times out after commit": 4.0,
+    "silo charge without its line": 2.0,  # the ledger has the charge, the silo's own log has not
     "gradients too late": 2.0,
     "session lost": 2.0,
     "network cut": 2.0,
@@ -52,7 +53,18 @@ KINDS = {
     "coordinator stranded with its volume": 1.0,  # it lives on unseen, and another starts with an empty volume
 }
 # What a job comes to once or seldom: a world with one of these in focus makes it happen.
-RARE = ("Refuse", "Finish", "Restore", "Began", "Leave", "Offer", "ReportStarted", "checkpoints kept", "volume")
+RARE = (
+    "Refuse",
+    "Finish",
+    "Restore",
+    "Began",
+    "SeekNewer",
+    "Leave",
+    "Offer",
+    "ReportStarted",
+    "checkpoints kept",
+    "volume",
+)
 
 
 @dataclass(frozen=True)

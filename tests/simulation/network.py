@@ -31,9 +31,10 @@ Request = Generator[float | Wait, None, Any]
 class Door:
     """The coordinator's open port: its sessions, and the polls that wait at them."""
 
-    def __init__(self, world: World, plan_digest: str, owner: Callable[[], None]) -> None:
+    def __init__(self, world: World, incarnation: int, owner: Callable[[], None]) -> None:
         timeline = world.timeline
-        self.sessions = Sessions(world.silos, plan_digest=plan_digest, clock=lambda: timeline.now)
+        self.incarnation = incarnation
+        self.sessions = Sessions(world.silos, plan_digest=world.plan_digest, clock=lambda: timeline.now)
         self.is_open = True
         self._polls: dict[str, Process] = {}
         self._owner = owner
@@ -76,16 +77,18 @@ class Door:
 class Link:
     """One silo process's connection to the coordinator."""
 
-    def __init__(self, world: World, join: Join, *, patience: float, join_patience: float) -> None:
+    def __init__(self, world: World, join: Join, *, patience: float) -> None:
         self._world = world
         self._join = join
         self._patience = patience
-        self._join_patience = join_patience
         self._session = ""
         self._sent = self._seen = 0
         self._joining = self._closed = False
         self._cut_until = 0.0
-        self._door: Door | None = None  # the one that the connection is to; a new connection is to the world's
+        self._door: Door | None = None  # the session's; each request is to the one that the address leads to by then
+        self._newest = 0  # the highest start of the coordinator that has answered
+        self._parked = False  # a poll waits at the session's door
+        self._reached = 0.0  # when a request came to the session's door last
         self._incoming: deque[SiloEvent | FoedusError] = deque()
         self._reader: Callable[[], None] = lambda: None
         self._poll_process: Process | None = None
@@ -93,7 +96,7 @@ class Link:
     def open(self, reader: Callable[[], None]) -> Request:
         """Join, and keep a poll open from then on; `reader` is called when something has arrived."""
         self._reader = reader
-        yield from self._open_session(self._join_patience)
+        yield from self._open_session()
         self._poll_process = Process(self._world.timeline, self._keep_polling(), self._poll_ended)
 
     def receive_now(self) -> SiloEvent | None:
@@ -121,6 +124,16 @@ class Link:
         except NoSession:
             yield from self._rejoin(session)
 
+    def meets_newer(self, incarnation: int) -> Request:
+        """Ask once who is there now, and join a coordinator that is newer than `incarnation`."""
+        with suppress(FoedusError):
+            yield from self._once(lambda door: self._find(door, ""))
+        if self._newest <= incarnation:
+            return False
+        if self._door is None or self._door.incarnation <= incarnation:
+            yield from self._rejoin(self._session)
+        return True
+
     def leave(self) -> Request:
         """Say goodbye; best effort."""
         session = self._session
@@ -139,28 +152,21 @@ class Link:
         self._cut_until = self._world.timeline.now + seconds
         if self._poll_process is not None:
             self._poll_process.wake()
-        self._disconnect()
+        self._notice_silence()
 
     def lose_session(self) -> None:
         """Let the coordinator forget this session."""
-        door = self._connected()
-        if door is not None:
-            door.lose(self._join.silo, self._session)
-
-    def _connected(self) -> Door | None:
-        return self._door if self._door is not None and self._door.is_open else self._world.door
-
-    def _disconnect(self) -> None:
-        """Break the connection; the next one may be to another coordinator, and the old one notices the silence."""
-        self._notice_silence()
-        self._door = None
+        if self._door is not None and self._door.is_open:
+            self._door.lose(self._join.silo, self._session)
 
     def _notice_silence(self) -> None:
-        world, session, door = self._world, self._session, self._connected()
+        """Let the session's coordinator miss this silo, should it hear nothing for so long."""
+        world, session, door = self._world, self._session, self._door
 
         def notice() -> None:
-            silent = self._closed or self._is_cut or self._connected() is not door
-            if door is not None and silent and door.lose(self._join.silo, session):
+            same = not self._closed and self._door is door and self._session == session
+            heard = self._parked or world.timeline.now - self._reached < SILENCE_SECONDS
+            if door is not None and not (same and heard) and door.lose(self._join.silo, session):
                 world.note(self._join.silo, "session lost in silence")
 
         world.timeline.at(world.timeline.now + world.rng.uniform(0.0, 1.0) + SILENCE_SECONDS, notice)
@@ -173,9 +179,14 @@ class Link:
         return door.sessions.find(self._join.silo, session=session, incarnation=self._join.incarnation)
 
     def _reach(self) -> Door:
-        door = self._connected()
-        if door is None or self._is_cut:
+        """Dial: whoever the address leads to answers, and an older coordinator than before is passed over."""
+        door = self._world.dial()
+        if door is None or not door.is_open or self._is_cut:
+            self._notice_silence()
             raise Unavailable("the coordinator does not answer", where=self._join.silo)
+        self._check_newest(door)
+        if door is self._door:
+            self._reached = self._world.timeline.now
         return door
 
     def _once(self, apply: Callable[[Door], Any]) -> Request:
@@ -189,43 +200,58 @@ class Link:
         yield self._world.delay()
         return self._answered(door, answer)
 
+    def _check_newest(self, door: Door) -> None:
+        if door.incarnation < self._newest:
+            self._notice_silence()
+            raise Unavailable("an older coordinator answers", where=self._join.silo)
+        self._newest = door.incarnation
+
     def _answered(self, door: Door, answer: Any) -> Any:
         if not door.is_open or self._is_cut or self._world.occurs("answer lost"):
-            self._disconnect()
+            self._notice_silence()
             raise Unavailable("the connection broke", where=self._join.silo)
         return answer
 
     def _patiently(self, request: Callable[[], Request]) -> Request:
-        timeline = self._world.timeline
-        deadline = timeline.now + self._patience
+        patience = self._new_patience()
         while True:
             try:
                 return (yield from request())
             except NoSession:
                 raise
-            except Unavailable:
-                if timeline.now > deadline:
-                    raise
-                yield PAUSE_SECONDS
+            except Unavailable as error:
+                yield patience(error)
 
-    def _open_session(self, patience: float) -> Request:
-        world, deadline = self._world, self._world.timeline.now + patience
+    def _new_patience(self) -> Callable[[Unavailable], float]:
+        """Return what tells the pause before the next try; it raises when there have been failures for too long."""
+        timeline, failed = self._world.timeline, []
+
+        def pause_after(error: Unavailable) -> float:
+            failed.append(timeline.now)
+            if timeline.now - failed[0] > self._patience:
+                raise error
+            return PAUSE_SECONDS
+
+        return pause_after
+
+    def _open_session(self) -> Request:
+        world, patience = self._world, self._new_patience()
         session = f"{self._join.silo}-{self._join.incarnation}-{world.next_number()}"
-        self._disconnect()
+        self._notice_silence()
+        opened: list[Door] = []
 
         def join(door: Door) -> None:
             door.sessions.join(self._join.silo, self._join, session=session)
-            self._door = door
+            opened.append(door)
 
         while True:
             try:
                 yield from self._once(join)
                 break
-            except Unavailable:
-                if world.timeline.now > deadline:
-                    raise
-                yield PAUSE_SECONDS
+            except Unavailable as error:
+                yield patience(error)
         self._session, self._sent, self._seen = session, 0, 0
+        self._door, self._reached = opened[-1], world.timeline.now
 
     def _rejoin(self, ended: str) -> Request:
         while self._joining:
@@ -234,7 +260,7 @@ class Link:
             return
         self._joining = True
         try:
-            yield from self._open_session(self._patience)
+            yield from self._open_session()
         finally:
             self._joining = False
         self._arrived(SessionRenewed())
@@ -264,8 +290,11 @@ class Link:
         while found.mailbox.first is None and door.sessions.is_open(silo, found) and world.timeline.now < until:
             assert self._poll_process is not None
             door.park(silo, self._poll_process)
+            self._parked = True
             yield Wait(until)
-            if self._reach() is not door:
+            self._parked, self._reached = False, world.timeline.now
+            if not door.is_open or self._is_cut:
+                self._notice_silence()
                 raise Unavailable("the connection broke", where=silo)
         first = found.mailbox.first
         if first is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from foedus_contract.errors import FoedusError
-from foedus_contract.wire import AttemptId, Join, Unmask
+from foedus_contract.wire import AttemptId, Join, Unmask, Welcome
 from foedus_workloads.secagg.effects import Send
 from foedus_workloads.training import silo_job
 from foedus_workloads.training.job_effects import (
@@ -26,7 +26,9 @@ from foedus_workloads.training.job_effects import (
     Leave,
     LedgerAnswered,
     LoadAdapter,
+    NobodyNewer,
     NoiseDrawn,
+    SeekNewer,
     SiloEffect,
     SiloEvent,
     Stop,
@@ -76,11 +78,11 @@ class SiloProcess:
         world = self.world
         yield world.rng.uniform(0.5, 5.0)
         last = self.disk.open()
+        world.ledgers[self.name].follow()
         state = silo_job.start_silo_job(world.silo_rules[self.name], last, self.disk.kept)
         identity = world.silo_rules[self.name].identity.signing_key.public_key().public_bytes_raw()
         join = Join(silo=self.name, incarnation=self.incarnation, identity=identity, plan_digest=world.plan_digest)
-        seconds = world.plan.deadlines
-        self.link = Link(world, join, patience=seconds.stage_seconds, join_patience=seconds.join_seconds)
+        self.link = Link(world, join, patience=world.plan.deadlines.join_seconds)
         yield from self.link.open(self.wake)
         while not self.over:
             event = yield from self._next_event()
@@ -102,7 +104,9 @@ class SiloProcess:
             yield Wait()
 
     def _note_arrival(self, event: SiloEvent) -> None:
-        if isinstance(event, Heard):
+        if isinstance(event, Heard) and isinstance(event.message, Welcome):
+            self.note("heard Welcome", data=event.message.incarnation)
+        elif isinstance(event, Heard):
             self.note(f"heard {event.message.kind}", getattr(event.message, "id", None))
         else:
             self.note("session renewed")
@@ -127,6 +131,10 @@ class SiloProcess:
                 self.note(f"sends {message.kind}", getattr(message, "id", None), secret or None)
                 assert self.link is not None
                 yield from self.link.send(message, payload)
+            case SeekNewer(coordinator):
+                assert self.link is not None
+                if not (yield from self.link.meets_newer(coordinator)):
+                    self.answers.append(NobodyNewer())
             case Leave(over):
                 self.note("leaves", data=over.outcome)
                 self.over = True
@@ -195,4 +203,8 @@ class SiloProcess:
         if self._occurs("ledger times out after commit"):
             self.note("gets no answer from the ledger", attempt)
             return out_of_reach("the ledger does not answer")
+        if self._occurs("silo charge without its line"):
+            raise Crashed("silo charge without its line")
+        self.world.ledgers[self.name].follow()
+        self.note("logs the charge", attempt, self.world.ledgers[self.name].logged)
         return None

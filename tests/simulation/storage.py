@@ -12,6 +12,7 @@ from foedus_contract.canonical import bytes_digest
 from foedus_contract.errors import FoedusError, Unavailable
 from foedus_contract.wire import StartAttempt
 from foedus_ledger import ledger
+from foedus_ledger.charges import Charges, check_not_behind
 from foedus_ledger.mechanisms import Mechanism
 from foedus_ledger.records import Account, BudgetRecord, BudgetSpec
 from foedus_workloads.training import coordinator_journal, journal
@@ -79,7 +80,7 @@ class CoordinatorDisk:
 
 
 class LedgerStore:
-    """One silo's budget: the pure ledger's transitions, each committed or not."""
+    """One silo's budget and its own log of charges, each durable or not; production judges one by the other."""
 
     def __init__(self, job_uid: str, attempts: int) -> None:
         spec = BudgetSpec(digest="sha256:" + "0" * 64, records=5, epsilon=50.0, delta=1e-5)
@@ -87,6 +88,7 @@ class LedgerStore:
             mechanism=Mechanism(noise_multiplier=NOISE_MULTIPLIER), reserved=attempts, claimant="simulation"
         )
         self.record = BudgetRecord(spec=spec, accounts={job_uid: account})
+        self.log = Charges()
         self._job = job_uid
 
     @property
@@ -99,6 +101,16 @@ class LedgerStore:
         new = ledger.charge(self.record, self._job, attempt, noise_multiplier=NOISE_MULTIPLIER)
         ledger.check_transition(self.record, new)
         self.record = new
+
+    @property
+    def logged(self) -> int:
+        """How many releases the log holds."""
+        return sum(account.charged for account in self.log.accounts.values())
+
+    def follow(self) -> None:
+        """Bring the log up to the ledger; raises LedgerBehind."""
+        check_not_behind(self.record, self.log)
+        self.log = Charges(self.record.accounts)
 
 
 def out_of_reach(what: str) -> FoedusError:

@@ -21,7 +21,7 @@ from foedus_workloads.training import coordinator_entries, coordinator_job, silo
 from foedus_workloads.training.job_effects import JournalCoordinator, JournalSilo, LedgerAnswered
 from simulation import coordinator_process, silo_process, storage
 from simulation.checker import check
-from simulation.network import Request
+from simulation.network import Link, Request
 from simulation.silo_process import SiloProcess
 from simulation.standins import cheap
 from simulation.world import World
@@ -56,6 +56,13 @@ def charge_after_upload() -> Iterator[None]:
             self._charge(effect.message.id)
 
     with patch.object(SiloProcess, "_do", late):
+        yield
+
+
+@contextmanager
+def charges_are_not_logged() -> Iterator[None]:
+    """The silo's own log stays as it is."""
+    with patch.object(storage.LedgerStore, "follow", lambda self: None):
         yield
 
 
@@ -189,15 +196,29 @@ def offers_are_passed_over() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def an_older_coordinator_is_believed() -> Iterator[None]:
+    """A silo goes on with whichever coordinator it reaches, and home when that one says so."""
+    welcome = silo_job._welcomed
+
+    def trusting(state: Any, message: Any) -> Any:
+        return welcome(silo_job.replace(state, coordinator=0), message)
+
+    with patch.object(Link, "_check_newest", lambda self, door: None), patch.object(silo_job, "_welcomed", trusting):
+        yield
+
+
 MUTANTS = [
-    (charge_after_upload, "draws noise in attempt .* without an earlier: charges"),
-    (unknown_answer_counts_as_charged_and_goes_on, "draws noise in attempt .* without an earlier: charges"),
+    (charge_after_upload, "draws noise in attempt .* without an earlier: logs the charge"),
+    (charges_are_not_logged, "1 draws, 0 in its log, 1 charges"),
+    (unknown_answer_counts_as_charged_and_goes_on, "draws noise in attempt .* without an earlier: logs the charge"),
     (unknown_answer_is_not_counted, "attempts are said to be charged, a ledger holds"),
     (number_used_again_after_a_restart, "is used again"),
     (silo_forgets_its_journal, "sends Unmask twice in attempt"),
     (one_survivor_too_few, "a sum over 2 silos, 3 are needed"),
     (unmask_sent_before_it_is_journalled, "sends .* without an earlier: journals"),
     (broadcast_before_it_is_journalled, "is used again"),
+    (an_older_coordinator_is_believed, "is welcomed by coordinator .* after"),
     (offers_are_passed_over, "round 0 is broadcast again after the sum of round"),
     (mask_of_a_dropped_silo_stays, "the sum is not the survivors'"),
     (paid_vector_is_dropped, "was charged, not cut off and not uploaded"),

@@ -111,7 +111,10 @@ def fewer_charged(end: Any) -> Any:
 
 
 EDITS = [
-    (without("charges"), "silo-1: draws noise in attempt 0 without an earlier: charges"),
+    (without("charges"), "silo-1: logs the charge in attempt 0 without an earlier: charges"),
+    (without("logs the charge"), "silo-1: draws noise in attempt 0 without an earlier: logs the charge"),
+    (with_data("logs the charge", lambda count: count - 1), "silo-1: 1 draws, 0 in its log, 1 charges"),
+    (with_data("logs the charge", lambda count: count + 1), "silo-1: 0 draws, 2 in its log, 1 charges"),
     (without("journals Unmasked"), "silo-1: sends Unmask in attempt 0 without an earlier: journals Unmasked"),
     (without("sends MaskedVector"), "silo-1: attempt 0 was charged, not cut off and not uploaded"),
     (without("draws noise"), r"attempt 0: survivors without a charged draw: \['silo-1'\]"),
@@ -129,6 +132,7 @@ EDITS = [
     ),
     (lambda history: replace(history, charged={**history.charged, "silo-1": 99}), "silo-1: the ledger holds 99"),
     (lambda history: replace(history, ended=False), "the job hangs"),
+    (without("heard JobOver"), "silo-1 goes home on the word of coordinator None, 1 is newer"),
     (with_data("finishes", fewer_rounds), "complete after"),
     (with_data("finishes", fewer_charged), "attempts are said to be charged, a ledger holds"),
     (with_data("finishes", lambda end: (*end[:2], bytes(20))), "the adapter does not hold exactly one sum"),

@@ -43,6 +43,7 @@ TICK_SECONDS = 10.0  # how often a fault from outside may strike
 LONGEST_CUT = 100.0
 LONGEST_RESTART = 150.0
 LONGEST_STRANDED = 100.0
+LAGGING = 0.5  # of the connections while a coordinator is stranded: its address is still known
 MOST_STEPS = 1_000_000  # a job takes some tens of thousands
 
 
@@ -117,6 +118,12 @@ class World:
         """Add a fact."""
         place = (-1, -1) if attempt is None else (attempt.round, attempt.attempt)
         self.history.facts.append(Fact(self.timeline.now, who, incarnation, what, *place, data))
+
+    def dial(self) -> Door | None:
+        """Return the door that the coordinator's address leads to: now and then still that of a stranded one."""
+        stranded = [role.door for _, role in self._stranded.values() if isinstance(role, CoordinatorProcess)]
+        lagging = [door for door in stranded if door.is_open]
+        return lagging[-1] if lagging and self.rng.random() < LAGGING else self.door
 
     def crashes(self, point: str) -> bool:
         """Tell whether the process that asks dies at this point."""

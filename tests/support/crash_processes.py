@@ -31,10 +31,11 @@ from foedus_workloads.training import client, coordinator, local_step, trainer  
 from foedus_workloads.training.coordinator_entries import Closed, Opened
 from foedus_workloads.training.job_effects import ChargeLedger, JournalCoordinator, JournalSilo
 from foedus_workloads.training.surroundings import Surroundings
+from foedus_workloads.transport.server import ServerSettings
 from support.training_world import QUICK, SILOS, World
 
 COORDINATOR = "coordinator"
-LIMIT_SECONDS = 300.0  # a job that hangs fails its test
+LIMIT_SECONDS = 900.0  # a job that hangs fails its test
 
 
 @dataclass(frozen=True)
@@ -123,14 +124,14 @@ class Watch:
             file.write(line + "\n")
 
 
-def run_role(text: bytes, root: Path, endpoints: Path, role: str, kill: Kill | None) -> None:
+def run_role(text: bytes, root: Path, endpoints: Path, role: str, kill: Kill | None, settings: ServerSettings) -> None:
     """Run one role in this process, as `entry` does."""
     spec = parse_run_spec(text)
     watch = Watch(root / f"{role}.trace", role, spec.incarnation, kill)
     around = Surroundings(root=root, endpoints=endpoints, watch=watch)
     try:
         if isinstance(spec, CoordinatorRunSpec):
-            result = asyncio.run(coordinator.run_coordinator(spec, around, QUICK))
+            result = asyncio.run(coordinator.run_coordinator(spec, around, settings))
             (root / "result.json").write_bytes(result.to_json())
         else:
             asyncio.run(client.run_client(spec, around, OpenDpSampler()))
@@ -142,8 +143,10 @@ def run_role(text: bytes, root: Path, endpoints: Path, role: str, kill: Kill | N
 class Processes:
     """The roles of one job and their processes."""
 
-    def __init__(self, world: World, kills: Mapping[str, Sequence[Kill]], away: frozenset[str]) -> None:
-        self._world, self._kills, self._away = world, kills, away
+    def __init__(
+        self, world: World, kills: Mapping[str, Sequence[Kill]], away: frozenset[str], settings: ServerSettings
+    ) -> None:
+        self._world, self._kills, self._away, self._settings = world, kills, away, settings
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([__name__])
         self.codes: dict[str, list[int]] = {role: [] for role in (COORDINATOR, *SILOS)}
@@ -155,7 +158,7 @@ class Processes:
         kill = kills[incarnation] if incarnation < len(kills) else None
         spec = self._world.coordinator_spec() if role == COORDINATOR else self._world.client_spec(role)
         text = spec.model_copy(update={"incarnation": incarnation + 1}).to_json()
-        arguments = (text, self._world.root, self._world.around.endpoints, role, kill)
+        arguments = (text, self._world.root, self._world.around.endpoints, role, kill, self._settings)
         self.running[role] = self._context.Process(target=run_role, args=arguments, daemon=True)
         self.running[role].start()
 
@@ -180,10 +183,16 @@ class Processes:
             process.join()
 
 
-def run_processes(world: World, kills: Mapping[str, Sequence[Kill]], *, away: frozenset[str] = frozenset()) -> Outcome:
+def run_processes(
+    world: World,
+    kills: Mapping[str, Sequence[Kill]],
+    *,
+    away: frozenset[str] = frozenset(),
+    settings: ServerSettings = QUICK,
+) -> Outcome:
     """Run the job to its end; `away` are roles that are not started again."""
     os.environ["PYTHONPATH"] = ":".join(filter(None, sys.path))  # what the fork server imports from
-    processes = Processes(world, kills, away)
+    processes = Processes(world, kills, away, settings)
     deadline = time.monotonic() + LIMIT_SECONDS
     try:
         for role in (COORDINATOR, *SILOS):

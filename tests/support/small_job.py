@@ -42,7 +42,7 @@ class SmallJob:
     def charged(self) -> int:
         return sum(item.charged for silo in SILOS for item in self.ledger(silo).read().accounts.values())
 
-    def manifest(self, name: str = "job", rounds: int = 2, spare: int = 1) -> dict[str, Any]:
+    def manifest(self, name: str = "job", rounds: int = 2, spare: int = 1, **fields: Any) -> dict[str, Any]:
         clients = [
             {
                 "name": silo,
@@ -63,7 +63,7 @@ class SmallJob:
             "clients": clients,
         }
         head = {"apiVersion": "foedus.dev/v1alpha1", "kind": "FederatedTrainingJob", "metadata": {"name": name}}
-        return head | {"spec": spec}
+        return head | {"spec": spec | fields}
 
     def run(self, *, out: str = "out", **changes: Any) -> list[str]:
         """Return the command line of a run."""
@@ -73,12 +73,15 @@ class SmallJob:
         folders = ["--state", self.state, "--volumes", self.root / "volumes", "--out", self.root / out]
         return ["run", "-f", str(file), *map(str, folders)]
 
-    def start(self, arguments: list[str]) -> subprocess.Popen[bytes]:
+    def start(
+        self, arguments: list[str], *, stdout: int = subprocess.DEVNULL, stderr: int | None = None
+    ) -> subprocess.Popen[bytes]:
         """Start the command in a process of its own."""
         path = ":".join(entry for entry in sys.path if entry)
         program = "from foedus.main import main; main()"
         command = [sys.executable, "-c", program, *arguments]
-        return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.DEVNULL)
+        environ = {**os.environ, "PYTHONPATH": path}
+        return subprocess.Popen(command, env=environ, stdout=stdout, stderr=stderr)
 
 
 def build_small_job(root: Path) -> SmallJob:

@@ -45,7 +45,8 @@ LABELS = ("one", "two")
 SIGMA = 5.0
 RECORDS = 9  # of a silo unless told: more than one micro-batch
 MOST_COORDINATES = 4096  # more than the tiny model trains
-QUICK = ServerSettings(poll_seconds=2, silence_seconds=1.0)
+# A killed silo is noticed soon, a live one on a loaded machine is not taken for dead.
+QUICK = ServerSettings(poll_seconds=2, silence_seconds=5.0)
 
 
 def no_noise(_scale: float, count: int) -> np.ndarray:
@@ -165,7 +166,7 @@ def build_world(
             epsilon_pld=3,
             epsilon_rdp=3.2,
         ),
-        deadlines=Deadlines(join_seconds=20, stage_seconds=20, compute_seconds=20),
+        deadlines=Deadlines(join_seconds=60, stage_seconds=60, compute_seconds=60),
         silos=silos,
     )
     authority = Authority.create()

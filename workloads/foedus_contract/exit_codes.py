@@ -23,6 +23,7 @@ class ExitCode(IntEnum):
     IDENTITY_REFUSED = 21
     SUPERSEDED = 22  # a newer incarnation of this process exists
     BUDGET_EXISTS = 23
+    LEDGER_BEHIND = 24  # the ledger holds less than what was released; `foedus budget reconcile` first
     QUORUM_LOST = 30
     DEADLINE_EXCEEDED = 31
     UNAVAILABLE = 40

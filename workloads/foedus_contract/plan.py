@@ -25,12 +25,16 @@ def min_honest_for(noise: Noise, threshold: int, colluders: int) -> int:
 
 
 class LoraPlan(ContractModel):
-    """Which factors are trained: rank, scaling numerator, module names, how many of the last layers."""
+    """Which factors are trained: rank, scaling numerator, module names, how many of the last layers.
+
+    `query_damping` is the share by which the last layer's query starts out lower at the first token.
+    """
 
     rank: Annotated[int, Field(ge=1, le=256)]
     alpha: Annotated[float, Field(gt=0, le=1024)]
     target_modules: tuple[str, ...]
     last_layers: Annotated[int, Field(ge=1, le=128)]
+    query_damping: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class ModelPlan(ContractModel):

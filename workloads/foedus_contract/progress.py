@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from foedus_contract.models import ContractModel, SiloName
+from foedus_contract.wire import LedgerHead
 
 CACHING = "caching activations"  # a silo's last step before it joins; the last event of it has done = total
 
@@ -40,6 +41,7 @@ class TrainingStarted(ContractModel):
     joined: tuple[SiloName, ...]
     trainable_parameters: int
     kappa: float
+    heads: dict[SiloName, LedgerHead] = Field(default_factory=dict)  # of the charge logs, as the silos sent them
 
 
 class PhaseSeconds(ContractModel):

@@ -16,7 +16,8 @@ from foedus_contract.canonical import domain_bytes
 from foedus_contract.errors import InvalidInput
 from foedus_contract.models import ContractModel, Digest, SiloName, first_problem
 
-PROTOCOL_VERSION = 2  # 2: signed broadcasts, offers
+PROTOCOL_VERSION = 3  # 2: signed broadcasts, offers; 3: a Join bears the head of the silo's charge log
+ACCEPTED_VERSIONS = frozenset({2, PROTOCOL_VERSION})  # a silo of the release before joins without a head
 Key = Annotated[bytes, Field(min_length=32, max_length=32)]
 Signature = Annotated[bytes, Field(min_length=64, max_length=64)]
 Ciphertext = Annotated[bytes, Field(max_length=512)]
@@ -47,8 +48,20 @@ class StartAttempt(ContractModel):
     signature: Annotated[bytes, Field(max_length=128)] = b""
 
 
+class LedgerHead(ContractModel):
+    """Where a silo's charge log ends: how many releases it holds for the data, and the hash that fixes all its lines.
+
+    Signed with the silo's identity key. Whoever has seen it knows a ledger of that data that holds less for an old one.
+    """
+
+    dataset: Digest
+    count: Annotated[int, Field(ge=0, le=limits.MAX_CHARGES)]
+    hash: Digest
+    signature: Signature
+
+
 class Join(ContractModel):
-    """A silo is here: its incarnation, identity key, and the plan it was given."""
+    """A silo is here: its incarnation, identity key, the plan it was given, and the head of its charge log."""
 
     kind: Literal["Join"] = "Join"
     protocol: int = PROTOCOL_VERSION
@@ -56,6 +69,7 @@ class Join(ContractModel):
     incarnation: Annotated[int, Field(ge=0)]
     identity: Key
     plan_digest: Digest
+    head: LedgerHead | None = None
 
 
 class AdvertiseKeys(ContractModel):
@@ -267,3 +281,8 @@ def survivors_to_sign(
             "survivors": sorted(survivors),
         },
     )
+
+
+def head_to_sign(dataset: str, count: int, hash_: str) -> bytes:
+    """Return what LedgerHead's signature covers: all of it."""
+    return domain_bytes("foedus/ledger/head", {"dataset": dataset, "count": count, "hash": hash_})

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from foedus_contract.errors import InvalidInput, Refused
 from foedus_contract.exit_codes import ExitCode
 from foedus_ledger.accountants import composed_pld_epsilon, composed_rdp_epsilon
-from foedus_ledger.filters import GdpFilter, committed
+from foedus_ledger.filters import GdpFilter, admits, remaining
 from foedus_ledger.gap import Gap
 from foedus_ledger.mechanisms import MAX_NOISE_MULTIPLIER, Mechanism, Spending, total
 from foedus_ledger.records import MAX_EPSILON, Account, BudgetRecord
@@ -47,7 +47,8 @@ def calibrate(
     _check_request(epsilon, delta, attempts)
     own = GdpFilter.of(epsilon, delta)
     needs = [_needed(own.capacity, attempts, gap)]
-    needs += [_needed(_left(record), attempts, gap) for record in (budgets or {}).values()]
+    left = {name: remaining(record.spec, record.accounts.values()) for name, record in (budgets or {}).items()}
+    needs += [_needed(each, attempts, gap) for each in left.values()]
     if math.isinf(needs[0]):
         raise _unplannable(epsilon, delta, attempts)
     for name, need in zip(budgets or {}, needs[1:], strict=True):
@@ -78,10 +79,6 @@ def _check_request(epsilon: float, delta: float, attempts: int) -> None:
         raise InvalidInput("a plan needs at least one attempt", where="spec.training.rounds", cure="ask for 1 or more")
 
 
-def _left(record: BudgetRecord) -> Spending:
-    return GdpFilter.of(record.spec.epsilon, record.spec.delta).remaining(committed(record.accounts.values()))
-
-
 def _needed(left: Spending, attempts: int, gap: Gap) -> float:
     """Return the σ at which `attempts` releases just fit into `left`; infinity when none up to the maximum does."""
     gap_fits = attempts * gap.epsilon <= left.gap_epsilon and attempts * gap.delta <= left.gap_delta
@@ -95,10 +92,7 @@ def _fits_all(mechanism: Mechanism, attempts: int, own: GdpFilter, budgets: Mapp
     if not own.fits(total([(mechanism, attempts)])):
         return False
     account = Account(mechanism=mechanism, reserved=attempts, claimant="calibration")
-    return all(
-        GdpFilter.of(record.spec.epsilon, record.spec.delta).fits(committed((*record.accounts.values(), account)))
-        for record in budgets.values()
-    )
+    return all(admits(record.spec, record.accounts.values(), (account,)) for record in budgets.values())
 
 
 def _measure(mechanism: Mechanism, attempts: int, delta: float) -> Calibration:

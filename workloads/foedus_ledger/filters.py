@@ -89,6 +89,17 @@ class RdpFilter:
             and spent.gap_delta <= self.gap.gap_delta
         )
 
+    def remaining(self, releases: Iterable[tuple[Mechanism, int]]) -> Spending:
+        """Return what is left for full-batch releases, as the μ² that costs as much divergence; never negative."""
+        listed = [(mechanism, count) for mechanism, count in releases if count]
+        left = self.capacity - math.fsum(count * _cost(mechanism, self.order) for mechanism, count in listed)
+        spent = total(listed)
+        return Spending(
+            max(0.0, 2 * left / self.order),  # one release costs order·μ²/2
+            max(0.0, self.gap.gap_epsilon - spent.gap_epsilon),
+            max(0.0, self.gap.gap_delta - spent.gap_delta),
+        )
+
 
 def best_order(mechanism: Mechanism, epsilon: float, delta: float) -> float:
     """Return the order at which (`epsilon`, `delta`) holds most releases of `mechanism`."""
@@ -114,6 +125,16 @@ def admits(spec: BudgetSpec, held: Collection[Account], opened: Collection[Accou
     if order is None:
         return GdpFilter.of(spec.epsilon, spec.delta).fits(committed(accounts))
     return RdpFilter.of(spec.epsilon, spec.delta, order).fits(
+        (account.mechanism, account.committed) for account in accounts
+    )
+
+
+def remaining(spec: BudgetSpec, accounts: Collection[Account]) -> Spending:
+    """Return what the filter that judges `accounts` has left for full-batch releases."""
+    order = settled_order(spec, accounts)
+    if order is None:
+        return GdpFilter.of(spec.epsilon, spec.delta).remaining(committed(accounts))
+    return RdpFilter.of(spec.epsilon, spec.delta, order).remaining(
         (account.mechanism, account.committed) for account in accounts
     )
 

@@ -2,11 +2,12 @@
 
 A backend (SQLite, a Kubernetes object) reads a record, applies one of these, and writes the result by compare-and-swap
 on `version`; a conflict is decided again from a fresh read. `check_transition` states what every write must satisfy,
-whoever made it.
+whoever made it; `check_import` does so for charges that are taken over from the silo's own log.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from foedus_contract import limits
@@ -22,10 +23,12 @@ __all__ = [
     "BudgetSpec",
     "Ledger",
     "charge",
+    "check_import",
     "check_transition",
     "close",
     "epsilon_reserved",
     "epsilon_spent",
+    "import_charges",
     "reserve",
 ]
 
@@ -114,17 +117,38 @@ def close(record: BudgetRecord, job_uid: str) -> BudgetRecord:
     return _with_account(record, job_uid, _changed(account, state="Closed"))
 
 
+def import_charges(record: BudgetRecord, logged: Mapping[str, Account]) -> BudgetRecord:
+    """Take over what a silo's log has and the ledger lacks; the same log again changes nothing.
+
+    Charges only rise. An account that the ledger lacks comes back closed: what of it was not charged is not held again.
+    """
+    accounts = {job: _merged(record.accounts.get(job), account) for job, account in logged.items()}
+    if all(record.accounts.get(job) == account for job, account in accounts.items()):
+        return record
+    return BudgetRecord(spec=record.spec, accounts={**record.accounts, **accounts}, version=record.version + 1)
+
+
+def check_import(old: BudgetRecord, new: BudgetRecord) -> None:
+    """Raise Refused unless `new` is `old` with charges taken over; they are spent, whatever the budget's limit."""
+    _check_same_budget(old, new)
+    for job_uid, after in new.accounts.items():
+        before = old.accounts.get(job_uid)
+        if before is None:
+            if after.state != "Closed":
+                raise Refused(f"the account of job {job_uid} is taken over closed")
+            continue
+        _check_fixed(job_uid, before, after)
+        if after.state != before.state:
+            raise Refused(f"taking charges over neither closes nor opens the account of job {job_uid}")
+        if after.charged < before.charged or after.last_attempt < before.last_attempt:
+            raise Refused(f"charges of job {job_uid} never fall")
+
+
 def check_transition(old: BudgetRecord, new: BudgetRecord) -> None:
     """Raise Refused unless `new` may follow `old`: nothing spent is ever given back, and the limit holds."""
-    if new.spec != old.spec:
-        raise Refused("a budget's spec never changes", cure="make a new budget")
-    if new.version != old.version + 1:
-        raise Refused(f"version {new.version} does not follow {old.version}", cure="read again")
+    _check_same_budget(old, new)
     for job_uid, before in old.accounts.items():
-        after = new.accounts.get(job_uid)
-        if after is None:
-            raise Refused(f"the account of job {job_uid} is missing", cure="accounts are kept for ever")
-        _check_account(job_uid, before, after)
+        _check_account(job_uid, before, new.accounts[job_uid])
     opened = [account for uid, account in new.accounts.items() if uid not in old.accounts]
     held = [account for uid, account in new.accounts.items() if uid in old.accounts]
     if any(account.charged or account.state == "Closed" for account in opened):
@@ -150,10 +174,31 @@ def epsilon_reserved(record: BudgetRecord) -> float:
     )
 
 
-def _check_account(job_uid: str, before: Account, after: Account) -> None:
+def _merged(held: Account | None, logged: Account) -> Account:
+    if held is None:
+        return _changed(logged, state="Closed")
+    charged, last = max(held.charged, logged.charged), max(held.last_attempt, logged.last_attempt)
+    return _changed(held, charged=charged, last_attempt=last)
+
+
+def _check_same_budget(old: BudgetRecord, new: BudgetRecord) -> None:
+    if new.spec != old.spec:
+        raise Refused("a budget's spec never changes", cure="make a new budget")
+    if new.version != old.version + 1:
+        raise Refused(f"version {new.version} does not follow {old.version}", cure="read again")
+    for job_uid in old.accounts:
+        if job_uid not in new.accounts:
+            raise Refused(f"the account of job {job_uid} is missing", cure="accounts are kept for ever")
+
+
+def _check_fixed(job_uid: str, before: Account, after: Account) -> None:
     fixed = (before.mechanism, before.reserved, before.claimant) == (after.mechanism, after.reserved, after.claimant)
     if not fixed:
         raise Refused(f"mechanism, reservation and claimant of job {job_uid} never change")
+
+
+def _check_account(job_uid: str, before: Account, after: Account) -> None:
+    _check_fixed(job_uid, before, after)
     if before.state == "Closed" and after != before:
         raise Refused(f"the account of job {job_uid} is closed for good")
     step = (after.charged - before.charged, after.last_attempt > before.last_attempt)

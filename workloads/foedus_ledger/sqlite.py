@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from foedus_contract.errors import FoedusError, InvalidInput, Refused, Unavailab
 from foedus_contract.exit_codes import ExitCode
 from foedus_ledger import ledger
 from foedus_ledger.mechanisms import Mechanism
-from foedus_ledger.records import BudgetRecord, BudgetSpec
+from foedus_ledger.records import Account, BudgetRecord, BudgetSpec
 
 APPLICATION_ID = 0x666F6564  # "foed": marks the file as ours in SQLite's own header field
 SCHEMA_VERSION = 1
@@ -41,6 +41,9 @@ BEGIN SELECT RAISE(ABORT, 'the version rises by one'); END;
 CREATE TRIGGER kept_for_ever BEFORE DELETE ON budget
 BEGIN SELECT RAISE(ABORT, 'a budget is kept for ever'); END;
 """
+
+
+Check = Callable[[BudgetRecord, BudgetRecord], None]  # raises Refused unless the second may follow the first
 
 
 class LedgerMissing(Refused):
@@ -93,17 +96,23 @@ class SqliteLedger:
         """Give back what a job reserved and did not charge; an absent or closed account is left as it is."""
         return self._change(lambda record: ledger.close(record, job_uid))
 
+    def take_over(self, logged: Mapping[str, Account]) -> BudgetRecord:
+        """Take over charges of the silo's log that are missing here, as spent; the same log again changes nothing."""
+        return self._change(lambda record: ledger.import_charges(record, logged), ledger.check_import)
+
     def swap(self, old: BudgetRecord, new: BudgetRecord) -> bool:
         """Replace `old` by `new` if `old` is still what is stored; False when another writer was first."""
         with self._open() as connection:
-            return self._swap(connection, old, new)
+            return self._swap(connection, old, new, ledger.check_transition)
 
-    def _change(self, decide: Callable[[BudgetRecord], BudgetRecord]) -> BudgetRecord:
+    def _change(
+        self, decide: Callable[[BudgetRecord], BudgetRecord], check: Check = ledger.check_transition
+    ) -> BudgetRecord:
         for _ in range(MAX_CONFLICTS):
             with self._open() as connection:
                 old = self._read(connection)
                 new = self._decide(decide, old)
-                if new is old or self._swap(connection, old, new):
+                if new is old or self._swap(connection, old, new, check):
                     return new
         raise Unavailable("other writers keep changing the ledger", where=str(self.path), cure="try again")
 
@@ -113,8 +122,8 @@ class SqliteLedger:
         except FoedusError as error:
             raise type(error)(error.what, where=str(self.path), cure=error.cure, code=error.code) from None
 
-    def _swap(self, connection: sqlite3.Connection, old: BudgetRecord, new: BudgetRecord) -> bool:
-        ledger.check_transition(old, new)
+    def _swap(self, connection: sqlite3.Connection, old: BudgetRecord, new: BudgetRecord, check: Check) -> bool:
+        check(old, new)
         text = new.to_json().decode("utf-8")
         connection.execute("BEGIN IMMEDIATE")
         changed = connection.execute(

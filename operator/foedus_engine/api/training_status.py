@@ -43,6 +43,7 @@ class TrainingReason(StrEnum):
     BUDGET_NOT_FOUND = "BudgetNotFound"
     BUDGET_INSUFFICIENT = "BudgetInsufficient"
     BUDGET_REFUSED = "BudgetRefused"  # also: a ledger that cannot be trusted
+    LEDGER_BEHIND = "LedgerBehind"  # a ledger is an old copy: it lacks charges that its silo has made
     LEDGER_UNAVAILABLE = "LedgerUnavailable"  # a ledger does not answer; it is asked again
     # QuorumReached, Ready
     WAITING_FOR_SILOS = "WaitingForSilos"

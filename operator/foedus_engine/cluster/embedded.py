@@ -22,12 +22,13 @@ from foedus_contract.errors import Unavailable
 from foedus_contract.progress import TrainingResult
 from foedus_engine.cluster import fields, pods, processes
 from foedus_engine.cluster.endpoints import Endpoints
+from foedus_engine.cluster.feed import KeyFeed
 from foedus_engine.cluster.jobs import PodView
 from foedus_engine.cluster.protocol import FIELD_MANAGER, NotFound, Object, Progress
 from foedus_engine.cluster.records import EventRecords, PodRecords, PortRecords
 from foedus_engine.cluster.store import ObjectStore, open_database
 from foedus_engine.cluster.supervisor import Host, Supervisor, report_sizes
-from foedus_engine.decide.plan import Event, Manifest, ObjectKey, key_of
+from foedus_engine.decide.plan import Event, Manifest, ObjectKey
 from foedus_engine.names import SILO_LABEL, ledger_claim
 
 POLL_SECONDS = 0.25  # how soon news in a pod's files is seen; a display refreshes about as often
@@ -60,8 +61,8 @@ class EmbeddedCluster:
         self._environ = environ
         self._now = now
         self._held = hold
-        self._watchers: list[_Watcher] = []
-        self._progress: dict[Path, tuple[int, tuple[Progress, ...], int]] = {}
+        self._watchers: list[KeyFeed] = []
+        self._progress: dict[Path, tuple[int, tuple[Progress, ...]]] = {}
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -146,7 +147,7 @@ class EmbeddedCluster:
 
     async def watch(self) -> AsyncIterator[ObjectKey]:
         """Yield the key of every object, then of each that changes, each followed by its controller's."""
-        watcher = _Watcher()
+        watcher = KeyFeed()
         for obj in self._store.everything():
             watcher.notice(obj)
         self._watchers.append(watcher)
@@ -171,11 +172,6 @@ class EmbeddedCluster:
         limit = pods.MAX_SILO_PROGRESS_BYTES if is_silo else pods.MAX_PROGRESS_BYTES
         folders = self._pod_folders(namespace, job)
         return tuple(event for folder in folders for event in self._read_progress(folder, limit))
-
-    async def bad_progress_lines(self, namespace: str, job: str) -> int:
-        """Return how many lines of the Job's progress could not be read."""
-        await self.pod_progress(namespace, job)
-        return sum(self._progress[folder][2] for folder in self._pod_folders(namespace, job))
 
     async def pod_result(self, namespace: str, job: str) -> TrainingResult | None:
         """Return the result that the Job's latest pod left, if it left one."""
@@ -278,9 +274,9 @@ class EmbeddedCluster:
         return tuple(self._host.pod_folder(namespace, job, uid, pod.number) for pod in self._pods.of_job(uid))
 
     def _read_progress(self, pod: Path, limit: int) -> tuple[Progress, ...]:
-        offset, events, bad = self._progress.get(pod, (0, (), 0))
-        more, offset, worse = pods.read_progress(pods.progress_file(pod), offset, limit=limit)
-        self._progress[pod] = (offset, events + more, bad + worse)
+        offset, events = self._progress.get(pod, (0, ()))
+        more, offset = pods.read_progress(pods.progress_file(pod), offset, limit=limit)
+        self._progress[pod] = (offset, events + more)
         return events + more
 
     async def _poll(self) -> None:
@@ -291,39 +287,15 @@ class EmbeddedCluster:
             after = report_sizes(self._host)
             for namespace, name in (job for job, size in after.items() if before.get(job) != size):
                 obj = self._find(ObjectKey("batch/v1", "Job", namespace, name))
-                for watcher in self._watchers if obj is not None else ():
-                    watcher.notice(obj)
+                if obj is not None:
+                    for watcher in self._watchers:
+                        watcher.notice(obj)
             before = after
 
 
 def claim_path(state: Path, namespace: str, claim: str) -> Path:
     """Return where the engine of `state` keeps a claim's data."""
     return state / "volumes" / namespace / claim
-
-
-class _Watcher:
-    """A queue of keys in which each key stands once."""
-
-    def __init__(self) -> None:
-        self._keys: dict[ObjectKey, None] = {}
-        self._news = asyncio.Event()
-
-    def notice(self, obj: Object | None) -> None:
-        assert obj is not None
-        self._keys[key_of(obj)] = None
-        for owner in obj["metadata"].get("ownerReferences", ()):
-            if owner.get("controller", False):
-                namespace = obj["metadata"]["namespace"]
-                self._keys[ObjectKey(owner["apiVersion"], owner["kind"], namespace, owner["name"])] = None
-        self._news.set()
-
-    async def next(self) -> ObjectKey:
-        while not self._keys:
-            self._news.clear()
-            await self._news.wait()
-        key = next(iter(self._keys))
-        del self._keys[key]
-        return key
 
 
 def make_private(folder: Path) -> None:

@@ -14,7 +14,17 @@ from typing import Any
 
 from foedus_contract.errors import FoedusError, Refused, Unavailable
 from foedus_engine.cluster.pods import decode_content
-from foedus_engine.cluster.protocol import AlreadyExists, Busy, Cluster, Conflict, Ledgers, NotFound, Object, find
+from foedus_engine.cluster.protocol import (
+    AlreadyExists,
+    Busy,
+    Cluster,
+    Conflict,
+    Forbidden,
+    Ledgers,
+    NotFound,
+    Object,
+    find,
+)
 from foedus_engine.decide.plan import Close, ContentFactory, Ensure, Event, ObjectKey, Plan, Reserve, key_of
 
 AGAIN_SECONDS = 1.0  # after a refusal: the next decision reads the closed accounts and says why
@@ -82,9 +92,10 @@ async def _change(plan: Plan, cluster: Cluster, factory: ContentFactory) -> None
 
 
 async def _ensure(ensure: Ensure, cluster: Cluster, factory: ContentFactory) -> None:
-    """Create the object unless it is there; the factory runs only in the first case."""
+    """Create the object unless it is there, or renew its content; else the factory does not run."""
     key = key_of(ensure.manifest)
-    if await find(cluster, key) is not None:
+    there = await find(cluster, key) is not None
+    if there and not ensure.renew:
         return
     manifest: Mapping[str, Any] = ensure.manifest
     if ensure.content is not None:
@@ -92,6 +103,9 @@ async def _ensure(ensure: Ensure, cluster: Cluster, factory: ContentFactory) -> 
         content = factory(ensure.content, issuer)
         data = {name: base64.b64encode(value).decode("ascii") for name, value in content.items()}
         manifest = {**manifest, "data": data}
+    if there:
+        await cluster.apply(manifest)
+        return
     try:
         await cluster.create(manifest)
     except AlreadyExists:
@@ -120,4 +134,4 @@ async def _report(plan: Plan, obj: Object, cluster: Cluster) -> None:
 
 def is_transient(error: FoedusError) -> bool:
     """Say whether trying again may help; the error's class is the rule."""
-    return isinstance(error, Unavailable | Busy | Conflict | NotFound | AlreadyExists)
+    return isinstance(error, Unavailable | Busy | Conflict | Forbidden | NotFound | AlreadyExists)

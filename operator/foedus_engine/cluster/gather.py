@@ -7,15 +7,19 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from foedus_contract.errors import Refused, Unavailable
-from foedus_contract.progress import IdentityReady, ProcessFailed
+from foedus_contract.progress import IdentityReady, ProcessFailed, TrainingStarted
+from foedus_contract.wire import LedgerHead
 from foedus_engine import names
 from foedus_engine.accounting import Accounting
 from foedus_engine.api.training import FederatedTrainingJob
+from foedus_engine.cluster.pods import decode_content
 from foedus_engine.cluster.protocol import Cluster, Ledgers, find
 from foedus_engine.decide.children import child_keys
-from foedus_engine.decide.ending import is_terminal
+from foedus_engine.decide.ending import is_idle, is_terminal
 from foedus_engine.decide.observed import AccountView, BudgetView, ChildView, LedgerFault, ObjectMeta, Observed
 from foedus_engine.decide.plan import BudgetKey, ObjectKey
+from foedus_engine.pki import certificate_end
+from foedus_ledger.charges import LedgerBehind, check_reaches, is_signed
 from foedus_ledger.records import BudgetRecord
 
 Children = dict[tuple[str, str], ChildView]
@@ -28,11 +32,17 @@ async def gather_training(
     """Return what there is to know about `job` now.
 
     Jobs are read before results: a Job that is seen to have ended has left its result already. Budgets are read
-    before the calibration that depends on them; a reservation that has become too large meanwhile is refused.
+    before the calibration that depends on them; a reservation that has become too large meanwhile is refused. Heads
+    of the silos' logs are read before the ledgers, which silos charge first.
+    Nothing is read for a job that is suspended and never was anything else.
     """
     meta = ObjectMeta.from_document(job.to_document())
+    if is_idle(job, meta.status):
+        return Observed(meta)
     children, foreign = await _children(cluster, job, meta)
-    records, faults = await _budgets(ledgers, job, meta)
+    identities, failures = await _silo_reports(cluster, job, meta, children)
+    heads = await _heads(cluster, meta, children, identities)
+    records, faults = await _budgets(ledgers, job, meta, heads)
     silos = {name: _view(key, record, meta.uid) for name, (key, record) in records.items()}
     observed = Observed(meta, budgets=silos, ledger_faults=faults, children=children, foreign=foreign)
     if is_terminal(meta.status):
@@ -42,7 +52,6 @@ async def gather_training(
     calibration = None
     if len(known) == len(records) and not model.problem:
         calibration = await accounting.calibration(job, meta.uid, known, model)
-    identities, failures = await _silo_reports(cluster, job, meta, children)
     coordinator = names.coordinator(meta.name)
     started = ("Job", coordinator) in children
     return replace(
@@ -64,7 +73,8 @@ async def _children(
     foreign: list[ObjectKey] = []
     listed = await _list_labelled(cluster, meta)
     for key in child_keys(job, meta.namespace):
-        found = listed.get((key.kind, key.name)) or await find(cluster, key)
+        # What bears a child's name without its label matters to a job that is still to make its own.
+        found = listed.get((key.kind, key.name)) or (None if is_terminal(meta.status) else await find(cluster, key))
         if found is None:
             continue
         if _is_owned(found, meta.uid):
@@ -103,24 +113,49 @@ def _child(found: Mapping[str, Any]) -> ChildView:
         failed=status.get("failed", 0),
         finished=finished,
         message=message,
+        valid_until=certificate_end(decode_content(found)) if found["kind"] == "Secret" else None,
     )
 
 
+async def _heads(
+    cluster: Cluster, meta: ObjectMeta, children: Children, identities: Mapping[str, bytes]
+) -> dict[str, LedgerHead]:
+    """Return where the silos' charge logs ended when they joined; the coordinator passed on what they had signed."""
+    coordinator = names.coordinator(meta.name)
+    progress = await cluster.pod_progress(meta.namespace, coordinator) if ("Job", coordinator) in children else ()
+    told = [event.heads for event in progress if isinstance(event, TrainingStarted)]
+    return {
+        silo: head
+        for heads in told
+        for silo, head in heads.items()
+        if silo in identities and is_signed(head, identities[silo])
+    }
+
+
 async def _budgets(
-    ledgers: Ledgers, job: FederatedTrainingJob, meta: ObjectMeta
+    ledgers: Ledgers, job: FederatedTrainingJob, meta: ObjectMeta, heads: Mapping[str, LedgerHead]
 ) -> tuple[Records, dict[str, LedgerFault]]:
-    """Return each silo's budget, and why one cannot be read: that is the job's news, not the end of the pass."""
+    """Return each silo's budget, and why one cannot be used: that is the job's news, not the end of the pass."""
     records: Records = {}
     faults: dict[str, LedgerFault] = {}
     for client in job.spec.clients:
         key = BudgetKey(meta.namespace, client.budget_ref.name)
         records[client.name] = (key, None)
         try:
-            records[client.name] = (key, await ledgers.read(key))
+            record = await ledgers.read(key)
+            if record is not None and client.name in heads:
+                check_reaches(record, heads[client.name])
+            records[client.name] = (key, record)
         except (Refused, Unavailable) as error:
-            message = f"silo {client.name}: PrivacyBudget {key}: {error}"
-            faults[client.name] = LedgerFault(message, damaged=isinstance(error, Refused))
+            faults[client.name] = _fault(client.name, key, error)
     return records, faults
+
+
+def _fault(silo: str, key: BudgetKey, error: Refused | Unavailable) -> LedgerFault:
+    reason: Literal["Unavailable", "Damaged", "Behind"] = "Unavailable"
+    if isinstance(error, Refused):
+        reason = "Behind" if isinstance(error, LedgerBehind) else "Damaged"
+    return LedgerFault(f"silo {silo}: PrivacyBudget {key}: {error}", reason)
 
 
 def _view(key: BudgetKey, record: BudgetRecord | None, uid: str) -> BudgetView | None:

@@ -97,15 +97,19 @@ def _verdict(job: Mapping[str, Any], pods: Sequence[PodView], *, start: datetime
     failed = [pod for pod in pods if pod.state in {"Failed", "FailJob"}]
     fatal = [pod for pod in failed if pod.state == "FailJob"]
     if fatal:
-        said = f"exit code {fatal[-1].exit_code} matches a FailJob rule: {fatal[-1].message}"
+        said = _said(f"exit code {fatal[-1].exit_code} matches a FailJob rule", fatal[-1])
         return Verdict("Failed", "PodFailurePolicy", said[:MAX_MESSAGE])
     if len(failed) > job["spec"].get("backoffLimit", BACKOFF_LIMIT):
-        said = f"{len(failed)} pods failed, the last with exit code {failed[-1].exit_code}: {failed[-1].message}"
+        said = _said(f"{len(failed)} pods failed, the last with exit code {failed[-1].exit_code}", failed[-1])
         return Verdict("Failed", "BackoffLimitExceeded", said[:MAX_MESSAGE])
     left = _until_deadline(job, start=start, now=now)
     if left is not None and left <= 0:
         return Verdict("Failed", "DeadlineExceeded", "Job was active longer than its activeDeadlineSeconds")
     return None
+
+
+def _said(how: str, pod: PodView) -> str:
+    return f"{how}: {pod.message}" if pod.message else how  # a process that was killed leaves no last words
 
 
 def _end(base: Mapping[str, Any], verdict: Verdict, *, running: bool, now: datetime) -> Decision:

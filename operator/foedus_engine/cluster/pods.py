@@ -14,6 +14,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -126,8 +127,8 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-def read_progress(path: Path, offset: int, *, limit: int = MAX_PROGRESS_BYTES) -> tuple[tuple[Progress, ...], int, int]:
-    """Return the events of whole lines after `offset`, the offset behind them, and how many lines were bad.
+def read_progress(path: Path, offset: int, *, limit: int = MAX_PROGRESS_BYTES) -> tuple[tuple[Progress, ...], int]:
+    """Return the events of whole lines after `offset`, and the offset behind them; bad lines are skipped.
 
     Reads one block; what lies behind `limit` is never read.
     """
@@ -136,20 +137,16 @@ def read_progress(path: Path, offset: int, *, limit: int = MAX_PROGRESS_BYTES) -
             file.seek(offset)
             block = file.read(max(0, min(PROGRESS_BLOCK, limit - offset)))
     except OSError:
-        return (), offset, 0
+        return (), offset
     whole = block[: block.rfind(b"\n") + 1]
     if not whole and len(block) > MAX_PROGRESS_LINE:
-        return (), offset + len(block), 1  # part of a line that is too long: step over it
+        return (), offset + len(block)  # part of a line that is too long: step over it
     events: list[Progress] = []
-    bad = 0
     for line in whole.splitlines():
-        try:
-            if len(line) > MAX_PROGRESS_LINE:
-                raise ValueError
-            events.append(PROGRESS.validate_json(line))
-        except ValueError:  # pydantic's ValidationError is one
-            bad += 1
-    return tuple(events), offset + len(whole), bad
+        if len(line) <= MAX_PROGRESS_LINE:
+            with suppress(ValidationError):
+                events.append(PROGRESS.validate_json(line))
+    return tuple(events), offset + len(whole)
 
 
 def read_result(path: Path) -> TrainingResult | None:

@@ -7,6 +7,7 @@ ClusterFault
 ├── NotFound        the object is not there
 ├── AlreadyExists   create found the name taken
 ├── Conflict        a stale resourceVersion, another uid, or a field of another manager; read again and decide again
+├── Forbidden       rights, a quota or a namespace that is ending say no; a person must act, then it works
 └── Busy            the cluster cannot answer now; an answer that was lost may still have taken effect
 
 A manifest that the cluster refuses for what it says is InvalidInput and never tried again.
@@ -55,6 +56,10 @@ class Conflict(ClusterFault):
     """Somebody else changed or owns it; read again and decide again."""
 
 
+class Forbidden(ClusterFault):
+    """Rights, a quota or a namespace that is ending say no: it is tried again slowly, until a person has acted."""
+
+
 class Busy(ClusterFault):
     """No answer now; what was asked may or may not have happened."""
 
@@ -79,7 +84,8 @@ class Cluster(Protocol):
     async def apply(self, manifest: Manifest, *, field_manager: str = FIELD_MANAGER, force: bool = True) -> Object:
         """Make the fields of `manifest` so, and drop those that this manager applied before and left out now.
 
-        A field that another manager owns and that would change raises Conflict unless `force` takes it over.
+        A field that another manager owns and that would change raises Conflict unless `force` takes it over. With a
+        `metadata.uid` it raises Conflict unless the object is there and bears it.
         """
         ...
 
@@ -92,13 +98,16 @@ class Cluster(Protocol):
         ...
 
     async def delete(self, key: ObjectKey, *, cascade: bool = True) -> None:
-        """Delete the object and, with `cascade`, what it owns; raises NotFound, or Conflict when `key.uid` differs."""
+        """Delete the object and, with `cascade`, in the end what it owns.
+
+        Raises NotFound, or Conflict when `key.uid` differs.
+        """
         ...
 
     def watch(self) -> AsyncIterator[ObjectKey]:
         """Yield the key of every object that is there, then of each that changes, each followed by its controller's.
 
-        News of a Job's pods counts as a change of the Job. Changes may be merged, none is lost.
+        News of a Job's pods counts as a change of the Job or of what owns it. Changes may be merged, none is lost.
         """
         ...
 
@@ -121,7 +130,8 @@ class Ledgers(Protocol):
     async def read(self, budget: BudgetKey) -> BudgetRecord | None:
         """Return the budget with all its accounts; None when its holder has not created it.
 
-        Raises Refused for a ledger that cannot be trusted, Unavailable for one that does not answer.
+        Raises Refused for a ledger that cannot be trusted, LedgerBehind for one that lacks what its silo has charged,
+        Unavailable for one that does not answer.
         """
         ...
 

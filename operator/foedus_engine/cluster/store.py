@@ -157,6 +157,9 @@ class ObjectStore:
     def apply(self, manifest: Manifest, *, manager: str, force: bool) -> Object:
         """Server-side apply; raises Conflict on another manager's fields unless `force`."""
         live = self._find(key_of(manifest))
+        asked = manifest["metadata"].get("uid")
+        if asked and asked != (live or {}).get("metadata", {}).get("uid"):
+            raise Conflict("the object has another uid", where=str(key_of(manifest)), cure="read it again")
         if live is None:
             return self.create(manifest, manager=manager, operation="Apply")
         merged = ownership.merge_apply(live, _plain(manifest), manager=manager, force=force)

@@ -5,7 +5,7 @@ Each check returns None when it has nothing against the job.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from foedus_engine.api.training import FederatedTrainingJob
@@ -48,11 +48,17 @@ def check_children_are_ours(job: FederatedTrainingJob, observed: Observed) -> Pr
 
 
 def check_ledgers(job: FederatedTrainingJob, observed: Observed) -> Problem | None:
-    """Every silo's ledger can be read and trusted."""
+    """Every silo's ledger can be read and trusted, and holds all that the silo has charged."""
     for fault in observed.ledger_faults.values():
-        reason = Reason.BUDGET_REFUSED if fault.damaged else Reason.LEDGER_UNAVAILABLE
-        return Problem(ConditionType.BUDGET_AVAILABLE, reason, fault.message)
+        return Problem(ConditionType.BUDGET_AVAILABLE, _LEDGER_REASONS[fault.reason], fault.message)
     return None
+
+
+_LEDGER_REASONS: Mapping[str, Reason] = {
+    "Unavailable": Reason.LEDGER_UNAVAILABLE,
+    "Damaged": Reason.BUDGET_REFUSED,
+    "Behind": Reason.LEDGER_BEHIND,
+}
 
 
 def check_budgets(job: FederatedTrainingJob, observed: Observed) -> Problem | None:

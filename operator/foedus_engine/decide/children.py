@@ -19,6 +19,7 @@ from foedus_engine.build.storage import (
     build_output_claim,
     build_state_claim,
 )
+from foedus_engine.decide.certificates import validity
 from foedus_engine.decide.observed import ObjectMeta
 from foedus_engine.decide.plan import ContentRequest, Ensure, Manifest, ObjectKey, key_of
 
@@ -28,9 +29,12 @@ def owner_of(meta: ObjectMeta) -> Owner:
     return Owner(names.TRAINING_KIND, meta.namespace, meta.name, meta.uid)
 
 
-def ensured_children(job: FederatedTrainingJob, owner: Owner) -> tuple[Ensure, ...]:
-    """Return what is made once and never changed: the authority, then the leaves it signs, then the claims."""
-    return (*_secrets(job, owner), *_claims(job, owner))
+def ensured_children(job: FederatedTrainingJob, owner: Owner, *, renew: bool = False) -> tuple[Ensure, ...]:
+    """Return what is made once: the authority, then the leaves it signs, then the claims.
+
+    With `renew` the certificates are made again, and nothing else.
+    """
+    return (*_secrets(job, owner, renew=renew), *_claims(job, owner))
 
 
 def policy_child(owner: Owner, identities: Mapping[str, bytes]) -> Ensure:
@@ -75,18 +79,21 @@ def child_keys(job: FederatedTrainingJob, namespace: str) -> tuple[ObjectKey, ..
     )
 
 
-def _secrets(job: FederatedTrainingJob, owner: Owner) -> Iterator[Ensure]:
-    authority = build_ca_secret(owner)
+def _secrets(job: FederatedTrainingJob, owner: Owner, *, renew: bool) -> Iterator[Ensure]:
+    authority, seconds = build_ca_secret(owner), int(validity(job).total_seconds())
     issuer = key_of(authority)
-    yield Ensure(authority, ContentRequest("Authority", f"foedus {owner.namespace}/{owner.name}"))
+    itself = issuer if renew else None
+    root = ContentRequest("Authority", f"foedus {owner.namespace}/{owner.name}", issuer=itself, valid_seconds=seconds)
+    yield Ensure(authority, root, renew)
     dns_names = names.coordinator_dns_names(owner.namespace, owner.name)
-    yield Ensure(
-        build_coordinator_secret(owner),
-        ContentRequest("ServerLeaf", names.COORDINATOR_ROLE, dns_names=dns_names, issuer=issuer),
+    server = ContentRequest(
+        "ServerLeaf", names.COORDINATOR_ROLE, dns_names=dns_names, issuer=issuer, valid_seconds=seconds
     )
+    yield Ensure(build_coordinator_secret(owner), server, renew)
     for silo in sorted(client.name for client in job.spec.clients):
         uri = names.silo_uri(owner.namespace, owner.name, silo)
-        yield Ensure(build_client_secret(owner, silo), ContentRequest("ClientLeaf", silo, uris=(uri,), issuer=issuer))
+        leaf = ContentRequest("ClientLeaf", silo, uris=(uri,), issuer=issuer, valid_seconds=seconds)
+        yield Ensure(build_client_secret(owner, silo), leaf, renew)
 
 
 def _claims(job: FederatedTrainingJob, owner: Owner) -> Iterator[Ensure]:

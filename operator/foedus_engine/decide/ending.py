@@ -13,6 +13,7 @@ from foedus_engine import names
 from foedus_engine.api.training import FederatedTrainingJob
 from foedus_engine.api.training_status import TrainingConditionType as ConditionType
 from foedus_engine.api.training_status import TrainingReason as Reason
+from foedus_engine.decide.certificates import VALIDITY, have_ended
 from foedus_engine.decide.conditions import is_true, parse_timestamp
 from foedus_engine.decide.observed import ChildView, Observed
 from foedus_engine.decide.status import is_training
@@ -24,6 +25,7 @@ REASON_OF_CODE: Mapping[int, Reason] = {
     ExitCode.INVALID_MODEL: Reason.INVALID_MODEL,
     ExitCode.UNPLANNABLE: Reason.UNPLANNABLE,
     ExitCode.BUDGET_REFUSED: Reason.BUDGET_REFUSED,
+    ExitCode.LEDGER_BEHIND: Reason.LEDGER_BEHIND,
     ExitCode.IDENTITY_REFUSED: Reason.IDENTITY_REFUSED,
     ExitCode.QUORUM_LOST: Reason.QUORUM_LOST,
     ExitCode.DEADLINE_EXCEEDED: Reason.DEADLINE_EXCEEDED,
@@ -47,6 +49,14 @@ EndingCheck = Callable[[FederatedTrainingJob, Observed, datetime], Ending | None
 def is_terminal(status: Mapping[str, Any]) -> bool:
     """Return whether a stored status says that the job is over; that is never taken back."""
     return is_true(status, ConditionType.COMPLETE) or is_true(status, ConditionType.FAILED)
+
+
+def is_idle(job: FederatedTrainingJob, status: Mapping[str, Any]) -> bool:
+    """Say whether the job is suspended and never was anything else: it has neither reservations nor children.
+
+    A plan is told in the status by the pass that reserves.
+    """
+    return job.spec.suspend and not status.get("startTime") and not status.get("plan")
 
 
 def find_ending(job: FederatedTrainingJob, observed: Observed, now: datetime) -> Ending | None:
@@ -101,6 +111,18 @@ def ended_by_deadline(job: FederatedTrainingJob, observed: Observed, now: dateti
     )
 
 
+def ended_by_certificates(job: FederatedTrainingJob, observed: Observed, now: datetime) -> Ending | None:
+    """The certificates of the running processes are no longer valid: nobody can reach anybody any more."""
+    if not have_ended(job, observed, now):
+        return None
+    return Ending(
+        False,
+        Reason.DEADLINE_EXCEEDED,
+        f"the job's certificates ended after {VALIDITY.days} days; set spec.activeDeadlineSeconds to the time that it "
+        "needs, or suspend a job in between: one that is resumed gets new certificates",
+    )
+
+
 def ended_without_quorum(job: FederatedTrainingJob, observed: Observed, now: datetime) -> Ending | None:
     """Too few silos can join, or too few have shown an identity in time. Once they joined, the coordinator judges."""
     if is_training(observed) or started_at(observed) is None or job.spec.suspend:
@@ -120,6 +142,7 @@ ENDINGS: tuple[EndingCheck, ...] = (
     ended_by_lost_coordinator,
     ended_by_released_accounts,
     ended_by_deadline,
+    ended_by_certificates,
     ended_without_quorum,
 )
 

@@ -73,10 +73,13 @@ class BudgetView:
 
 @dataclass(frozen=True)
 class LedgerFault:
-    """Why a silo's ledger could not be read; `damaged` says that no later try helps until its holder mends it."""
+    """Why a silo's ledger cannot be used: it does not answer, cannot be trusted, or is an old copy.
+
+    Only one that does not answer may be usable later without its holder's doing.
+    """
 
     message: str
-    damaged: bool
+    reason: Literal["Unavailable", "Damaged", "Behind"]
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ class ModelView:
 
 @dataclass(frozen=True)
 class ChildView:
-    """One child: whether it is there, and for a Job how its pods do."""
+    """One child: whether it is there, for a Job how its pods do, for a certificate until when it is valid."""
 
     uid: str
     active: int = 0
@@ -130,6 +133,7 @@ class ChildView:
     failed: int = 0
     finished: Literal["", "Complete", "Failed"] = ""
     message: str = ""
+    valid_until: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ class Observed:
 
     `children` are the objects that this job owns, by (kind, name). `foreign` are objects under the names of our
     children that belong to somebody else: another job, or an earlier one of this name that is still being deleted.
-    A budget in `ledger_faults`, by silo, could not be read and is None in `budgets`.
+    A budget in `ledger_faults`, by silo, cannot be used and is None in `budgets`.
     `progress` is the coordinator's; `identities` and `failures` are what the silos' processes reported, by silo.
     """
 

@@ -73,7 +73,8 @@ class Close:
 class ContentRequest:
     """What a factory is to make: a certificate authority, or a leaf certificate and its key.
 
-    For a leaf, `issuer` names the Secret of the authority; `execute` reads it and hands its data to the factory.
+    `issuer` names the Secret of the authority; `execute` reads it and hands its data to the factory. An authority that
+    names itself there keeps its key and gets a new certificate: what it signed before stays signed.
     """
 
     kind: Literal["Authority", "ServerLeaf", "ClientLeaf"]
@@ -81,10 +82,11 @@ class ContentRequest:
     dns_names: tuple[str, ...] = ()
     uris: tuple[str, ...] = ()
     issuer: ObjectKey | None = None
+    valid_seconds: int = 0
 
 
 class ContentFactory(Protocol):
-    """Makes secret content; called only when the object that holds it does not exist.
+    """Makes secret content; called only when the object that holds it does not exist, or is to be renewed.
 
     Returns the object's `data`, not yet base64-encoded. `issuer` is the decoded data of the request's issuer.
     """
@@ -96,13 +98,14 @@ class ContentFactory(Protocol):
 
 @dataclass(frozen=True)
 class Ensure:
-    """An object to create when it is absent and to leave alone when it is there.
+    """An object to create when it is absent and to leave alone when it is there, unless its content is to be new.
 
     `content` fills `data` from a factory at creation; None creates the manifest as it stands.
     """
 
     manifest: Manifest
     content: ContentRequest | None = None
+    renew: bool = False
 
 
 @dataclass(frozen=True)

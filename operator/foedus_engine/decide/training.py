@@ -6,6 +6,7 @@ then gives back what it did not use.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from foedus_contract.errors import FoedusError
@@ -16,6 +17,7 @@ from foedus_engine.api.training_status import Phase
 from foedus_engine.api.training_status import TrainingConditionType as ConditionType
 from foedus_engine.api.training_status import TrainingReason as Reason
 from foedus_engine.build.pods import Settings
+from foedus_engine.decide.certificates import are_due
 from foedus_engine.decide.checks import Problem, check_ledgers, first_problem, kappa_of
 from foedus_engine.decide.children import applied_children, ensured_children, owner_of, policy_child
 from foedus_engine.decide.conditions import Condition, parse_timestamp, timestamp
@@ -26,10 +28,11 @@ from foedus_engine.decide.ending import (
     first_failure,
     has_policy,
     identities_due,
+    is_idle,
     is_terminal,
 )
 from foedus_engine.decide.observed import Calibrated, ChildView, ObjectMeta, Observed
-from foedus_engine.decide.plan import Close, Ensure, Event, ObjectKey, Plan, Reserve
+from foedus_engine.decide.plan import Close, Ensure, Event, Manifest, ObjectKey, Plan, Reserve
 from foedus_engine.decide.size import KAPPA_WARN
 from foedus_engine.decide.status import (
     is_training,
@@ -53,8 +56,14 @@ def decide_training(
     """Return what is to be done about `job`. Same arguments, same plan; a terminal state is never left."""
     if is_terminal(observed.meta.status):
         return _after(job, observed, now)
+    if is_idle(job, observed.meta.status):
+        return _hold(job, observed, now)
     if ending := find_ending(job, observed, now):
         return _end(job, observed, ending, now)
+    return _decide_open(job, observed, settings or Settings(), now)
+
+
+def _decide_open(job: FederatedTrainingJob, observed: Observed, settings: Settings, now: datetime) -> Plan:
     problem = first_problem(job, observed)
     if problem and _has_jobs(observed):
         return _carry_on(job, observed, problem.message, now)
@@ -68,7 +77,7 @@ def decide_training(
         return _carry_on(job, observed, "the base model or Foedus changed; processes keep the plan they were told", now)
     if missing := _missing_reservations(job, observed, observed.calibration):
         return _reserve(job, observed, plan, missing, now)
-    return _run(job, observed, plan, settings or Settings(), now)
+    return _run(job, observed, plan, settings, now)
 
 
 def decide_invalid(meta: ObjectMeta, error: FoedusError, *, now: datetime) -> Plan:
@@ -157,11 +166,29 @@ def _run(job: FederatedTrainingJob, observed: Observed, plan: TrainingPlan, sett
     """Make the children as the plan says."""
     owner = owner_of(observed.meta)
     return Plan(
-        ensure=(*ensured_children(job, owner), *_policy(job, observed, now)),
-        apply=applied_children(job, owner, plan, settings),
+        ensure=(
+            *_absent(ensured_children(job, owner, renew=are_due(job, observed, now)), observed),
+            *_policy(job, observed, now),
+        ),
+        apply=tuple(_bound(manifest, observed) for manifest in applied_children(job, owner, plan, settings)),
         status=_running_status(job, observed, plan, now),
         requeue_seconds=POLL_SECONDS,
     )
+
+
+def _absent(wanted: tuple[Ensure, ...], observed: Observed) -> Iterator[Ensure]:
+    """Return what is not there yet, or is to be renewed: what is there is else never looked at again."""
+    return (each for each in wanted if each.renew or _child_of(each.manifest) not in observed.children)
+
+
+def _bound(manifest: Manifest, observed: Observed) -> Manifest:
+    """Return the manifest for the very object that was seen, so that a late write changes no other one."""
+    seen = observed.children.get(_child_of(manifest))
+    return manifest if seen is None else {**manifest, "metadata": {**manifest["metadata"], "uid": seen.uid}}
+
+
+def _child_of(manifest: Manifest) -> tuple[str, str]:
+    return manifest["kind"], manifest["metadata"]["name"]
 
 
 def _policy(job: FederatedTrainingJob, observed: Observed, now: datetime) -> tuple[Ensure, ...]:

@@ -41,7 +41,11 @@ def lora_plan(job: FederatedTrainingJob) -> LoraPlan | None:
     if lora is None:
         return None
     return LoraPlan(
-        rank=lora.rank, alpha=lora.alpha, target_modules=tuple(lora.target_modules), last_layers=lora.last_layers
+        rank=lora.rank,
+        alpha=lora.alpha,
+        target_modules=tuple(lora.target_modules),
+        last_layers=lora.last_layers,
+        query_damping=lora.query_damping,
     )
 
 

@@ -90,7 +90,7 @@ def test_show_tells_what_is_spent_and_by_whom(
     assert foedus(tmp_path, "one") == 0
     budget, account = (line.split() for line in capsys.readouterr().out.splitlines() if line[:4] in {"one ", "job-"})
     # one release at σ = 20 has ε = 0.1600 at δ = 1e-5, 21 of them 0.8419 (analytic Gaussian, scipy's own norm.cdf)
-    assert [budget[3], budget[4], budget[5]] == ["0.1600", "0.8419", "1"]
+    assert [budget[3], budget[4], budget[5], budget[7]] == ["0.1600", "0.8419", "1", "True"]
     assert account == ["job-1", "Open", "1", "21", "20.000", "default/news"]
 
 

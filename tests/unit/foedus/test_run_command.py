@@ -86,8 +86,8 @@ def test_the_adapter_folder_is_the_trainers() -> None:
 def test_a_cure_names_the_state_folder_unless_it_is_the_default() -> None:
     error = Refused("make it with: foedus budget create one --data FILE", where="here")
     want = "here: make it with: foedus budget create --state '/a b' one --data FILE; more"
-    assert str(run.with_cure(error, "more", Path("/a b"))) == want
-    assert str(run.with_cure(error, "", Path(".foedus"))) == str(error)
+    assert str(run.with_cure(error, "more", Path("/a b"), "default")) == want
+    assert str(run.with_cure(error, "", Path(".foedus"), "default")) == str(error)
 
 
 def test_the_result_folder_is_made_first_and_goes_when_it_stays_empty(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,22 @@ async def test_content_is_made_once_with_its_issuers_content(cluster: EmbeddedCl
         await execute(plan, obj=job, cluster=cluster, ledgers=Journal({}), factory=factory)
     assert calls == [("root", None), ("server", {"key": b"root"})]
     assert (await cluster.get(key_of(leaf)))["data"] == {"key": base64.b64encode(b"server").decode()}
+
+
+async def test_content_that_is_to_be_new_is_made_again_from_what_is_there(cluster: EmbeddedCluster) -> None:
+    def factory(_request: ContentRequest, issuer: Mapping[str, bytes] | None) -> Mapping[str, bytes]:
+        return {"key": b"first" if issuer is None else issuer["key"] + b" again"}
+
+    authority, leaf = obj("Secret", "ca"), obj("Secret", "leaf")
+    job, root = await owner(cluster), ContentRequest("Authority", "root")
+    signed = ContentRequest("ServerLeaf", "server", issuer=key_of(authority))
+    first = Plan(ensure=(Ensure(authority, root), Ensure(leaf, signed)))
+    itself = replace(root, issuer=key_of(authority))
+    renewal = Plan(ensure=(Ensure(authority, itself, renew=True), Ensure(leaf, signed, renew=True)))
+    for plan in (first, renewal):
+        await execute(plan, obj=job, cluster=cluster, ledgers=Journal({}), factory=factory)
+    found = [base64.b64decode((await cluster.get(key_of(each)))["data"]["key"]) for each in (authority, leaf)]
+    assert found == [b"first again", b"first again again"]
 
 
 async def test_the_status_is_written_although_a_step_failed(cluster: EmbeddedCluster) -> None:

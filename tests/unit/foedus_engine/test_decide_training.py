@@ -122,11 +122,13 @@ def test_first_failure_is_the_reason_and_nothing_is_made(
     assert (plan.ledger, plan.apply, plan.ensure, plan.delete) == ((), (), (), ())
 
 
-DAMAGED = LedgerFault("silo silo-3: PrivacyBudget team-a/budget-silo-3: the ledger cannot be trusted", damaged=True)
-AWAY = replace(DAMAGED, damaged=False)
+DAMAGED = LedgerFault("silo silo-3: PrivacyBudget team-a/budget-silo-3: the ledger cannot be trusted", reason="Damaged")
+AWAY, BEHIND = replace(DAMAGED, reason="Unavailable"), replace(DAMAGED, reason="Behind")
 
 
-@pytest.mark.parametrize(("fault", "reason"), [(DAMAGED, "BudgetRefused"), (AWAY, "LedgerUnavailable")])
+@pytest.mark.parametrize(
+    ("fault", "reason"), [(DAMAGED, "BudgetRefused"), (AWAY, "LedgerUnavailable"), (BEHIND, "LedgerBehind")]
+)
 @pytest.mark.parametrize("account", [None, ACCOUNT])
 def test_a_ledger_that_cannot_be_read_is_a_condition_and_reservations_stand(
     fault: LedgerFault, reason: str, account: AccountView | None

@@ -157,7 +157,7 @@ with (run / "progress.jsonl").open("w") as file:
 """
 
 
-async def test_progress_and_result_are_read_and_bad_lines_counted(tmp_path: Path) -> None:
+async def test_progress_and_result_are_read_and_bad_lines_skipped(tmp_path: Path) -> None:
     async with EmbeddedCluster(tmp_path, environ=ENVIRON) as cluster:
         assert await cluster.pod_progress("default", "job") == ()
         assert await cluster.pod_result("default", "job") is None
@@ -165,7 +165,6 @@ async def test_progress_and_result_are_read_and_bad_lines_counted(tmp_path: Path
         await ended(cluster)
         for _ in range(2):  # a second look repeats nothing
             assert await cluster.pod_progress("default", "job") == (Preparing(what="model"), Preparing(what="silos"))
-        assert await cluster.bad_progress_lines("default", "job") == 3
         assert await cluster.pod_result("default", "job") == TrainingResult(outcome="EndedEarly", rounds=3)
 
 
@@ -180,30 +179,30 @@ def test_a_result_that_is_none_is_not_believed(tmp_path: Path, text: bytes) -> N
 LINE = b'{"event":"Preparing","what":"model"}\n'
 
 
-def read_all(path: Path, **limit: int) -> tuple[list[int], int]:
-    """Read as often as there is more; return the events of each read, and the bad lines."""
-    offset, counts, bad = 0, [], 0
+def read_all(path: Path, **limit: int) -> list[int]:
+    """Read as often as there is more; return how many events each read gave."""
+    offset, counts = 0, []
     while True:
-        events, after, worse = pods.read_progress(path, offset, **limit)
+        events, after = pods.read_progress(path, offset, **limit)
         if after == offset:
-            return counts, bad
-        offset, bad = after, bad + worse
+            return counts
+        offset = after
         counts.append(len(events))
 
 
 @pytest.mark.parametrize(
-    ("content", "limit", "counts", "bad"),
+    ("content", "limit", "counts"),
     [
-        (LINE * 30_000, {}, [28_339, 1_661], 0),  # 2^20 bytes hold 28,339 lines of 37
-        (LINE * 30_000, {"limit": 64 * 1024}, [1_771], 0),
-        (b"x" * 2**21 + b"\n" + LINE, {}, [0, 0, 1], 3),
+        (LINE * 30_000, {}, [28_339, 1_661]),  # 2^20 bytes hold 28,339 lines of 37
+        (LINE * 30_000, {"limit": 64 * 1024}, [1_771]),
+        (b"x" * 2**21 + b"\n" + LINE, {}, [0, 0, 1]),
     ],
 )
 def test_progress_is_read_in_blocks_up_to_a_limit(
-    tmp_path: Path, content: bytes, limit: dict[str, int], counts: list[int], bad: int
+    tmp_path: Path, content: bytes, limit: dict[str, int], counts: list[int]
 ) -> None:
     (tmp_path / "progress").write_bytes(content)
-    assert read_all(tmp_path / "progress", **limit) == (counts, bad)
+    assert read_all(tmp_path / "progress", **limit) == counts
 
 
 @pytest.mark.parametrize(("labels", "kept"), [({}, 3_000), ({"foedus.dev/silo": "silo-1"}, 1_771)])
@@ -230,7 +229,7 @@ def test_what_a_pod_put_in_the_place_of_a_file_is_not_followed(tmp_path: Path, r
         os.mkfifo(path)
     else:
         path.mkdir()
-    assert pods.read_progress(path, 0) == ((), 0, 0)
+    assert pods.read_progress(path, 0) == ((), 0)
     assert pods.last_line(path) == ""
     target.write_bytes(b'{"outcome":"Complete"}')
     assert pods.read_result(path) is None

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import base64
+import os
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, Literal
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from foedus_contract.errors import FoedusError, Unavailable
-from foedus_contract.progress import IdentityReady, ProcessFailed, TrainingResult
+from foedus_contract.progress import IdentityReady, ProcessFailed, TrainingResult, TrainingStarted
+from foedus_contract.wire import LedgerHead, head_to_sign
 from foedus_engine.accounting import Accounting
 from foedus_engine.api.training import FederatedTrainingJob
 from foedus_engine.cluster.gather import gather_training
 from foedus_engine.cluster.protocol import Conflict, NotFound
 from foedus_engine.decide.observed import Calibrated, ChildView, LedgerFault, Observed
-from foedus_engine.decide.plan import BudgetKey, ObjectKey
+from foedus_engine.decide.plan import BudgetKey, ContentRequest, ObjectKey
+from foedus_engine.pki import content_factory
+from foedus_ledger.charges import LedgerBehind
 from foedus_ledger.mechanisms import Mechanism
 from foedus_ledger.records import Account, BudgetRecord, BudgetSpec
 from foedus_ledger.sqlite import LedgerDamaged
-from support.brain import MODEL, RECORDS, SILOS, UID, manifest
+from support.brain import MODEL, NOW, RECORDS, SILOS, UID, manifest
 
 Reports = Mapping[str, tuple[Any, ...]]
 DONE = {
@@ -140,21 +147,51 @@ async def test_who_else_holds_a_part_of_a_budget_is_seen(state: Literal["Open", 
 
 
 @pytest.mark.parametrize(
-    ("fault", "damaged"),
+    ("fault", "reason"),
     [
-        (LedgerDamaged("cannot be trusted", where="ledger.sqlite"), True),
-        (Unavailable("does not answer", where="ledger.sqlite"), False),
+        (LedgerDamaged("cannot be trusted", where="ledger.sqlite"), "Damaged"),
+        (LedgerBehind("is an old copy", where="ledger.sqlite"), "Behind"),
+        (Unavailable("does not answer", where="ledger.sqlite"), "Unavailable"),
     ],
 )
 @pytest.mark.parametrize("over", [False, True])
-async def test_a_ledger_that_cannot_be_read_is_news_of_the_job(fault: FoedusError, damaged: bool, over: bool) -> None:
+async def test_a_ledger_that_cannot_be_used_is_news_of_the_job(fault: FoedusError, reason: Any, over: bool) -> None:
     observed = await gather(ledgers=FakeLedgers(fault=fault), status={"conditions": [DONE]} if over else None)
 
     message = f"silo silo-3: PrivacyBudget team-a/budget-silo-3: {fault}"
-    assert observed.ledger_faults == {"silo-3": LedgerFault(message, damaged)}
+    assert observed.ledger_faults == {"silo-3": LedgerFault(message, reason)}
     assert observed.budgets["silo-3"] is None
     assert observed.budgets["silo-4"] is not None
     assert observed.calibration is None
+
+
+KEY, OTHER_KEY = (Ed25519PrivateKey.from_private_bytes(bytes([n]) * 32) for n in (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("charged", "count", "key", "reason"),
+    [(2, 2, KEY, None), (3, 2, KEY, None), (2, 3, KEY, "Behind"), (2, 3, OTHER_KEY, None)],
+)
+async def test_a_ledger_behind_the_head_that_its_silo_signed_is_news_of_the_job(
+    charged: int, count: int, key: Ed25519PrivateKey, reason: str | None
+) -> None:
+    data, end = "sha256:" + "01" * 32, "sha256:" + "ee" * 32
+    head = LedgerHead(dataset=data, count=count, hash=end, signature=key.sign(head_to_sign(data, count, end)))
+    started = TrainingStarted(at=0.0, joined=SILOS, trainable_parameters=1, kappa=0.1, heads={"silo-1": head})
+    identity = IdentityReady(silo="silo-1", public_key=KEY.public_key().public_bytes_raw())
+    own = Account(
+        mechanism=Mechanism(noise_multiplier=30.0), reserved=4, charged=charged, last_attempt=charged, claimant="x"
+    )
+    observed = await gather(
+        child("demo-coordinator"),
+        child("demo-silo-1"),
+        reports={"demo-coordinator": (started,), "demo-silo-1": (identity,)},
+        ledgers=FakeLedgers(account=own),
+    )
+    assert {silo: fault.reason for silo, fault in observed.ledger_faults.items()} == (
+        {"silo-1": reason} if reason else {}
+    )
+    assert (observed.budgets["silo-1"] is None) is (reason is not None)
 
 
 async def test_a_fault_of_the_cluster_ends_the_pass() -> None:
@@ -190,6 +227,16 @@ async def test_what_somebody_else_owns_is_foreign(labelled: bool) -> None:
 
     assert observed.children == {}
     assert [str(key) for key in observed.foreign] == ["Secret team-a/demo-ca"]
+
+
+async def test_a_certificate_says_until_when_it_is_valid() -> None:
+    root = ContentRequest("Authority", "root", valid_seconds=60)
+    made = content_factory(lambda: NOW, os.urandom)(root, None)
+    data = {name: base64.b64encode(value).decode() for name, value in made.items()}
+    observed = await gather(child("demo-ca", "Secret") | {"data": data}, child("demo-silo-1-tls", "Secret"))
+
+    ends = {name: child.valid_until for (_, name), child in observed.children.items()}
+    assert ends == {"demo-ca": NOW + timedelta(seconds=60), "demo-silo-1-tls": None}
 
 
 async def test_reports_are_read_only_from_our_own_jobs() -> None:

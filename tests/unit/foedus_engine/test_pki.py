@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,14 +15,16 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from foedus_contract.errors import Unavailable
 from foedus_engine import names
 from foedus_engine.decide.plan import ContentRequest, ObjectKey
-from foedus_engine.pki import content_factory
+from foedus_engine.pki import certificate_end, content_factory
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 ISSUER = ObjectKey("v1", "Secret", "team-a", "demo-ca")
-SERVER = ContentRequest(
-    "ServerLeaf", "coordinator", dns_names=names.coordinator_dns_names("team-a", "demo"), issuer=ISSUER
-)
-CLIENT = ContentRequest("ClientLeaf", "silo-1", uris=("foedus://team-a/demo/silo/silo-1",), issuer=ISSUER)
+WEEK = 7 * 24 * 3600
+ROOT = ContentRequest("Authority", "foedus team-a/demo", valid_seconds=WEEK)
+DNS_NAMES = names.coordinator_dns_names("team-a", "demo")
+SERVER = ContentRequest("ServerLeaf", "coordinator", dns_names=DNS_NAMES, issuer=ISSUER, valid_seconds=WEEK)
+URI = "foedus://team-a/demo/silo/silo-1"
+CLIENT = ContentRequest("ClientLeaf", "silo-1", uris=(URI,), issuer=ISSUER, valid_seconds=WEEK)
 
 
 def counting() -> Callable[[int], bytes]:
@@ -30,7 +33,7 @@ def counting() -> Callable[[int], bytes]:
 
 
 MAKE = content_factory(lambda: NOW, counting())
-AUTHORITY = MAKE(ContentRequest("Authority", "foedus team-a/demo"), None)
+AUTHORITY = MAKE(ROOT, None)
 SERVER_LEAF = MAKE(SERVER, AUTHORITY)
 CLIENT_LEAF = MAKE(CLIENT, AUTHORITY)
 
@@ -68,7 +71,7 @@ def test_a_silo_cannot_serve_and_the_coordinator_cannot_dial() -> None:
 
 
 def test_another_jobs_authority_vouches_for_nobody() -> None:
-    other = MAKE(ContentRequest("Authority", "foedus team-a/demo"), None)
+    other = MAKE(ROOT, None)
 
     with pytest.raises(verification.VerificationError):
         verifier(NOW, other).build_client_verifier().verify(certificate(CLIENT_LEAF), [])
@@ -86,6 +89,23 @@ def test_a_leaf_made_late_does_not_outlive_its_authority() -> None:
     late = content_factory(lambda: NOW + timedelta(days=3), counting())(CLIENT, AUTHORITY)
 
     assert certificate(late).not_valid_after_utc == certificate(AUTHORITY).not_valid_after_utc
+
+
+def test_a_renewed_authority_vouches_for_what_it_signed_before_and_for_longer() -> None:
+    later = NOW + timedelta(days=20)
+    make = content_factory(lambda: later, counting())
+    renewed = make(replace(ROOT, issuer=ISSUER), AUTHORITY)
+    leaf = make(CLIENT, renewed)
+
+    verifier(later + timedelta(days=6), renewed).build_client_verifier().verify(certificate(leaf), [])
+    certificate(CLIENT_LEAF).verify_directly_issued_by(certificate(renewed))
+    assert certificate_end(leaf) == later + timedelta(days=7)
+    assert leaf["ca.crt"] == renewed["tls.crt"] != AUTHORITY["tls.crt"]
+
+
+@pytest.mark.parametrize("data", [{}, {"tls.crt": b""}, {"tls.crt": b"no certificate"}])
+def test_what_is_no_certificate_has_no_end(data: dict[str, bytes]) -> None:
+    assert certificate_end(data) is None
 
 
 def test_serials_come_from_the_entropy_and_are_positive() -> None:

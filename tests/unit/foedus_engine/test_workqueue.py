@@ -1,11 +1,14 @@
 """The work queue: dedupe, one pass at a time a key, pauses."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from foedus_engine.decide.plan import ObjectKey
 from foedus_engine.workqueue import WorkQueue
 
 A, B = (ObjectKey("v1", "ConfigMap", "default", name) for name in "ab")
+KEYS = [ObjectKey("v1", "ConfigMap", "default", name) for name in "abcde"]
 
 
 def test_a_key_stands_once_and_the_earliest_wish_counts() -> None:
@@ -62,3 +65,33 @@ def test_news_does_not_shorten_a_pause_after_a_failure() -> None:
     queue.add(A, 0.0)  # its own failed write, seen by the watch
     queue.failed(A, 0.0)
     assert queue.next_due() == 0.5
+
+
+@given(st.lists(st.tuples(st.sampled_from(["add", "take", "done", "failed"]), st.integers(0, 4), st.integers(0, 9))))
+def test_the_queue_hands_out_what_a_plain_search_finds(steps: list[tuple[str, int, int]]) -> None:
+    queue, now = WorkQueue(), 0.0
+    due: dict[ObjectKey, float] = {}
+    busy: list[ObjectKey] = []
+    failures: dict[ObjectKey, int] = {}
+    for step, which, seconds in steps:
+        key, now = KEYS[which], now + seconds / 2
+        if step == "add":
+            queue.add(key, now + seconds)
+            due[key] = min(due.get(key, now + seconds), now + seconds)
+        elif step == "take":
+            ready = sorted((at, each) for each, at in due.items() if at <= now and each not in busy)
+            want = ready[0][1] if ready else None
+            assert queue.take(now) == want
+            if want is not None:
+                busy.append(want)
+                del due[want]
+        elif busy:
+            key = busy.pop(0)
+            if step == "done":
+                failures.pop(key, None)
+                queue.done(key, now, again_seconds=None)
+            else:
+                failures[key] = failures.get(key, 0) + 1
+                due[key] = now + min(0.5 * 2 ** (failures[key] - 1), 60.0)
+                queue.failed(key, now)
+        assert queue.next_due() == min((at for each, at in due.items() if each not in busy), default=None)

@@ -1,6 +1,8 @@
 """Calibration: the smallest noise that keeps a plan's promise and every budget's, or a clear refusal."""
 
 import pytest
+from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
+from dp_accounting.rdp import RdpAccountant
 
 from foedus_contract.errors import InvalidInput, Refused
 from foedus_contract.exit_codes import ExitCode
@@ -8,6 +10,7 @@ from foedus_ledger import ledger
 from foedus_ledger.accountants import pld_epsilon
 from foedus_ledger.calibration import calibrate
 from foedus_ledger.gap import Gap, discretisation_gap
+from foedus_ledger.mechanisms import Mechanism
 from foedus_ledger.records import BudgetRecord, BudgetSpec
 
 DIGEST = "sha256:" + "0" * 64
@@ -72,6 +75,45 @@ def test_the_tightest_budget_decides_through_its_own_epsilon_and_delta(other, ti
     found = calibrate(1.0, 1e-5, 21, budgets={"a": budget(), "b": other})
     assert (found.noise_multiplier > alone.noise_multiplier) is tighter
     ledger.reserve(other, "job", found.mechanism, 21, "engine")
+
+
+# The order that a first charge at q = 0.01 and σ = 1.1 settles, as test_rdp_filter has it.
+SAMPLED, ORDER = Mechanism(noise_multiplier=1.1, sampling_rate=0.01), 10.625
+
+
+def sampled_budget(count: int) -> BudgetRecord:
+    record = ledger.reserve(budget(), "first", SAMPLED, count, "engine")
+    for attempt in range(count):
+        record = ledger.charge(record, "first", attempt, sampling_rate=0.01)
+    return ledger.close(record, "first")
+
+
+def rdp_oracle(count: int, sigma: float, attempts: int) -> float:
+    """Return ε of the sampled job and of a plan after it, by dp_accounting at the settled order alone."""
+    accountant = RdpAccountant((ORDER,))
+    accountant.compose(SelfComposedDpEvent(PoissonSampledDpEvent(0.01, GaussianDpEvent(1.1)), count))
+    accountant.compose(SelfComposedDpEvent(GaussianDpEvent(sigma), attempts))
+    return float(accountant.get_epsilon(1e-5))
+
+
+@pytest.mark.parametrize(("count", "attempts"), [(10, 21), (100, 21), (100, 5)])
+def test_after_a_sampled_job_a_plan_is_the_smallest_that_the_renyi_filter_holds(count, attempts):
+    record = sampled_budget(count)
+    found = calibrate(1.0, 1e-5, attempts, budgets={"silo-01": record})
+    assert 0.999 < rdp_oracle(count, found.noise_multiplier, attempts) <= 1.0
+    assert rdp_oracle(count, found.noise_multiplier * 0.99, attempts) > 1.0
+    assert found.noise_multiplier > calibrate(1.0, 1e-5, attempts).noise_multiplier  # GDP holds more of full batches
+    ledger.reserve(record, "second", found.mechanism, attempts, "engine")
+
+
+def test_a_used_up_budget_of_a_sampled_job_is_named_before_anything_starts():
+    record = sampled_budget(100)
+    found = calibrate(1.0, 1e-5, 1, budgets={"silo": record})
+    record = ledger.charge(ledger.reserve(record, "second", found.mechanism, 1, "engine"), "second", 0)
+    assert rdp_oracle(100, found.noise_multiplier, 1) > 0.999
+    with pytest.raises(Refused) as caught:
+        calibrate(1.0, 1e-5, 10_000, budgets={"silo-01": budget(), "silo-02": record})
+    assert str(caught.value).startswith("PrivacyBudget silo-02: what is left of its ε = 1 does not hold 10000 attempts")
 
 
 def test_a_spent_budget_is_named():

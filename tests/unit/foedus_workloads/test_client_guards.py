@@ -13,8 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509 import DNSName, UniformResourceIdentifier
 
-from foedus_contract.errors import Refused
-from foedus_contract.exit_codes import ExitCode
+from foedus_contract.errors import Unavailable
 from foedus_contract.run_spec import ClientRunSpec, ModelSource, TlsFiles
 from foedus_contract.wire import (
     AdvertiseKeys,
@@ -78,6 +77,7 @@ class FakeLink:
 
     def __init__(self, *incoming: Incoming) -> None:
         self.incoming = deque(incoming)
+        self.successor: tuple[Incoming, ...] = ()  # what a newer coordinator says, once one is looked for
         self.sent: list[SiloMessage] = []
         self._context = AttemptContext(
             id=AttemptId(round=0, attempt=0),
@@ -97,6 +97,11 @@ class FakeLink:
 
     def receive_now(self) -> Incoming | None:
         return self.incoming.popleft() if self.incoming else None
+
+    async def meets_newer(self, _incarnation: int) -> bool:
+        said, self.successor = self.successor, ()
+        self.incoming.extend(said)
+        return bool(said)
 
     async def send(self, message: SiloMessage, payload: bytes = b"") -> None:
         self.sent.append(message)
@@ -251,13 +256,20 @@ async def test_a_silo_without_a_broadcast_offers_none(tmp_path: Path) -> None:
     assert silo.link.sent == [Offer(silo=OWN)]
 
 
-async def test_a_silo_stops_when_an_older_coordinator_answers(tmp_path: Path) -> None:
+async def test_a_silo_starts_again_when_an_older_coordinator_answers(tmp_path: Path) -> None:
     welcomes = [(Welcome(incarnation=number), b"") for number in (1, 1, 2, 1)]
     silo = Silo(tmp_path, *welcomes, start())
-    with pytest.raises(Refused, match="older coordinator") as caught:
+    with pytest.raises(Unavailable, match="older coordinator"):
         await silo.take_part()
-    assert caught.value.code is ExitCode.SUPERSEDED
     assert (silo.link.sent, silo.journal(), silo.ledger.charged) == ([], [], [])
+
+
+async def test_a_silo_that_is_sent_home_goes_on_with_a_newer_coordinator(tmp_path: Path) -> None:
+    silo = Silo(tmp_path, (Welcome(incarnation=1), b""), (OVER, b""))
+    silo.link.successor = (Rejoined(), (Welcome(incarnation=2), b""), start(1))
+    await silo.take_part()
+    assert [type(message) for message in silo.link.sent] == [AdvertiseKeys]
+    assert silo.journal() == [(1, "Opened")]
 
 
 def attempt_over(attempt: int) -> Incoming:

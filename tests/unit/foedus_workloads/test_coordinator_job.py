@@ -6,7 +6,7 @@ import pytest
 from cryptography.x509 import DNSName, UniformResourceIdentifier
 
 from foedus_contract.canonical import bytes_digest
-from foedus_contract.wire import AttemptId, Join, Offer, StartAttempt, Welcome
+from foedus_contract.wire import AttemptId, Join, LedgerHead, Offer, StartAttempt, Welcome
 from foedus_workloads.secagg.effects import SendTo
 from foedus_workloads.training.broadcast import BroadcastSigner
 from foedus_workloads.training.coordinator_entries import Began, Opened, Recovered, Restored, Standing
@@ -20,6 +20,7 @@ from foedus_workloads.training.job_effects import (
     Finish,
     JournalCoordinator,
     ModelMoved,
+    ReportStarted,
     RestoreAdapter,
     RoundVectors,
     SaveCheckpoint,
@@ -63,9 +64,10 @@ class Coordinator:
         self.state = step.state
         self.effects += step.effects
 
-    def join(self, *silos: str) -> None:
+    def join(self, *silos: str, head: LedgerHead | None = None) -> None:
         for silo in silos:
-            self.take(Joined(silo, Join(silo=silo, incarnation=1, identity=b"k" * 32, plan_digest=PLAN.digest())))
+            join = Join(silo=silo, incarnation=1, identity=b"k" * 32, plan_digest=PLAN.digest(), head=head)
+            self.take(Joined(silo, join))
 
     def offer(self, silo: str, start: StartAttempt | None = None, payload: bytes = b"") -> None:
         self.take(Received(silo, Offer(silo=silo, broadcast=start), payload))
@@ -203,3 +205,15 @@ def test_answers_that_nobody_asked_for_change_nothing() -> None:
     coordinator.take(ModelMoved(NEW, None))
     coordinator.take(CheckpointSaved(DIGEST))
     assert (coordinator.state, coordinator.effects) == before
+
+
+def test_heads_of_the_silos_logs_are_passed_on_when_training_starts() -> None:
+    coordinator = Coordinator(Recovered(Standing(), None))
+    old, new = (LedgerHead(dataset=DIGEST, count=count, hash=DIGEST, signature=bytes(64)) for count in (3, 5))
+    coordinator.join(SILOS[0], head=old)
+    coordinator.take(Lost(SILOS[0]))
+    coordinator.join(SILOS[0], head=new)
+    coordinator.join(SILOS[1], head=old)
+    coordinator.join(*SILOS[2:])  # of the release before, without a head
+    (started,) = coordinator.of(ReportStarted)
+    assert started == ReportStarted(SILOS, {SILOS[0]: new, SILOS[1]: old})

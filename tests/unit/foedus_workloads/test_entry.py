@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from foedus_contract.errors import FoedusError, describe_defect
 from foedus_contract.exit_codes import ExitCode
@@ -26,6 +27,7 @@ from foedus_workloads.privacy.noise import OpenDpSampler
 from foedus_workloads.training.client import prepare
 from foedus_workloads.training.data import Record, read_records, write_records
 from foedus_workloads.training.progress import ProgressWriter
+from foedus_workloads.training.silo_ledger import SiloLedger
 from foedus_workloads.training.surroundings import Surroundings
 from support.certificates import Authority
 
@@ -196,6 +198,14 @@ def _close(root: Path) -> None:
     SqliteLedger(root / "ledger.sqlite").close("uid")
 
 
+def _restore(root: Path) -> None:
+    _reserve(root)
+    copy = (root / "ledger.sqlite").read_bytes()
+    SiloLedger(root / "ledger.sqlite", KEY).charge("uid", 0)
+    (root / "ledger.sqlite").write_bytes(copy)
+
+
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
 REFUSALS: dict[str, tuple[Callable[[Path], object], ExitCode, str]] = {
     "other data": (
         lambda root: write_records(root / "data/train.jsonl", [Record("changed", "one")]),
@@ -211,6 +221,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], ExitCode, str]] = {
     ),
     "closed account": (_close, ExitCode.BUDGET_REFUSED, "no open reservation"),
     "less noise than reserved for": (lambda root: _reserve(root, sigma=6), ExitCode.BUDGET_REFUSED, "less noise"),
+    "an old copy of the ledger": (_restore, ExitCode.LEDGER_BEHIND, "the ledger is an old copy"),
     "no model": (_reserve, ExitCode.INVALID_MODEL, "folder does not exist"),
 }
 
@@ -223,7 +234,7 @@ def test_a_silo_stops_before_joining_when_data_budget_or_model_do_not_fit_the_pl
     spec = client_spec(read_records(tmp_path / "data/train.jsonl").digest)
     spoil(tmp_path)
     with pytest.raises(FoedusError, match=said) as caught:
-        prepare(spec, Surroundings(root=tmp_path), ProgressWriter(tmp_path / "progress.jsonl"))
+        prepare(spec, Surroundings(root=tmp_path), ProgressWriter(tmp_path / "progress.jsonl"), KEY)
     assert caught.value.code is code
 
 

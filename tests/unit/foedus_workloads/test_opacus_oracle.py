@@ -50,7 +50,8 @@ def opacus_gradients(model: AdaptedModel, factor: str) -> torch.Tensor:
     try:
         logits = wrapped(input_ids=ids, attention_mask=mask).logits
         torch.nn.functional.cross_entropy(logits, TARGETS, reduction="sum").backward()
-        *lora, weight, bias = [parameter.grad_sample for _, parameter in model._active(factor)]
+        lora = [getattr(module, factor).weight.grad_sample for module in model.modules]
+        weight, bias = model.head.weight.grad_sample, model.head.bias.grad_sample
     finally:
         wrapped.to_standard_module()
         model.peft.eval()

@@ -16,6 +16,8 @@ from foedus_workloads.training.model import AdaptedModel
 from support.tiny_bert import SENTENCES, write_tiny_bert
 from support.training_plans import LABELS, QUERY_VALUE, tiny_plan
 
+DAMPED = QUERY_VALUE.model_copy(update={"query_damping": 0.5})
+
 RECORDS = [Record(text, LABELS[index % 2]) for index, text in enumerate(SENTENCES)]
 peft_still_asks = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -35,7 +37,7 @@ def trained(folder, lora):
 
 
 @peft_still_asks
-@pytest.mark.parametrize("lora", [QUERY_VALUE, None], ids=["lora", "head alone"])
+@pytest.mark.parametrize("lora", [QUERY_VALUE, DAMPED, None], ids=["lora", "damped query", "head alone"])
 def test_plain_peft_gives_the_same_scores(folder, tmp_path, lora):
     plan, model, evaluation = trained(folder, lora)
     export_adapter(model, tmp_path / "adapter", plan=plan, metrics={}, base_name="tiny")

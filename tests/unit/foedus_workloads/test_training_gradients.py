@@ -17,6 +17,8 @@ CASES = [
     (LoraPlan(rank=2, alpha=4, target_modules=("query", "value"), last_layers=1), "B"),
     (LoraPlan(rank=2, alpha=4, target_modules=("query", "value"), last_layers=1), "A"),
     (LoraPlan(rank=1, alpha=1, target_modules=EVERYTHING, last_layers=2), "B"),
+    (LoraPlan(rank=2, alpha=1, target_modules=("query", "value"), last_layers=2, query_damping=0.5), "A"),
+    (LoraPlan(rank=1, alpha=3, target_modules=("value", "query"), last_layers=1, query_damping=1.0), "B"),
     (LoraPlan(rank=3, alpha=1, target_modules=EVERYTHING, last_layers=2), "A"),
     (None, "None"),
 ]  # fmt: skip
@@ -39,15 +41,24 @@ def trained(folder, lora):
 
 def one_by_one(model, factor):
     """The oracle: the whole peft model on one text at a time, plain autograd on its parameters."""
-    parameters = [parameter for _, parameter in model._active(factor)]
+    parameters = [parameter for parameter in model.peft.parameters() if parameter.requires_grad]
+    rank = 0 if model.plan.lora is None else model.plan.lora.rank
     rows = []
     for text, label in zip(SENTENCES, TARGETS, strict=True):
         encoding = model._tokenizer.encode(text)
         ids, mask = torch.tensor([encoding.ids]), torch.tensor([encoding.attention_mask])
         loss = torch.nn.functional.cross_entropy(model.peft(input_ids=ids, attention_mask=mask).logits, label[None])
-        *lora, weight, bias = torch.autograd.grad(loss, parameters)
+        loss.backward()
+        # A damped query has one rank more, the last, which nobody trains.
+        lora = [
+            module.A.weight.grad[:rank] if factor == "A" else module.B.weight.grad[:, :rank] for module in model.modules
+        ]
+        weight, bias = model.head.weight.grad.clone(), model.head.bias.grad.clone()
         centred = weight - bias[:, None] * model.centre  # the chain rule of Δb = 0.1 Δb' − ΔW c
-        rows.append(torch.cat([part.ravel() for part in [*lora, centred, 0.1 * bias]]))
+        parts = [*(lora if model.plan.lora is not None else []), centred, 0.1 * bias]
+        rows.append(torch.cat([part.ravel() for part in parts]))
+        for parameter in parameters:
+            parameter.grad = None
     return torch.stack(rows)
 
 

@@ -17,6 +17,7 @@ TEXTS = [*SENTENCES, "short", "", " ".join(SENTENCES)]  # one is cut, one is emp
 LORAS = {
     "one layer": LoraPlan(rank=2, alpha=4, target_modules=("query", "value"), last_layers=1),
     "two layers": LoraPlan(rank=1, alpha=1, target_modules=("key", "output.dense"), last_layers=2),
+    "damped query": LoraPlan(rank=2, alpha=3, target_modules=("query", "value"), last_layers=2, query_damping=0.5),
     "head alone": None,
 }
 
@@ -35,6 +36,10 @@ def load(folder, lora, seed=1, **changes):
     plan = ModelPlan(digest=check_base(folder).digest, labels=LABELS, max_tokens=16, lora=lora)
     plan = plan.model_copy(update=changes)
     return AdaptedModel.load(folder, plan, seed)
+
+
+def damped(model):
+    return model.plan.lora is not None and model.plan.lora.query_damping > 0
 
 
 def shake(model, seed=0):
@@ -64,7 +69,8 @@ def test_cached_activations_and_the_first_token_alone_give_the_whole_models_scor
 
 def test_a_fresh_adapter_changes_nothing(model):
     assert plain_logits(model, TEXTS).abs().max() == 0
-    assert all(not value.any() for name, value in model.adapter().items() if not name.endswith(".A"))
+    fixed = ("head.centre", "encoder.layer.1.attention.self.query.B" if damped(model) else "")
+    assert all(not value.any() for name, value in model.adapter().items() if not name.endswith((".A", *fixed)))
 
 
 @pytest.mark.parametrize("lora", LORAS.values(), ids=LORAS.keys())
@@ -132,6 +138,61 @@ def test_a_step_in_centred_coordinates_is_a_step_of_the_scores_around_the_centre
     encoded = model.encode(TEXTS, batch=8)
     want = (model._pooled(encoded) - model.centre) @ weight.T + bias
     assert torch.allclose(model.logits(encoded), want, atol=1e-5)
+
+
+def first_token_queries(model, texts):
+    """What the last layer's query makes of the first token, by transformers and peft alone."""
+    seen = []
+    query = model._bert.encoder.layer[-1].attention.self.query
+    hook = query.register_forward_hook(lambda _module, _inputs, output: seen.append(output[:, 0].detach()))
+    plain_logits(model, texts)
+    hook.remove()
+    return seen[0]
+
+
+@pytest.mark.parametrize("damping", [0.25, 0.5, 1.0])
+def test_a_damped_query_starts_lower_at_the_first_token(folder, damping):
+    lora = LoraPlan(rank=2, alpha=3, target_modules=("query", "value"), last_layers=1)
+    plain = first_token_queries(load(folder, lora), [""])
+    model = load(folder, lora.model_copy(update={"query_damping": damping}))
+    assert torch.allclose(first_token_queries(model, [""]), (1 - damping) * plain, atol=1e-5)
+
+
+def test_nobody_trains_the_damping(folder):
+    lora = LORAS["damped query"]
+    model, undamped = load(folder, lora), load(folder, lora.model_copy(update={"query_damping": 0.0}))
+    name = "encoder.layer.1.attention.self.query"
+    before = {factor: model.adapter()[f"{name}.{factor}"] for factor in "AB"}
+    shake(model)
+    after = {factor: model.adapter()[f"{name}.{factor}"] for factor in "AB"}
+    assert np.array_equal(before["A"][2], after["A"][2])
+    assert np.array_equal(before["B"][:, 2], after["B"][:, 2])
+    assert not np.isclose(before["A"][:2], after["A"][:2]).any()
+    assert not np.isclose(before["B"][:, :2], after["B"][:, :2]).any()
+    assert [model.coordinates(factor) for factor in "BA"] == [undamped.coordinates(factor) for factor in "BA"]
+    assert model.trainable_parameters == undamped.trainable_parameters == 2 * 2 * (2 * 32 + 2 * 32) + 2 * 33
+
+
+def test_the_centre_is_the_public_texts_mean_and_moves_no_score(model):
+    shake(model)
+    before = plain_logits(model, TEXTS)
+    model.centre_on(model.encode(SENTENCES, batch=2), batch=2)
+    encodings = model._tokenizer.encode_batch(list(SENTENCES))
+    with torch.no_grad():
+        pooled = model._bert(
+            input_ids=torch.tensor([encoding.ids for encoding in encodings]),
+            attention_mask=torch.tensor([encoding.attention_mask for encoding in encodings]),
+        ).pooler_output
+    assert torch.allclose(model.centre, pooled.mean(dim=0), atol=1e-6)
+    assert torch.equal(plain_logits(model, TEXTS), before)
+
+
+def test_silos_take_the_centre_from_the_broadcast(folder):
+    coordinator, silo = load(folder, LORAS["one layer"]), load(folder, LORAS["one layer"])
+    coordinator.centre_on(coordinator.encode(SENTENCES, batch=2), batch=2)
+    assert not torch.equal(silo.centre, coordinator.centre)
+    silo.load_adapter_bytes(coordinator.adapter_bytes())
+    assert torch.equal(silo.centre, coordinator.centre)
 
 
 @pytest.mark.parametrize(("number", "factor"), [(0, "B"), (1, "A"), (2, "B"), (19, "A")])

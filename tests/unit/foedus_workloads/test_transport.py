@@ -38,7 +38,7 @@ from support.certificates import Authority
 PLAN = "sha256:" + "a" * 64
 ID = AttemptId(round=0, attempt=0)
 SETTINGS = ServerSettings(poll_seconds=5, body_seconds=0.5, silence_seconds=0.4)
-LINK = LinkSettings(join_seconds=0.3, patience_seconds=0.3, request_seconds=10, pause_seconds=0.05)
+LINK = LinkSettings(patience_seconds=0.3, request_seconds=10, pause_seconds=0.05)
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,13 @@ def join_of(silo: str, incarnation: int = 0, **changes: object) -> Join:
 
 
 @asynccontextmanager
-async def serving(folder: Path, *, clock=None, name: str = "job-coordinator") -> AsyncIterator[World]:
-    authority = Authority.create()
+async def serving(
+    folder: Path, *, clock=None, name: str = "job-coordinator", authority: Authority | None = None, incarnation: int = 1
+) -> AsyncIterator[World]:
+    authority = authority or Authority.create()
     context = server_context(authority.issue(folder / "coordinator", x509.DNSName(name)))
     sessions = Sessions(["a", "b"], plan_digest=PLAN, clock=clock or asyncio.get_running_loop().time)
-    server = SiloServer(sessions, namespace="ns", job="job", settings=SETTINGS)
+    server = SiloServer(sessions, namespace="ns", job="job", incarnation=incarnation, settings=SETTINGS)
     async with server.listening("127.0.0.1", 0, context) as (_, port):
         yield World(folder, authority, server, sessions, port)
 
@@ -117,6 +119,12 @@ async def refusal(world: World, link) -> FoedusError:
         async with link:
             pass
     return caught.value
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_silos_of_this_release_and_the_one_before_are_let_in(tmp_path: Path, protocol: int) -> None:
+    async with serving(tmp_path) as world, world.link("a", join=join_of("a", protocol=protocol)):
+        assert (await world.next(Joined)).join.head is None
 
 
 async def test_foreign_certificates_are_refused(tmp_path: Path) -> None:
@@ -298,3 +306,80 @@ async def test_the_link_posts_and_polls_again_after_the_server_came_back(tmp_pat
             await link.send(Refuse(id=ID, silo="a", reason=str(number)))
         got = [(await world.next(Received)).message.reason for _ in range(3)]
         assert got == ["0", "1", "2"]
+
+
+class Silence:
+    """An exchange that breaks off a poll which was open for longer than the link's patience, then answers."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.newest = 0
+
+    async def request(self, method: str, _headers: object, _body: object = None) -> object:
+        self.asked.append(method)
+        if self.asked == ["POST", "GET"]:
+            await asyncio.sleep(2 * LINK.patience_seconds)
+            raise Unavailable("the coordinator does not answer")
+        if self.asked == ["POST", "GET", "GET"]:
+            return 1, (Welcome(incarnation=2), b"")
+        if len(self.asked) > 3:
+            await asyncio.Event().wait()
+        return None
+
+
+async def test_a_poll_that_breaks_off_after_a_long_time_is_made_again() -> None:
+    link = CoordinatorLink(Silence(), join_of("a"), entropy=os.urandom, settings=LINK)
+    await link.join()
+    polling = asyncio.create_task(link.keep_polling())
+    assert await link.receive() == (Welcome(incarnation=2), b"")
+    polling.cancel()
+    await asyncio.wait([polling])
+
+
+@asynccontextmanager
+async def two_coordinators(folder: Path) -> AsyncIterator[tuple[World, World, list[int], CoordinatorLink]]:
+    """Silo a is with the older of two coordinators; the address leads to the port in the list."""
+    async with serving(folder) as old, serving(folder, authority=old.authority, incarnation=2) as new:
+        ports = [old.port]
+        link = connect(
+            lambda: ("127.0.0.1", ports[0]),
+            join_of("a"),
+            hostname="job-coordinator",
+            context=client_context(old.files("a")),
+            entropy=os.urandom,
+            settings=LinkSettings(patience_seconds=60, pause_seconds=0.05),
+        )
+        async with link as opened:
+            await old.next(Joined)
+            yield old, new, ports, opened
+
+
+async def test_a_silo_follows_the_address_to_a_newer_coordinator_and_hears_no_older_one(tmp_path: Path) -> None:
+    async with two_coordinators(tmp_path) as (old, new, ports, link):
+        ports[0] = new.port
+        old.server.send("a", Welcome(incarnation=1))  # ends the poll that is open there
+        while not isinstance(await link.receive(), Rejoined):
+            pass
+        await new.next(Joined)
+        assert await old.next(Lost) == Lost("a")
+
+        ports[0] = old.port
+        sent = asyncio.create_task(link.send(Refuse(id=ID, silo="a", reason="x")))
+        assert await old.server.next_event(0.5) is None  # the older one answers, and is passed over
+        assert not sent.done()
+
+        ports[0] = new.port
+        assert (await new.next(Received)).message.reason == "x"
+        await sent
+
+
+async def test_a_silo_that_is_sent_home_meets_a_newer_coordinator_if_there_is_one(tmp_path: Path) -> None:
+    async with two_coordinators(tmp_path) as (_, new, ports, link):
+        assert not await link.meets_newer(1)
+        ports[0] = 1  # nobody listens there
+        assert not await link.meets_newer(1)
+        ports[0] = new.port
+        assert await link.meets_newer(1)
+        assert isinstance(await link.receive(), Rejoined)
+        await new.next(Joined)
+        assert not await link.meets_newer(2)

@@ -14,6 +14,7 @@ from foedus_contract.plan import LoraPlan, ModelPlan
 from foedus_workloads.training.base import TOKENIZER_FILE, BaseModel
 
 PAD = "[PAD]"
+QUERY = "attention.self.query"  # of a layer
 
 
 def load_classifier(base: BaseModel, plan: ModelPlan, lora: LoraPlan) -> Any:
@@ -50,6 +51,7 @@ def load_classifier(base: BaseModel, plan: ModelPlan, lora: LoraPlan) -> Any:
                 layers_to_transform=list(range(base.layers - lora.last_layers, base.layers)),
                 layers_pattern="layer",
                 bias="none",
+                **_damped_query(base, lora),
             )
             model = get_peft_model(classifier, config)
     except (OSError, RuntimeError, ValueError) as error:
@@ -57,6 +59,15 @@ def load_classifier(base: BaseModel, plan: ModelPlan, lora: LoraPlan) -> Any:
     if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
         raise _broken(base, "a weight of the base model is not finite")
     return model.eval()
+
+
+def _damped_query(base: BaseModel, lora: LoraPlan) -> dict[str, Any]:
+    """Return the settings that give the last layer's query one more rank, for its fixed part, at the same scale."""
+    if lora.query_damping == 0:
+        return {}
+    name = rf"layer\.{base.layers - 1}\.{QUERY}"
+    rank = lora.rank + 1
+    return {"rank_pattern": {name: rank}, "alpha_pattern": {name: lora.alpha / lora.rank * rank}}
 
 
 def load_tokenizer(base: BaseModel, tokens: int) -> Any:

@@ -16,7 +16,7 @@ from foedus_contract.errors import FoedusError, InvalidInput, Refused, Unavailab
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.progress import CACHING, IdentityReady, Preparing
 from foedus_contract.run_spec import ClientRunSpec
-from foedus_contract.wire import AttemptId, JobOver, Join, Refuse
+from foedus_contract.wire import AttemptId, JobOver, Join, LedgerHead, Refuse
 from foedus_workloads.secagg.effects import Send, SiloIdentity
 from foedus_workloads.training.broadcast import BroadcastChecker
 from foedus_workloads.training.identity import load_identity, read_policy
@@ -30,8 +30,10 @@ from foedus_workloads.training.job_effects import (
     Leave,
     LedgerAnswered,
     LoadAdapter,
+    NobodyNewer,
     NoiseDrawn,
     RoundVectors,
+    SeekNewer,
     SessionRenewed,
     SiloEffect,
     SiloEvent,
@@ -50,10 +52,10 @@ from foedus_workloads.transport.tls import check_dates, client_context
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from foedus_ledger.sqlite import SqliteLedger
     from foedus_workloads.privacy.noise import Sampler
     from foedus_workloads.training.local_step import LocalStep
     from foedus_workloads.training.model import AdaptedModel
+    from foedus_workloads.training.silo_ledger import SiloLedger
 
 POLICY_SECONDS = 0.5  # between looks for the policy file
 
@@ -66,7 +68,7 @@ class Prepared:
 
     model: AdaptedModel
     local: LocalStep
-    ledger: SqliteLedger
+    ledger: SiloLedger
     signing_key: Ed25519PrivateKey
     pinned: dict[str, bytes]
 
@@ -85,18 +87,24 @@ async def run_client(spec: ClientRunSpec, around: Surroundings, sampler: Sampler
     public_key = signing_key.public_key().public_bytes_raw()
     with open_journal(state, spec.plan.uid) as journal:
         progress.write(IdentityReady(silo=spec.silo, public_key=public_key))
-        model, local, ledger = await asyncio.to_thread(prepare, spec, around, progress)
+        model, local, ledger, head = await asyncio.to_thread(prepare, spec, around, progress, signing_key)
         pinned = await _wait_for_policy(spec, around, public_key, policy_deadline)
         prepared = Prepared(model, local, ledger, signing_key, pinned)
-        join = Join(silo=spec.silo, incarnation=spec.incarnation, identity=public_key, plan_digest=spec.plan.digest())
-        deadlines = spec.plan.deadlines
+        join = Join(
+            silo=spec.silo,
+            incarnation=spec.incarnation,
+            identity=public_key,
+            plan_digest=spec.plan.digest(),
+            head=head,
+        )
         async with connect(
             lambda: around.address(spec.coordinator_service, spec.coordinator_port),
             join,
             hostname=hostname,
             context=context,
             entropy=around.entropy,
-            settings=LinkSettings(join_seconds=deadlines.join_seconds, patience_seconds=deadlines.stage_seconds),
+            # As long as a coordinator that starts (again) waits for its silos: neither side gives the other up first.
+            settings=LinkSettings(patience_seconds=spec.plan.deadlines.join_seconds),
         ) as link:
             kept = KeptBroadcast(state, spec.plan.uid)
             checker = BroadcastChecker.load(tls, hostname)
@@ -104,11 +112,11 @@ async def run_client(spec: ClientRunSpec, around: Surroundings, sampler: Sampler
 
 
 def prepare(
-    spec: ClientRunSpec, around: Surroundings, progress: ProgressWriter
-) -> tuple[AdaptedModel, LocalStep, SqliteLedger]:
-    """Check data and ledger against the plan, load the model, and cache what the rounds do not change."""
-    from foedus_ledger.sqlite import SqliteLedger
+    spec: ClientRunSpec, around: Surroundings, progress: ProgressWriter, signing_key: Ed25519PrivateKey
+) -> tuple[AdaptedModel, LocalStep, SiloLedger, LedgerHead]:
+    """Check data, ledger and its log against the plan, load the model, and cache what the rounds do not change."""
     from foedus_workloads.training.data import read_records
+    from foedus_workloads.training.silo_ledger import SiloLedger
 
     path = around.path(spec.data)
     records = read_records(path, spec.plan.model.labels)
@@ -120,7 +128,8 @@ def prepare(
             cure="make a budget for this very data, or put the old data back",
             code=ExitCode.INVALID_DATA,
         )
-    ledger = SqliteLedger(around.path(spec.ledger))
+    ledger = SiloLedger(around.path(spec.ledger), signing_key)
+    head = ledger.open()
     check_account(spec, ledger)
     progress.write(Preparing(at=around.wall_clock(), what="loading the model"))
 
@@ -141,10 +150,10 @@ def prepare(
             Preparing(at=around.wall_clock(), what=CACHING, done=done, total=total)
         ),
     )
-    return model, local, ledger
+    return model, local, ledger, head
 
 
-def check_gap(spec: ClientRunSpec, ledger: SqliteLedger, coordinates: int) -> None:
+def check_gap(spec: ClientRunSpec, ledger: SiloLedger, coordinates: int) -> None:
     """Raise Refused when the plan's grid is coarser than the reservation allows for: σ alone does not say that."""
     from foedus_workloads.training.spending import Spending
 
@@ -158,7 +167,7 @@ def check_gap(spec: ClientRunSpec, ledger: SqliteLedger, coordinates: int) -> No
         )
 
 
-def check_account(spec: ClientRunSpec, ledger: SqliteLedger) -> None:
+def check_account(spec: ClientRunSpec, ledger: SiloLedger) -> None:
     """Raise Refused unless the silo's ledger holds this data and an open reservation of the job with enough noise."""
     record = ledger.read()
     expected = next(silo for silo in spec.plan.silos if silo.name == spec.silo)
@@ -257,6 +266,9 @@ class Participant:
         match effect:
             case Send(message, payload):
                 await self._link.send(message, payload)
+            case SeekNewer(coordinator):
+                if not await self._link.meets_newer(coordinator):
+                    self._answers.append(NobodyNewer())
             case Leave(over):
                 self._over = over
             case Stop(error):

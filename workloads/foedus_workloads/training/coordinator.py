@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from foedus_contract.errors import FoedusError
 from foedus_contract.progress import Preparing, RoundFinished, TrainingResult, TrainingStarted
 from foedus_contract.run_spec import CoordinatorRunSpec
-from foedus_contract.wire import JobOver
+from foedus_contract.wire import JobOver, Welcome
 from foedus_workloads.secagg.effects import SendTo, SetDeadline
 from foedus_workloads.training.broadcast import BroadcastChecker, BroadcastSigner
 from foedus_workloads.training.checkpoint import CheckpointStore
@@ -51,7 +51,6 @@ from foedus_workloads.transport.tls import check_dates, server_context
 if TYPE_CHECKING:
     from foedus_workloads.training.trainer import Trainer
 
-GOODBYE_SECONDS = 10.0  # silos that are there fetch their last message within a round trip
 MAX_WHY = 512  # characters of a reason that are kept
 STATE_FOLDER = "state"  # inside the output volume, beside the adapter
 
@@ -66,7 +65,9 @@ async def run_coordinator(
     context = server_context(tls)
     check_dates(tls, around.wall_clock())
     sessions = Sessions([silo.name for silo in plan.silos], plan_digest=plan.digest(), clock=around.clock)
-    server = SiloServer(sessions, namespace=plan.namespace, job=plan.job, settings=settings)
+    server = SiloServer(
+        sessions, namespace=plan.namespace, job=plan.job, incarnation=spec.incarnation, settings=settings
+    )
     host, port = listen_address(spec, around)
     async with server.listening(host, port, context):
         awaited: frozenset[str] = frozenset()
@@ -79,9 +80,11 @@ async def run_coordinator(
         except FoedusError as error:
             # A process that may be started again is not the job's end.
             if not error.code.retryable:
-                await say_goodbye(server, around, JobOver(outcome="Failed", reason=str(error)[:512]), awaited)
+                over = JobOver(outcome="Failed", reason=str(error)[:512])
+                await say_goodbye(server, around, spec, over, awaited)
             raise
-        await say_goodbye(server, around, JobOver(outcome=result.outcome, reason=result.reason), awaited)
+        over = JobOver(outcome=result.outcome, reason=result.reason)
+        await say_goodbye(server, around, spec, over, awaited)
         return result
 
 
@@ -92,19 +95,26 @@ def listen_address(spec: CoordinatorRunSpec, around: Surroundings) -> tuple[str,
     return around.address(spec.listen_service, spec.listen_port)
 
 
-async def say_goodbye(server: SiloServer, around: Surroundings, message: JobOver, awaited: frozenset[str]) -> None:
-    """Tell every silo that the job is over, and wait a moment until they have left.
+async def say_goodbye(
+    server: SiloServer, around: Surroundings, spec: CoordinatorRunSpec, over: JobOver, awaited: frozenset[str]
+) -> None:
+    """Tell every silo who says it and that the job is over, and wait up to `stage_seconds` until they have left.
 
     `awaited` silos are told even when they have not come yet: a restarted coordinator may have nothing left to do.
     """
     missing = awaited - server.present
-    deadline = around.clock() + GOODBYE_SECONDS
+    deadline = around.clock() + spec.plan.deadlines.stage_seconds
+
+    def tell(silo: str) -> None:
+        server.send(silo, Welcome(incarnation=spec.incarnation))
+        server.send(silo, over)
+
     for silo in sorted(server.present):
-        server.send(silo, message)
+        tell(silo)
     while (server.present or missing) and around.clock() < deadline:
         event = await server.next_event(max(0.0, deadline - around.clock()))
         if isinstance(event, Joined):
-            server.send(event.silo, message)
+            tell(event.silo)
             missing -= {event.silo}
 
 
@@ -213,10 +223,12 @@ class Driver:
         match effect:
             case ReportWaiting(here, total):
                 self._progress.write(Preparing(at=at, what="waiting for silos", done=here, total=total))
-            case ReportStarted(joined):
+            case ReportStarted(joined, heads):
                 parameters, kappa = self._trainer.trainable_parameters, self._trainer.kappa
                 self._progress.write(
-                    TrainingStarted(at=at, joined=joined, trainable_parameters=parameters, kappa=kappa)
+                    TrainingStarted(
+                        at=at, joined=joined, trainable_parameters=parameters, kappa=kappa, heads=dict(heads)
+                    )
                 )
             case ReportAttempt(attempt):
                 self._progress.write(

@@ -106,6 +106,7 @@ def _joined(state: CoordinatorJob, event: Joined, now: float) -> CoordinatorStep
         present=state.present | {silo},
         ready=state.ready if state.asking else state.ready | {silo},
         identities={**state.identities, silo: event.join.identity},
+        heads=state.heads if event.join.head is None else {**state.heads, silo: event.join.head},
     )
     welcome = SendTo(silo, Welcome(incarnation=state.rules.incarnation, resume=state.asking))
     step = _gathered(state, now)
@@ -155,7 +156,7 @@ def _begin(state: CoordinatorJob, now: float) -> CoordinatorStep:
 def _go_on(state: CoordinatorJob, noted: tuple[CoordinatorEffect, ...], now: float) -> CoordinatorStep:
     state = replace(state, asking=False, offered=None, ready=state.present)
     step = _next(state, now)
-    started = ReportStarted(tuple(sorted(state.present)))
+    started = ReportStarted(tuple(sorted(state.present)), state.heads)
     return replace(step, effects=(*noted, started, *step.effects))
 
 

@@ -9,7 +9,7 @@ from enum import Enum
 from foedus_contract.errors import JobFailed
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.plan import TrainingPlan
-from foedus_contract.wire import StartAttempt
+from foedus_contract.wire import LedgerHead, StartAttempt
 from foedus_workloads.secagg.coordinator import CoordinatorAttempt, CoordinatorStage
 from foedus_workloads.secagg.effects import Released
 from foedus_workloads.training.broadcast import BroadcastChecker, BroadcastSigner
@@ -54,6 +54,7 @@ class CoordinatorJob:
     present: frozenset[str] = frozenset()
     ready: frozenset[str] = frozenset()
     identities: Mapping[str, bytes] = field(default_factory=dict)
+    heads: Mapping[str, LedgerHead] = field(default_factory=dict)  # for the engine, which knows the silos' keys
     offered: tuple[StartAttempt, bytes] | None = field(default=None, repr=False)
     attempt: CoordinatorAttempt | None = None
     invited: frozenset[str] = frozenset()

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from foedus_contract.errors import Unavailable
 
+LOOK_SECONDS = 0.02  # between two tries for a lock that is held for milliseconds
+
 
 @contextmanager
-def open_lines(path: Path, *, owner: str) -> Iterator[tuple[int, tuple[bytes, ...]]]:
+def open_lines(path: Path, *, owner: str, wait_seconds: float = 0.0) -> Iterator[tuple[int, tuple[bytes, ...]]]:
     """Give the file's descriptor, for appending by this process alone, and its whole lines.
 
     A last line without its line feed was never acted on and is cut off. Raises Unavailable while another process has
-    the file, which `owner` names, or when the volume cannot be used.
+    the file, which `owner` names, for longer than `wait_seconds`, or when the volume cannot be used.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,7 +28,7 @@ def open_lines(path: Path, *, owner: str) -> Iterator[tuple[int, tuple[bytes, ..
         raise unwritable(path, error) from error
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor, wait_seconds)
         except BlockingIOError:
             raise Unavailable(
                 f"another process of this {owner} runs on the same state",
@@ -41,6 +44,17 @@ def open_lines(path: Path, *, owner: str) -> Iterator[tuple[int, tuple[bytes, ..
         yield descriptor, tuple(whole.split(b"\n")) if separator else ()
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, wait_seconds: float) -> None:
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(LOOK_SECONDS)
 
 
 def append_durably(descriptor: int, line: bytes) -> None:

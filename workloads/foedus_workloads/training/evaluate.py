@@ -18,6 +18,10 @@ class Evaluation:
         self._encoded = model.encode([record.text for record in records.items], batch=batch)
         self._labels = label_indices(records, model.plan.labels)
 
+    def centre_head(self) -> None:
+        """Centre the model's head on these records: what they share tells no classes apart."""
+        self._model.centre_on(self._encoded, batch=self._batch)
+
     def logits(self) -> torch.Tensor:
         """Return the class scores of all records at the current adapter."""
         with torch.no_grad():

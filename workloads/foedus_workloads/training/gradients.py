@@ -32,9 +32,9 @@ def example_gradients(model: AdaptedModel, factor: str, encoded: Encoded, labels
         rows = []
         for module, first, middle, gradient in zip(adapted, inputs, middles, outputs, strict=True):
             if factor == "B":
-                rows.append(torch.bmm(gradient.transpose(1, 2), middle["input"]))
+                rows.append(torch.bmm(gradient.transpose(1, 2), middle["input"][..., : module.rank]))
             else:
-                rows.append(torch.bmm((gradient @ module.B.weight).transpose(1, 2), first["input"]))
+                rows.append(torch.bmm((gradient @ module.trained("B")).transpose(1, 2), first["input"]))
         at_head = at_logits[:, :, None]
         rows.append(at_head * (head["input"] - model.centre)[:, None, :])
         rows.append(BIAS_SCALE * at_head)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from foedus_contract.errors import FoedusError
 from foedus_contract.progress import PhaseSeconds
-from foedus_contract.wire import AttemptId, CoordinatorMessage, JobOver, StartAttempt
+from foedus_contract.wire import AttemptId, CoordinatorMessage, JobOver, LedgerHead, StartAttempt
 from foedus_workloads.secagg.effects import Send, SendTo, SetDeadline, Vector
 from foedus_workloads.training.coordinator_entries import CoordinatorEntry, Standing
 from foedus_workloads.training.silo_entries import Entry
@@ -77,7 +77,12 @@ class NoiseDrawn:
     vector: Vector = field(repr=False)
 
 
-SiloEvent = Heard | SessionRenewed | SumComputed | LedgerAnswered | NoiseDrawn
+@dataclass(frozen=True)
+class NobodyNewer:
+    """Answers SeekNewer when no newer coordinator is there; else there is a new session instead of an answer."""
+
+
+SiloEvent = Heard | SessionRenewed | SumComputed | LedgerAnswered | NoiseDrawn | NobodyNewer
 
 
 # Effects of a silo; `Send` is the attempt's own
@@ -130,6 +135,13 @@ class DrawNoise:
 
 
 @dataclass(frozen=True)
+class SeekNewer:
+    """Look for a newer coordinator than the one that said that the job is over. Answer: NobodyNewer, unless one is."""
+
+    coordinator: int
+
+
+@dataclass(frozen=True)
 class Leave:
     """End: the coordinator has said that the job is over."""
 
@@ -143,7 +155,9 @@ class Stop:
     error: FoedusError
 
 
-SiloEffect = Send | JournalSilo | KeepBroadcast | LoadAdapter | ComputeSum | ChargeLedger | DrawNoise | Leave | Stop
+SiloEffect = (
+    Send | JournalSilo | KeepBroadcast | LoadAdapter | ComputeSum | ChargeLedger | DrawNoise | SeekNewer | Leave | Stop
+)
 
 
 # Events of the coordinator; Joined, Received and Lost are the transport's
@@ -214,9 +228,10 @@ class ReportWaiting:
 
 @dataclass(frozen=True)
 class ReportStarted:
-    """Tell the engine that training begins, or goes on, with these silos."""
+    """Tell the engine that training begins, or goes on, with these silos, and pass on where their logs end."""
 
     joined: tuple[str, ...]
+    heads: Mapping[str, LedgerHead] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,17 @@
 Trained are, for each adapted module, B (outputs × rank) and A (rank × inputs), added as alpha/rank · B·A, and the
 head (labels × hidden, and one bias a label). Pooler and everything below stay frozen; there is no dropout.
 
+With `query_damping` λ the last layer's query has one rank more, which is fixed: it lowers the query q that the first
+token makes of its usual input x by λ q, so that attention spreads over the text instead of resting on a few marks.
+x and q are the empty text's at the bare base model, so public; at MiniLM's last layer x is on average within 7 % of a
+real text's.
+
 The one order of a round's vector: the active factor of each adapted module, layer by layer in the order of
 `base.LINEARS`, each row by row; then the head's weight row by row; then its bias.
 
-The head's part is in centred coordinates: scores = W (z − c) + β b', where c is the pooled output of the empty text at
-the bare base model. Pooled outputs share a large constant part, on which a clipped gradient would spend its norm
+The head's part is in centred coordinates: scores = W (z − c) + β b', where c is public: the mean pooled output of the
+job's public records at the start, or of the empty text where there are none. It is broadcast with the adapter.
+Pooled outputs share a large constant part, on which a clipped gradient would spend its norm
 instead of on what tells the classes apart; β < 1 keeps the bias, which every example pulls at, from taking the rest.
 `add` turns a step (ΔW, Δb') into the plain head's: ΔW, Δb = β Δb' − ΔW c.
 """
@@ -30,12 +36,12 @@ from foedus_contract.errors import InvalidInput
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.plan import LoraPlan, ModelPlan
 from foedus_workloads.training.base import BaseModel, check_base, check_plan
-from foedus_workloads.training.bert import load_classifier, load_tokenizer
+from foedus_workloads.training.bert import QUERY, load_classifier, load_tokenizer
 
 Floats = npt.NDArray[np.float32]
 
 ADAPTER = "default"  # the name under which peft keeps the one adapter
-HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"
+HEAD_WEIGHT, HEAD_BIAS, HEAD_CENTRE = "head.weight", "head.bias", "head.centre"
 BIAS_SCALE = 0.1  # β; 0.1, 0.3 and 1 were compared on Debian's package descriptions (benchmarks/tune.py)
 # The norm of each label's row at its start from the labels' names; 0, 1, 2, 4, 6 and 8 were compared there too. Large
 # enough to tell the classes apart, small enough for noisy gradients to correct.
@@ -72,11 +78,16 @@ class Encoded:
 
 @dataclass(frozen=True)
 class AdaptedModule:
-    """One adapted linear module: its name and peft's two factor modules."""
+    """One adapted linear module: its name, peft's two factor modules, and how many of their ranks are trained."""
 
     name: str
     A: torch.nn.Linear
     B: torch.nn.Linear
+    rank: int
+
+    def trained(self, factor: str) -> Tensor:
+        """Return a view of the trained ranks of a factor: rows of A, columns of B."""
+        return self.A.weight[: self.rank] if factor == "A" else self.B.weight[:, : self.rank]
 
 
 class AdaptedModel:
@@ -114,7 +125,10 @@ class AdaptedModel:
                 module.B.weight.zero_()
             model.head.weight.zero_()
             model.head.bias.zero_()
-            model.centre = model._pooled(model.encode([""], batch=1))[0]
+            empty = model.encode([""], batch=1)
+            if lora.query_damping > 0:
+                model._damp_query(empty, lora)
+            model.centre.copy_(model._pooled(empty)[0])
             if plan.head_start == "LabelNames":
                 model._start_at_label_names()
         return model
@@ -132,6 +146,11 @@ class AdaptedModel:
         """Return the length of a round's vector."""
         return sum(parameter.numel() for _, parameter in self._active(factor))
 
+    @property
+    def trainable_parameters(self) -> int:
+        """How many numbers the rounds can change."""
+        return sum({name: part.numel() for factor in self.factors for name, part in self._active(factor)}.values())
+
     def head_coordinates(self) -> int:
         """Return how many of the last coordinates of every round's vector belong to the head."""
         return self.head.weight.numel() + self.head.bias.numel()
@@ -147,7 +166,7 @@ class AdaptedModel:
             self.head.bias.sub_(others[-1].reshape(self.head.weight.shape) @ self.centre)
 
     def adapter(self) -> dict[str, Floats]:
-        """Return a copy of the adapter's tensors by name."""
+        """Return a copy of the adapter's tensors by name, the head's centre among them."""
         return {name: parameter.detach().numpy().copy() for name, parameter in self._named()}
 
     def load_adapter(self, tensors: Mapping[str, Floats]) -> None:
@@ -199,6 +218,21 @@ class AdaptedModel:
         """Return the class scores of already encoded texts, with the graph that gradients need."""
         return self.head(self._pooled(encoded))  # type: ignore[no-any-return]
 
+    def centre_on(self, encoded: Encoded, *, batch: int) -> None:
+        """Move the head's centre to the mean pooled output of public texts; the scores stay as they are."""
+        with torch.no_grad():
+            starts = range(0, encoded.count, batch)
+            pooled = torch.cat([self._pooled(encoded.rows(start, batch)) for start in starts])[: encoded.count]
+            self.centre.copy_(pooled.mean(dim=0))
+
+    def _damp_query(self, empty: Encoded, lora: LoraPlan) -> None:
+        """Set the fixed rank of the last layer's query: A x = 1 and s·B = −λ q at the empty text's first token."""
+        module = next(module for module in self.modules if module.name.endswith(f"{self.base.layers - 1}.{QUERY}"))
+        first = self._below_last(empty)[0, 0]
+        query = self._bert.encoder.layer[-1].attention.self.query.base_layer(first)
+        module.A.weight[-1] = first / first.square().sum()
+        module.B.weight[:, -1] = -lora.query_damping * query * lora.rank / lora.alpha
+
     def _start_at_label_names(self) -> None:
         """Point each label's row at what tells the pooled output of its name from the other labels' names."""
         pooled = self._pooled(self.encode(self.plan.labels, batch=LABEL_BATCH))
@@ -207,12 +241,17 @@ class AdaptedModel:
         self.head.bias.copy_(-rows @ self.centre)
 
     def _pooled(self, encoded: Encoded) -> Tensor:
+        hidden = self._below_last(encoded)
+        if self.plan.lora is not None:
+            hidden = _first_token(self._bert.encoder.layer[-1], hidden, _additive(encoded.mask))
+        return self._bert.pooler(hidden[:, :1])  # type: ignore[no-any-return]
+
+    def _below_last(self, encoded: Encoded) -> Tensor:
+        """Return what enters the last layer, or the pooler where no layer is adapted."""
         hidden, mask = encoded.hidden, _additive(encoded.mask)
-        upper = self._bert.encoder.layer[self._first_adapted :]
-        for layer in upper[:-1]:
+        for layer in self._bert.encoder.layer[self._first_adapted : -1]:
             hidden = layer(hidden, mask)
-        first = _first_token(upper[-1], hidden, mask) if len(upper) else hidden[:, :1]
-        return self._bert.pooler(first)  # type: ignore[no-any-return]
+        return hidden
 
     def _encode_batch(self, texts: Sequence[str], batch: int) -> Encoded:
         encodings = self._tokenizer.encode_batch([*texts, *[""] * (batch - len(texts))])
@@ -229,7 +268,7 @@ class AdaptedModel:
 
     def _adapted(self, name: str) -> AdaptedModule:
         module = self._bert.get_submodule(name)
-        return AdaptedModule(name, module.lora_A[ADAPTER], module.lora_B[ADAPTER])
+        return AdaptedModule(name, module.lora_A[ADAPTER], module.lora_B[ADAPTER], (self.plan.lora or HEAD_ONLY).rank)
 
     def _active(self, factor: str) -> Iterator[tuple[str, Tensor]]:
         """Yield (name, parameter) of a round's vector, in its order."""
@@ -237,14 +276,19 @@ class AdaptedModel:
             raise InvalidInput(f"the factor {factor!r} is not trained by this plan", where="attempt")
         if self.plan.lora is not None:
             for module in self.modules:
-                yield f"{module.name}.{factor}", getattr(module, factor).weight
+                yield f"{module.name}.{factor}", module.trained(factor)
         yield HEAD_WEIGHT, self.head.weight
         yield HEAD_BIAS, self.head.bias
 
     def _named(self) -> Iterator[tuple[str, Tensor]]:
         """Yield (name, parameter) of all that the adapter consists of."""
-        names = {name: parameter for factor in self.factors for name, parameter in self._active(factor)}
-        yield from names.items()
+        if self.plan.lora is not None:
+            for module in self.modules:
+                yield f"{module.name}.A", module.A.weight
+                yield f"{module.name}.B", module.B.weight
+        yield HEAD_WEIGHT, self.head.weight
+        yield HEAD_BIAS, self.head.bias
+        yield HEAD_CENTRE, self.centre
 
 
 def adapter_digest(payload: bytes) -> str:

@@ -8,6 +8,9 @@ It judges each broadcast, takes the attempt of `secagg.silo` through its steps, 
 3. Only when it is charged: draw noise, mask, journal Uploaded with the masked bytes, send.
 4. Journal Unmasked, send the one unmasking answer.
 
+The job is over when a coordinator says so and none with a higher incarnation is there: one that was given up for lost
+may still run and end, and its successor needs the silos.
+
 An attempt that ended meanwhile is not paid for: answers to effects of an attempt that is no longer under way are
 passed over. Adversary: the coordinator. Whatever it says, an attempt is answered at most once, at the adapter whose
 digest was signed.
@@ -19,8 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from foedus_contract.canonical import bytes_digest
-from foedus_contract.errors import InvalidInput, Refused
-from foedus_contract.exit_codes import ExitCode
+from foedus_contract.errors import InvalidInput, Refused, Unavailable
 from foedus_contract.plan import TrainingPlan
 from foedus_contract.wire import AttemptId, JobOver, Offer, Refuse, StartAttempt, Welcome
 from foedus_workloads.secagg.effects import (
@@ -47,8 +49,10 @@ from foedus_workloads.training.job_effects import (
     Leave,
     LedgerAnswered,
     LoadAdapter,
+    NobodyNewer,
     NoiseDrawn,
     RoundVectors,
+    SeekNewer,
     SessionRenewed,
     SiloEffect,
     SiloEvent,
@@ -82,6 +86,7 @@ class SiloJob:
     coordinator: int = 0  # the highest incarnation that has welcomed this silo
     attempt: SiloAttempt | None = None
     total: Integers | None = field(default=None, repr=False)
+    told: JobOver | None = None  # the job's end, as the coordinator of this session says
     over: bool = False
 
 
@@ -99,7 +104,7 @@ def silo_job_step(state: SiloJob, event: SiloEvent, entropy: Entropy) -> SiloSte
         return JobStep(state)
     match event:
         case SessionRenewed():
-            return JobStep(_idle(state))
+            return JobStep(replace(_idle(state), told=None))
         case Heard(message, payload):
             return _hear(state, message, payload, entropy)
         case SumComputed(attempt, total) if _is_due(state, attempt):
@@ -109,6 +114,8 @@ def silo_job_step(state: SiloJob, event: SiloEvent, entropy: Entropy) -> SiloSte
         case NoiseDrawn(attempt, vector) if _is_due(state, attempt):
             assert state.attempt is not None
             return _take(replace(state, total=None), silo_contributes(state.attempt, vector))
+        case NobodyNewer() if state.told is not None:
+            return JobStep(replace(_idle(state), over=True), (Leave(state.told),))
         case _:
             return JobStep(state)  # the answer to an effect of an attempt that has ended
 
@@ -116,7 +123,7 @@ def silo_job_step(state: SiloJob, event: SiloEvent, entropy: Entropy) -> SiloSte
 def _hear(state: SiloJob, message: object, payload: bytes, entropy: Entropy) -> SiloStep:
     match message:
         case JobOver():
-            return JobStep(replace(_idle(state), over=True), (Leave(message),))
+            return JobStep(replace(_idle(state), told=message), (SeekNewer(state.coordinator),))
         case Welcome():
             return _welcomed(state, message)
         case StartAttempt():
@@ -129,8 +136,8 @@ def _hear(state: SiloJob, message: object, payload: bytes, entropy: Entropy) -> 
 
 def _welcomed(state: SiloJob, message: Welcome) -> SiloStep:
     if message.incarnation < state.coordinator:
-        cure = "see why an older process of the coordinator still runs"
-        error = Refused("an older coordinator answers", where=state.rules.plan.job, cure=cure, code=ExitCode.SUPERSEDED)
+        # The transport passes older ones over; a coordinator that calls itself both is no reason to stop for good.
+        error = Unavailable("an older coordinator answers", where=state.rules.plan.job)
         return JobStep(replace(_idle(state), over=True), (Stop(error),))
     state = replace(state, coordinator=message.incarnation)
     if not message.resume:

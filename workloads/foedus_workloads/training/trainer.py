@@ -66,7 +66,9 @@ class Trainer:
         if records is None:
             return cls(plan, model, None)
         progress.write(Preparing(at=around.wall_clock(), what="encoding the public records", total=records.count))
-        return cls(plan, model, Evaluation(model, records, batch=plan.micro_batch))
+        evaluation = Evaluation(model, records, batch=plan.micro_batch)
+        evaluation.centre_head()
+        return cls(plan, model, evaluation)
 
     @property
     def vectors(self) -> RoundVectors:
@@ -81,8 +83,8 @@ class Trainer:
 
     @property
     def trainable_parameters(self) -> int:
-        """How many numbers the adapter consists of."""
-        return sum(int(tensor.size) for tensor in self._model.adapter().values())
+        """How many numbers the rounds can change."""
+        return self._model.trainable_parameters
 
     @property
     def kappa(self) -> float:

@@ -28,10 +28,9 @@ TURNED_AWAY_TIMES = 3  # in a row; once may be a coordinator that is just ending
 
 @dataclass(frozen=True)
 class LinkSettings:
-    """Seconds: how long a coordinator may be unreachable before and after joining, one request, pause between tries."""
+    """Seconds: how long a coordinator may be out of reach on end, one request, pause between tries."""
 
-    join_seconds: float = 300.0
-    patience_seconds: float = 60.0
+    patience_seconds: float = 300.0
     request_seconds: float = 90.0  # above the server's bounds on a poll and a body
     pause_seconds: float = 0.5
 
@@ -42,6 +41,24 @@ class Rejoined:
 
 
 Incoming = Frame | Rejoined
+
+
+class Patience:
+    """How long one request is tried. The time counts from its first failure: a poll may have been open for long."""
+
+    def __init__(self, seconds: float, pause_seconds: float) -> None:
+        self._seconds = seconds
+        self._pause_seconds = pause_seconds
+        self._failing_since: float | None = None
+
+    async def try_again_after(self, error: Unavailable) -> None:
+        """Wait before the next try, or raise the error when there have been failures for too long."""
+        now = asyncio.get_running_loop().time()
+        if self._failing_since is None:
+            self._failing_since = now
+        if now - self._failing_since > self._seconds:
+            raise error
+        await asyncio.sleep(self._pause_seconds)
 
 
 class CoordinatorLink:
@@ -55,6 +72,7 @@ class CoordinatorLink:
         self._entropy = entropy
         self._settings = settings
         self._session = ""
+        self._coordinator = 0  # the incarnation that the session is with
         self._sent = 0
         self._seen = 0
         self._joining = asyncio.Lock()
@@ -83,9 +101,19 @@ class CoordinatorLink:
         with suppress(FoedusError):
             await self._once(self._session, "DELETE", {}, None)
 
+    async def meets_newer(self, incarnation: int) -> bool:
+        """Ask once who is at the address now, and join there when it is a newer coordinator than `incarnation`."""
+        with suppress(FoedusError):  # without a session there is none to be found: only who answers counts
+            await self._once("", "GET", {ACKNOWLEDGE_HEADER: "0"}, None)
+        if self._exchange.newest <= incarnation:
+            return False
+        if self._coordinator <= incarnation:
+            await self._rejoin(self._session)
+        return True
+
     async def join(self) -> None:
         """Open the session, waiting for a coordinator that is not up yet."""
-        await self._open_session(self._settings.join_seconds)
+        await self._open_session()
 
     async def keep_polling(self) -> None:
         """Keep a poll open for as long as the link lives; a fault comes out of `receive`."""
@@ -116,13 +144,13 @@ class CoordinatorLink:
         async with self._joining:
             if self._session != ended:
                 return
-            await self._open_session(self._settings.patience_seconds)
+            await self._open_session()
         await self._incoming.put(Rejoined())
 
-    async def _open_session(self, patience: float) -> None:
+    async def _open_session(self) -> None:
         session = self._entropy(16).hex()
         body = encode_frame(self._join)
-        deadline = asyncio.get_running_loop().time() + patience
+        patience = self._patience()
         turned_away = 0
         while True:
             try:
@@ -132,10 +160,9 @@ class CoordinatorLink:
                 turned_away = turned_away + 1 if await self._is_turned_away(error) else 0
                 if turned_away == TURNED_AWAY_TIMES:
                     raise self._exchange.turned_away() from None
-                if asyncio.get_running_loop().time() > deadline:
-                    raise
-                await asyncio.sleep(self._settings.pause_seconds)
-        self._session, self._sent, self._seen = session, 0, 0
+                await patience.try_again_after(error)
+        self._session, self._coordinator = session, self._exchange.newest
+        self._sent = self._seen = 0
 
     async def _is_turned_away(self, error: Unavailable) -> bool:
         if isinstance(error, NoSession):  # the coordinator has answered: an earlier process is still connected
@@ -146,16 +173,17 @@ class CoordinatorLink:
             return False
 
     async def _patiently(self, session: str, method: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
-        deadline = asyncio.get_running_loop().time() + self._settings.patience_seconds
+        patience = self._patience()
         while True:
             try:
                 return await self._once(session, method, headers, body)
             except NoSession:
                 raise
-            except Unavailable:
-                if asyncio.get_running_loop().time() > deadline:
-                    raise
-                await asyncio.sleep(self._settings.pause_seconds)
+            except Unavailable as error:
+                await patience.try_again_after(error)
+
+    def _patience(self) -> Patience:
+        return Patience(self._settings.patience_seconds, self._settings.pause_seconds)
 
     async def _once(self, session: str, method: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
         identity = {SESSION_HEADER: session, INCARNATION_HEADER: str(self._join.incarnation)}
@@ -175,7 +203,12 @@ async def connect(
     """Join the coordinator and keep polling it while the block runs; leaves at the end."""
     settings = settings or LinkSettings()
     # auto_decompress off: nothing is compressed here, and a small body must not become a large one.
-    async with aiohttp.ClientSession(auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()) as http:
+    # force_close: each request dials anew, so it reaches the coordinator that the address leads to now, not an old one.
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(force_close=True),
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+    ) as http:
         exchange = Exchange(http, address, hostname, context, settings.request_seconds)
         link = CoordinatorLink(exchange, join, entropy=entropy, settings=settings)
         await link.join()

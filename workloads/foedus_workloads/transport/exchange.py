@@ -14,7 +14,7 @@ from foedus_contract import limits
 from foedus_contract.errors import FoedusError, InvalidInput, Refused, Unavailable
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.wire import CoordinatorMessage
-from foedus_workloads.transport.framing import PATH, SEQUENCE_HEADER, read_frame
+from foedus_workloads.transport.framing import COORDINATOR_HEADER, PATH, SEQUENCE_HEADER, read_frame
 from foedus_workloads.transport.sessions import NoSession
 
 Frame = tuple[CoordinatorMessage, bytes]
@@ -27,15 +27,19 @@ DATE_FAULTS = frozenset({9, 10})  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CE
 _COORDINATOR_KINDS = get_args(CoordinatorMessage)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Exchange:
-    """Where the coordinator is, as whom it must identify itself, and how long one request may take."""
+    """Where the coordinator is, as whom it must identify itself, and how long one request may take.
+
+    `newest` is the highest start of it that has answered; an older one is out of date, whatever it says.
+    """
 
     http: aiohttp.ClientSession
     address: Callable[[], tuple[str, int]]  # read at each request: a new coordinator may listen elsewhere
     hostname: str
     context: ssl.SSLContext
     request_seconds: float
+    newest: int = 0
 
     async def request(self, method: str, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
         """Return the frame that came back, or None; may raise NoSession, Refused, Unavailable (retry)."""
@@ -51,6 +55,7 @@ class Exchange:
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=self.request_seconds),
             ) as response:
+                self._check_newest(response)
                 return await _read(response)
         except InvalidInput as error:
             raise InvalidInput(
@@ -87,6 +92,14 @@ class Exchange:
     def turned_away(self) -> FoedusError:
         """Return the error of a silo whose certificate the coordinator does not accept."""
         return _certificate_refused(self.hostname)
+
+    def _check_newest(self, response: aiohttp.ClientResponse) -> None:
+        text = response.headers.get(COORDINATOR_HEADER, "")
+        if not _is_number(text):
+            return  # what stands in between answers too; the status says what that means
+        if int(text) < self.newest:
+            raise Unavailable("an older coordinator answers", where=self.hostname)  # the next try may reach the newer
+        self.newest = int(text)
 
     def _locate(self) -> tuple[str, int]:
         try:
@@ -133,7 +146,7 @@ async def _read(response: aiohttp.ClientResponse) -> Answer:
     if response.status != 200:
         raise await _refusal(response)
     sequence = response.headers.get(SEQUENCE_HEADER, "")
-    if response.content_length is None or not (sequence.isascii() and sequence.isdigit() and len(sequence) <= 18):
+    if response.content_length is None or not _is_number(sequence):
         raise InvalidInput("it has no length or number", where="frame")
     message, payload = await read_frame(
         response.content.readexactly, response.content_length, payload_limit=limits.MAX_PAYLOAD_BYTES
@@ -141,6 +154,10 @@ async def _read(response: aiohttp.ClientResponse) -> Answer:
     if not isinstance(message, _COORDINATOR_KINDS):
         raise InvalidInput("a coordinator does not send this kind", where=message.kind)
     return int(sequence), (message, payload)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 18
 
 
 async def _refusal(response: aiohttp.ClientResponse) -> FoedusError:

@@ -15,6 +15,7 @@ SESSION_HEADER = "Foedus-Session"  # names one process's connection; made anew a
 INCARNATION_HEADER = "Foedus-Incarnation"
 SEQUENCE_HEADER = "Foedus-Sequence"  # of the frame in this body; 0 is the Join
 ACKNOWLEDGE_HEADER = "Foedus-Acknowledge"  # the last frame the silo has got
+COORDINATOR_HEADER = "Foedus-Coordinator"  # in every answer: which start of the coordinator gives it
 
 
 class TooLarge(InvalidInput):

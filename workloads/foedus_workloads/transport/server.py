@@ -25,6 +25,7 @@ from foedus_contract.wire import Join, Message
 from foedus_workloads.transport.events import TransportEvent
 from foedus_workloads.transport.framing import (
     ACKNOWLEDGE_HEADER,
+    COORDINATOR_HEADER,
     INCARNATION_HEADER,
     PATH,
     SEQUENCE_HEADER,
@@ -52,8 +53,17 @@ class ServerSettings:
 class SiloServer:
     """Receives from and sends to the silos of one job; what happens comes out of `next_event`."""
 
-    def __init__(self, sessions: Sessions, *, namespace: str, job: str, settings: ServerSettings | None = None) -> None:
+    def __init__(
+        self,
+        sessions: Sessions,
+        *,
+        namespace: str,
+        job: str,
+        incarnation: int,
+        settings: ServerSettings | None = None,
+    ) -> None:
         self._sessions = sessions
+        self._incarnation = incarnation
         self._namespace = namespace
         self._job = job
         self._settings = settings or ServerSettings()
@@ -80,20 +90,11 @@ class SiloServer:
         except TimeoutError:
             return None
 
-    async def all_left(self, timeout: float) -> bool:
-        """Wait until every silo has left; False when some are still there after `timeout` seconds."""
-        try:
-            async with asyncio.timeout(timeout):
-                while self.present:
-                    await self._sessions.next_event()
-        except TimeoutError:
-            return False
-        return True
-
     @asynccontextmanager
     async def listening(self, host: str, port: int, context: ssl.SSLContext) -> AsyncIterator[tuple[str, int]]:
         """Serve on `host:port` while the block runs; gives the address that was bound."""
         app = web.Application(middlewares=[_answer_errors], client_max_size=1)
+        app.on_response_prepare.append(self._sign)
         app.router.add_post(PATH, self._post)
         app.router.add_get(PATH, self._get, allow_head=False)
         app.router.add_delete(PATH, self._delete)
@@ -130,6 +131,9 @@ class SiloServer:
         while True:
             await asyncio.sleep(min(1.0, self._settings.silence_seconds / 4))
             self._sessions.lose_silent(self._settings.silence_seconds)
+
+    async def _sign(self, _request: web.Request, response: web.StreamResponse) -> None:
+        response.headers[COORDINATOR_HEADER] = str(self._incarnation)
 
     def _silo(self, request: web.Request) -> str:
         transport = request.transport

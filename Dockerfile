@@ -1,0 +1,59 @@
+# Two images: `operator` (the brain on Kubernetes) and `workloads` (what runs at coordinator and silos).
+#
+#   docker build --target operator -t foedus-operator .
+#   docker build --target workloads --build-context wheels=FOLDER -t foedus-workloads .    # FOLDER holds torch's CPU wheel
+#   docker build --target workloads --build-arg TORCH=cuda -t foedus-workloads:cuda .
+#
+# BASE is any image with Python 3.11, its venv module, pip and glibc 2.28 or newer; the end images get no compiler and
+# need none, since only wheels are installed. They run as user 65532 on a read-only root file system.
+ARG BASE=docker.io/library/python:3.11-slim-bookworm
+
+# A build context of this name takes its place.
+FROM scratch AS wheels
+
+FROM ${BASE} AS build
+WORKDIR /src
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+COPY requirements.lock requirements-cuda.lock ./
+COPY images/ images/
+
+# The project's own wheel, built by what the lock names.
+FROM build AS wheel
+RUN python3 -m venv /build && images/install-locked /build images/build.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY operator/ operator/
+COPY workloads/ workloads/
+COPY sdk/ sdk/
+RUN /build/bin/python -m pip wheel --no-deps --no-build-isolation --wheel-dir /wheel .
+
+FROM build AS operator-packages
+RUN python3 -m venv --without-pip /opt/foedus && images/install-locked /opt/foedus images/operator.txt
+
+FROM build AS workloads-packages
+# `cpu` takes torch from the build context `wheels`, `cuda` takes it from the package index with what it needs.
+ARG TORCH=cpu
+# `yes` adds the packages of the examples: corpora and a base model.
+ARG EXAMPLES=yes
+RUN python3 -m venv --without-pip /opt/foedus
+RUN --mount=type=bind,from=wheels,target=/wheels images/install-torch /opt/foedus "${TORCH}" /wheels
+RUN images/install-locked /opt/foedus images/workloads.txt \
+    && if [ "${EXAMPLES}" = yes ]; then images/install-locked /opt/foedus images/examples.txt; fi
+
+# The project's own layer is the last and small one: a new version leaves the packages' layer as it is.
+FROM ${BASE} AS operator
+COPY --from=operator-packages /opt/foedus /opt/foedus
+RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
+    python3 -m pip --python /opt/foedus/bin/python install --no-cache-dir --no-deps --no-index /wheel/*.whl
+ENV PATH=/opt/foedus/bin:/usr/local/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+WORKDIR /
+USER 65532:65532
+CMD ["python", "-m", "foedus_operator.main"]
+
+FROM ${BASE} AS workloads
+COPY --from=workloads-packages /opt/foedus /opt/foedus
+RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
+    python3 -m pip --python /opt/foedus/bin/python install --no-cache-dir --no-deps --no-index /wheel/*.whl
+ENV PATH=/opt/foedus/bin:/usr/local/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1
+WORKDIR /
+USER 65532:65532
+CMD ["python", "-m", "foedus_workloads.entry", "--help"]

@@ -1,0 +1,7 @@
+"""What the harness says when it cannot go on."""
+
+from __future__ import annotations
+
+
+class HarnessError(Exception):
+    """One sentence for the person who started the cluster: what failed, where, and what may mend it."""

@@ -1,0 +1,48 @@
+"""How long a job's certificates are valid, when they are renewed, and what happens when they end: pure."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from foedus_engine.api.training import FederatedTrainingJob
+from foedus_engine.decide.observed import Observed
+
+VALIDITY = timedelta(days=7)  # longer than any training job of the documented sizes, short enough to need no revocation
+LEAST = VALIDITY / 2  # what a job without a deadline must have left when its processes start
+
+
+def validity(job: FederatedTrainingJob) -> timedelta:
+    """Return for how long a certificate of the job is made: its deadline fits in, whenever it is started."""
+    return max(VALIDITY, _needed(job) + LEAST)
+
+
+def are_due(job: FederatedTrainingJob, observed: Observed, now: datetime) -> bool:
+    """Return whether the certificates are to be renewed: too little is left, and no process holds an old one.
+
+    Processes read their certificates when they start, so all of them get new ones together or none does.
+    """
+    if job.spec.suspend or _any_active(observed):
+        return False
+    end = valid_until(observed)
+    return end is not None and end - now < _needed(job)
+
+
+def valid_until(observed: Observed) -> datetime | None:
+    """Return when the first of the job's certificates ends; None when it has none yet."""
+    ends = [child.valid_until for child in observed.children.values() if child.valid_until is not None]
+    return min(ends, default=None)
+
+
+def have_ended(job: FederatedTrainingJob, observed: Observed, now: datetime) -> bool:
+    """Return whether processes run, and are to run on, whose certificates nobody accepts any more."""
+    end = valid_until(observed)
+    return not job.spec.suspend and end is not None and now >= end and _any_active(observed)
+
+
+def _needed(job: FederatedTrainingJob) -> timedelta:
+    seconds = job.spec.active_deadline_seconds
+    return LEAST if seconds is None else timedelta(seconds=seconds)
+
+
+def _any_active(observed: Observed) -> bool:
+    return any(child.active for child in observed.children.values())

@@ -1,0 +1,1 @@
+"""The operator: the engine's loop on a real cluster, fed by kopf."""

@@ -1,0 +1,54 @@
+"""What one installation sets, read from the environment once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from foedus_contract.errors import InvalidInput
+from foedus_engine.build.pods import Settings
+
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+PREFIX = "FOEDUS_OPERATOR_"
+
+
+@dataclass(frozen=True)
+class Config:
+    """How this process is to run. `kubeconfig` None: as a pod, by its ServiceAccount."""
+
+    identity: str  # who holds the lease: the pod's name and UID
+    namespace: str  # where the lease lies
+    kubeconfig: Path | None = None
+    lease: str = "foedus-operator"
+    health_port: int = 8081
+    workload: Settings = field(default_factory=Settings)
+
+
+def read_config(environ: Mapping[str, str]) -> Config:
+    """Return the configuration; raises InvalidInput naming the variable that is wrong."""
+    kubeconfig = environ.get("KUBECONFIG", "")
+    image = environ.get(f"{PREFIX}WORKLOAD_IMAGE", "")
+    return Config(
+        identity=_name(environ, "IDENTITY"),
+        namespace=_name(environ, "NAMESPACE"),
+        kubeconfig=Path(kubeconfig) if kubeconfig else None,
+        lease=_name(environ, "LEASE", Config.lease),
+        health_port=_port(environ, "HEALTH_PORT", Config.health_port),
+        workload=Settings(image=image) if image else Settings(),
+    )
+
+
+def _name(environ: Mapping[str, str], name: str, default: str = "") -> str:
+    value = environ.get(PREFIX + name, default)
+    if not _NAME.fullmatch(value) or len(value) > 253:
+        raise InvalidInput("must be a lower-case DNS name", where=PREFIX + name, cure="set it, as the chart does")
+    return value
+
+
+def _port(environ: Mapping[str, str], name: str, default: int) -> int:
+    text = environ.get(PREFIX + name, str(default))
+    if not text.isdecimal() or not 0 <= int(text) <= 65535:
+        raise InvalidInput("must be a port number", where=PREFIX + name, cure="use 1 to 65535")
+    return int(text)

@@ -1,0 +1,85 @@
+"""What a kubelet and a monitoring system ask: `/health`, `/ready`, `/metrics`.
+
+Health fails when a restart helps: the watches are dead although this process leads, or its election is stuck. A process
+that waits for the lease is healthy, and ready to take over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+# The lease that this process renews every 2 s is watched, too: its news are the canary of all watches. kopf gives a
+# silent stream up after 70 s.
+SILENCE_SECONDS = 180.0
+
+
+@dataclass
+class Health:
+    """What this process knows of itself. Times are the clock's."""
+
+    clock: Callable[[], float]
+    leads: Callable[[], bool]
+    led: bool = False  # it has the lease and works, from then to its end
+    last_news: float = 0.0
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+
+    def __post_init__(self) -> None:
+        self.leader = Gauge("foedus_operator_leader", "1 while this process holds the lease", registry=self.registry)
+        self.leader.set_function(lambda: float(self.leads()))
+        self.transitions = Gauge(
+            "foedus_operator_lease_transitions", "How often the lease has changed hands", registry=self.registry
+        )
+        self.news = Counter("foedus_operator_watch_events", "Events that the watches brought", registry=self.registry)
+        self.faults = Counter(
+            "foedus_operator_reconcile_faults", "Passes that ended in an error", ["error"], registry=self.registry
+        )
+
+    def start(self) -> None:
+        """Begin to lead: from now on, silence and a lost lease are faults."""
+        self.led = True
+        self.last_news = self.clock()
+
+    def pulse(self) -> None:
+        """Take note of an event from a watch."""
+        self.last_news = self.clock()
+        self.news.inc()
+
+    def problem(self) -> str:
+        """Return why this process should be started anew; empty when it should not."""
+        if not self.led:
+            return ""
+        if not self.leads():
+            return "the lease is lost"
+        silent = self.clock() - self.last_news
+        return f"the watches have been silent for {silent:.0f} s" if silent > SILENCE_SECONDS else ""
+
+
+@asynccontextmanager
+async def serve(health: Health, port: int) -> AsyncIterator[int]:
+    """Answer on `port` (0: any) meanwhile; yields the port."""
+
+    async def check(_: web.Request) -> web.Response:
+        problem = health.problem()
+        return web.Response(status=503 if problem else 200, text=problem or "ok")
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(health.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    app = web.Application(client_max_size=0)
+    app.router.add_get("/health", check)
+    app.router.add_get("/ready", check)
+    app.router.add_get("/metrics", metrics)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "0.0.0.0", port)  # noqa: S104 - the kubelet asks from outside the pod
+        await site.start()
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,166 @@
+"""The ledgers on a cluster: `PrivacyBudget.status.accounts`, changed by compare-and-swap alone.
+
+1. a quorum read of the one object
+2. the transition, pure, from what was read
+3. PUT of its status with the resourceVersion (and UID) that was read, unknown fields refused
+
+A conflict is decided again from a fresh read. When no answer comes, the write may have happened or not: Unavailable
+says so, and whoever charged counts the attempt as charged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from foedus_contract.errors import FoedusError, InvalidInput, Refused, Unavailable
+from foedus_engine import names
+from foedus_engine.api.budget import PrivacyBudget
+from foedus_engine.api.parse import parse_stored
+from foedus_engine.cluster.protocol import Busy, Conflict, Forbidden, NotFound, Object
+from foedus_engine.decide.plan import BudgetKey, ObjectKey
+from foedus_ledger import ledger
+from foedus_ledger.mechanisms import Mechanism
+from foedus_ledger.records import Account, BudgetRecord, BudgetSpec
+from foedus_operator.api_server import ApiServer
+from foedus_operator.kube import STRICT, path_of
+
+MAX_CONFLICTS = 32  # each lost race means that another writer got on
+WRITER = "foedus-ledger"  # the field manager of every ledger write
+
+
+class KubeLedgers:
+    """Every silo's ledger in the cluster."""
+
+    def __init__(self, server: ApiServer) -> None:
+        self._server = server
+
+    async def read(self, budget: BudgetKey) -> BudgetRecord | None:
+        """Return the budget with all its accounts; None when its holder has not created it.
+
+        Raises Refused for a ledger that cannot be trusted, Unavailable for one that does not answer.
+        """
+        try:
+            return read_record(await self._get(budget))
+        except NotFound:
+            return None
+
+    async def reserve(
+        self, budget: BudgetKey, *, job_uid: str, mechanism: Mechanism, count: int, claimant: str
+    ) -> None:
+        """Set aside `count` releases; raises Refused when they do not fit, Unavailable when the answer is unknown."""
+        await self._change(budget, lambda record: ledger.reserve(record, job_uid, mechanism, count, claimant))
+
+    async def charge(self, budget: BudgetKey, *, job_uid: str, attempt: int, noise_multiplier: float) -> None:
+        """Charge one release; returns only once that is durable. After any error the attempt counts as charged."""
+        await self._change(
+            budget, lambda record: ledger.charge(record, job_uid, attempt, noise_multiplier=noise_multiplier)
+        )
+
+    async def close(self, budget: BudgetKey, *, job_uid: str) -> None:
+        """Give back what was reserved and not charged; an absent or closed account is left as it is."""
+        await self._change(budget, lambda record: ledger.close(record, job_uid))
+
+    async def _change(self, budget: BudgetKey, decide: Callable[[BudgetRecord], BudgetRecord]) -> None:
+        for _ in range(MAX_CONFLICTS):
+            try:
+                obj = await self._get(budget)
+                old = read_record(obj)
+                new = _decide(decide, old, budget)
+                if new is not old:
+                    ledger.check_transition(old, new)
+                    await self._put(obj, new)
+            except Conflict:
+                continue
+            except NotFound:
+                cure = "its holder runs `foedus budget create`"
+                raise Refused("there is no budget here", where=f"PrivacyBudget {budget}", cure=cure) from None
+            else:
+                return
+        raise Unavailable("other writers keep changing the ledger", where=f"PrivacyBudget {budget}", cure="try again")
+
+    async def _get(self, budget: BudgetKey) -> Object:
+        try:
+            return await self._server.request("GET", _path(budget))
+        except (Busy, Forbidden) as error:
+            raise _unavailable(budget, error) from None
+
+    async def _put(self, obj: Object, record: BudgetRecord) -> None:
+        meta = obj["metadata"]
+        budget = BudgetKey(meta["namespace"], meta["name"])
+        status = {**(obj.get("status") or {}), "accounts": write_accounts(record.accounts)}
+        query = {"fieldManager": WRITER, **STRICT}
+        try:
+            await self._server.request("PUT", f"{_path(budget)}/status", query=query, body={**obj, "status": status})
+        except (Busy, Forbidden) as error:
+            raise _unavailable(budget, error) from None
+        except InvalidInput as error:
+            # The server's own rules: what must never happen is refused there, too.
+            raise Refused(error.what, where=f"PrivacyBudget {budget}", cure="see the rule that it names") from None
+
+
+def read_record(obj: Object) -> BudgetRecord:
+    """Return the ledger that an object holds; raises Refused when it cannot be trusted.
+
+    The version is the number of transitions that led here: each account's opening, its charges and its closing.
+    """
+    try:
+        budget = parse_stored(PrivacyBudget, obj)
+        spec = budget.spec
+        stored = budget.status.accounts if budget.status else {}
+        accounts = {uid: Account.model_validate(account.model_dump()) for uid, account in stored.items()}
+        return BudgetRecord(
+            spec=BudgetSpec(
+                digest=spec.dataset.digest,
+                records=spec.dataset.records,
+                epsilon=spec.epsilon,
+                delta=spec.delta,
+                owner=spec.owner,
+            ),
+            accounts=accounts,
+            version=sum(1 + each.charged + (each.state == "Closed") for each in accounts.values()),
+        )
+    except (InvalidInput, ValueError) as error:
+        what = error.what if isinstance(error, InvalidInput) else "an account contradicts itself"
+        meta = obj.get("metadata", {})
+        where = f"PrivacyBudget {meta.get('namespace')}/{meta.get('name')}"
+        cure = "its holder looks at it; nothing is charged on it before"
+        raise Refused(f"the ledger cannot be trusted: {what}", where=where, cure=cure) from None
+
+
+def write_accounts(accounts: Mapping[str, Account]) -> dict[str, Any]:
+    """Return the accounts as the object's status has them."""
+    return {uid: _account(account) for uid, account in accounts.items()}
+
+
+def _account(account: Account) -> dict[str, Any]:
+    mechanism = account.mechanism
+    return {
+        "mechanism": {
+            "kind": mechanism.kind,
+            "noiseMultiplier": mechanism.noise_multiplier,
+            "samplingRate": mechanism.sampling_rate,
+            "gapEpsilon": mechanism.gap_epsilon,
+            "gapDelta": mechanism.gap_delta,
+        },
+        "reserved": account.reserved,
+        "charged": account.charged,
+        "lastAttempt": account.last_attempt,
+        "claimant": account.claimant,
+        "state": account.state,
+    }
+
+
+def _decide(decide: Callable[[BudgetRecord], BudgetRecord], old: BudgetRecord, budget: BudgetKey) -> BudgetRecord:
+    try:
+        return decide(old)
+    except FoedusError as error:
+        raise type(error)(error.what, where=f"PrivacyBudget {budget}", cure=error.cure, code=error.code) from None
+
+
+def _path(budget: BudgetKey) -> str:
+    return path_of(ObjectKey(names.API_VERSION, names.BUDGET_KIND, budget.namespace, budget.name))
+
+
+def _unavailable(budget: BudgetKey, error: FoedusError) -> Unavailable:
+    return Unavailable(error.what, where=f"PrivacyBudget {budget}", cure=error.cure or "try again")

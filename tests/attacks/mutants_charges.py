@@ -1,0 +1,80 @@
+"""Mutants of what keeps a restored ledger from refunding: the silo's own log, its head, taking charges over."""
+
+from __future__ import annotations
+
+from attacks.mutants import Patch, fails
+
+SILO_LEDGER = "workloads/foedus_workloads/training/silo_ledger.py"
+CHARGES, LEDGER = "workloads/foedus_ledger/charges.py", "workloads/foedus_ledger/ledger.py"
+EMBEDDED = "operator/foedus_engine/cluster/embedded_ledgers.py"
+GATHER, CHECKS = "operator/foedus_engine/cluster/gather.py", "operator/foedus_engine/decide/checks.py"
+OF_SILO, OF_LOG = "unit/foedus_workloads/test_silo_ledger.py", "unit/foedus_ledger/test_charges.py"
+OF_ENGINE = "unit/foedus_engine/test_embedded_ledgers.py"
+OLD_COPY = f"{OF_SILO}::test_an_old_copy_is_refused_at_the_start_and_at_the_next_charge"
+ALTERED = f"{OF_LOG}::test_a_log_that_was_altered_is_refused_in_one_line_at_its_place"
+SEEN = "unit/foedus_engine/test_gather.py::test_a_ledger_behind_the_head_that_its_silo_signed_is_news_of_the_job"
+
+CHARGES_MUTANTS = {
+    "charges-not-logged": fails(
+        f"{OF_SILO}::test_a_charge_is_in_ledger_and_log_and_the_head_counts_it",
+        Patch(SILO_LEDGER, 'append_durably(descriptor, line.to_json() + b"\\n")', "pass"),
+    ),
+    "old-copies-charged": fails(
+        OLD_COPY, Patch(SILO_LEDGER, "            check_not_behind(record, charges, str(self._ledger.path))\n", "")
+    ),
+    "charges-that-the-log-knows-released": fails(
+        OLD_COPY,
+        Patch(
+            SILO_LEDGER,
+            "        if not any((line.job, line.account.last_attempt) == (job_uid, attempt) for line in lines):",
+            "        if False:",
+        ),
+    ),
+    "logs-of-another-key-taken": fails(
+        f"{OF_SILO}::test_a_log_signed_with_another_key_is_refused",
+        Patch(SILO_LEDGER, '        if charges.identity not in (b"", self._identity):', "        if False:"),
+    ),
+    "logs-of-other-data-taken": fails(
+        f"{OF_LOG}::test_a_log_that_is_not_the_ledgers_is_refused",
+        Patch(
+            CHARGES, "    if charges.head is not None and charges.head.dataset != record.spec.digest:", "    if False:"
+        ),
+    ),
+    "logs-chain-not-checked": fails(
+        ALTERED, Patch(CHARGES, "    if line.previous != end_of(charges, line.dataset):", "    if False:")
+    ),
+    "logs-end-not-checked": fails(
+        ALTERED,
+        Patch(
+            CHARGES,
+            "    if charges.head is not None and not is_signed(charges.head, charges.identity):",
+            "    if False:",
+        ),
+    ),
+    "reconciling-takes-back": fails(
+        f"{OF_LOG}::test_what_is_missing_is_taken_over_as_spent_once",
+        Patch(LEDGER, "max(held.charged, logged.charged), max(", "logged.charged, max("),
+    ),
+    "imports-not-checked": fails(
+        f"{OF_LOG}::test_an_import_that_gives_something_back_is_refused",
+        Patch(LEDGER, "        if after.charged < before.charged or ", "        if False and "),
+    ),
+    "engine-passes-over-the-log": fails(
+        f"{OF_ENGINE}::test_a_restored_ledger_is_behind_its_silos_log",
+        Patch(EMBEDDED, "    check_not_behind(record, charges, str(path))\n", ""),
+        Patch(EMBEDDED, "        check_reaches(record, seen, str(path))", "        pass"),
+        why="the head that the engine kept says so too",
+    ),
+    "heads-not-kept": fails(
+        f"{OF_ENGINE}::test_ledger_and_log_restored_together_are_behind_what_the_engine_saw",
+        Patch(EMBEDDED, "                _write(path, head.to_json())", "                pass"),
+    ),
+    "heads-not-compared": fails(SEEN, Patch(CHARGES, "    if held < head.count:", "    if False:")),
+    "heads-of-anybody-taken": fails(SEEN, Patch(GATHER, " and is_signed(head, identities[silo])", "")),
+    "old-copies-started-on": fails(
+        "unit/foedus_engine/test_decide_training.py::"
+        "test_a_ledger_that_cannot_be_read_is_a_condition_and_reservations_stand",
+        Patch(CHECKS, "    check_ledgers,\n", ""),
+        shows="StopIteration",  # the ledger's condition is not there
+    ),
+}

@@ -1,0 +1,281 @@
+"""Ledger and log of a silo together: whatever is restored or cut off, spent never falls below what was released."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+)
+
+from foedus_contract.errors import Refused, Unavailable
+from foedus_contract.exit_codes import ExitCode
+from foedus_ledger.charge_log import log_path, read_charges
+from foedus_ledger.charges import LedgerBehind, is_signed, missing
+from foedus_ledger.mechanisms import Mechanism
+from foedus_ledger.records import BudgetSpec
+from foedus_ledger.sqlite import LedgerMissing, SqliteLedger
+from foedus_workloads.training import silo_ledger
+from foedus_workloads.training.durable import open_lines
+from foedus_workloads.training.silo_ledger import SiloLedger
+
+KEY, OTHER_KEY = (Ed25519PrivateKey.from_private_bytes(bytes([n]) * 32) for n in (1, 2))
+SPEC = BudgetSpec(digest="sha256:" + "a" * 64, records=5, epsilon=50.0, delta=1e-5)
+MECHANISM = Mechanism(noise_multiplier=20.0)
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # thousands of syncs; what a power cut leaves is not asked
+JOBS = ("job-a", "job-b")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    ledger = SqliteLedger(tmp_path / "ledger.sqlite")
+    ledger.create(SPEC)
+    ledger.reserve("job-a", MECHANISM, 9, "default/job")
+    return ledger.path
+
+
+def test_a_charge_is_in_ledger_and_log_and_the_head_counts_it(path: Path) -> None:
+    silo = SiloLedger(path, KEY)
+    assert silo.open().count == 0
+    for attempt in (0, 2):
+        silo.charge("job-a", attempt, noise_multiplier=20.0)
+    assert silo.read().accounts["job-a"].charged == 2
+    assert read_charges(log_path(path)).accounts == {"job-a": silo.read().accounts["job-a"]}
+    head = SiloLedger(path, KEY).open()
+    assert (head.count, head.dataset) == (2, SPEC.digest)
+    assert is_signed(head, KEY.public_key().public_bytes_raw())
+
+
+def test_a_log_that_begins_late_starts_with_what_the_ledger_holds(path: Path) -> None:
+    for attempt in range(3):
+        SqliteLedger(path).charge("job-a", attempt)
+    assert SiloLedger(path, KEY).open().count == 3
+    assert len(log_path(path).read_bytes().splitlines()) == 1
+
+
+def test_an_old_copy_is_refused_at_the_start_and_at_the_next_charge(path: Path, tmp_path: Path) -> None:
+    silo = SiloLedger(path, KEY)
+    silo.charge("job-a", 0)
+    shutil.copy(path, tmp_path / "old")
+    silo.charge("job-a", 1)
+    shutil.copy(tmp_path / "old", path)
+    for act in (silo.open, lambda: silo.charge("job-a", 2)):
+        with pytest.raises(LedgerBehind, match=f"^{path}: the ledger is an old copy: .*foedus budget reconcile$") as e:
+            act()
+        assert e.value.code is ExitCode.LEDGER_BEHIND
+    # The refused charge brought the old copy to as many as the log has; the next one would be a release too many.
+    SqliteLedger(path).take_over(read_charges(log_path(path)).accounts)
+    silo.charge("job-a", 3)
+    assert silo.read().accounts["job-a"].charged == 3
+
+
+def test_a_newer_copy_that_lacks_the_charge_does_not_stand_for_it(path: Path, tmp_path: Path) -> None:
+    silo, start = SiloLedger(path, KEY), path.read_bytes()
+    silo.charge("job-a", 0)
+    with dying("before the line"), pytest.raises(Died):
+        silo.charge("job-a", 1)
+    newer = tmp_path / "newer"
+    shutil.copy(path, newer)  # it has one charge more than the log, which was never released
+    path.write_bytes(start)
+    with restoring(path, newer), pytest.raises(LedgerBehind):
+        silo.charge("job-a", 2)
+
+
+def test_a_log_signed_with_another_key_is_refused(path: Path) -> None:
+    SiloLedger(path, KEY).charge("job-a", 0)
+    other = SiloLedger(path, OTHER_KEY)
+    for act in (other.open, lambda: other.charge("job-a", 1)):
+        with pytest.raises(Refused, match="charge log is signed with another key") as caught:
+            act()
+        assert caught.value.code is ExitCode.IDENTITY_REFUSED
+
+
+def test_without_a_ledger_no_log_is_begun(tmp_path: Path) -> None:
+    with pytest.raises(LedgerMissing):
+        SiloLedger(tmp_path / "ledger.sqlite", KEY).open()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_half_a_line_is_cut_off_and_its_charge_is_noted_again(path: Path) -> None:
+    silo = SiloLedger(path, KEY)
+    silo.charge("job-a", 0)
+    with dying("half a line"), pytest.raises(Died):
+        silo.charge("job-a", 1)
+    assert not log_path(path).read_bytes().endswith(b"\n")
+    assert SiloLedger(path, KEY).open().count == 2
+    assert [line[-1:] for line in log_path(path).read_bytes().splitlines()] == [b"}", b"}"]
+
+
+def test_a_full_volume_is_said_and_leaves_no_half_line(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    silo = SiloLedger(path, KEY)
+    silo.charge("job-a", 0)
+    whole, write = log_path(path).read_bytes(), os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, line: write(descriptor, line[:9]))
+    with pytest.raises(Unavailable, match=r"charges\.jsonl: cannot be written"):
+        silo.charge("job-a", 1)
+    assert log_path(path).read_bytes() == whole
+
+
+def test_a_log_that_another_process_holds_too_long_is_unavailable(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(silo_ledger, "LOCK_SECONDS", 0.0)
+    with (
+        open_lines(log_path(path), owner="silo"),
+        pytest.raises(Unavailable, match="another process of this silo"),
+    ):
+        SiloLedger(path, KEY).charge("job-a", 0)
+
+
+class Died(Exception):
+    """The process ended here."""
+
+
+@contextmanager
+def dying(when: str) -> Iterator[None]:
+    """Let the process die between two durable steps of a charge."""
+
+    def append(descriptor: int, line: bytes) -> None:
+        written = {"before the line": b"", "half a line": line[: len(line) // 2], "after the line": line}[when]
+        os.write(descriptor, written)
+        raise Died
+
+    with patch.object(silo_ledger, "append_durably", append):
+        yield
+
+
+@contextmanager
+def restoring(path: Path, copy: Path) -> Iterator[None]:
+    """Put an old copy in the ledger's place right after its charge is committed."""
+    charge: Callable[..., object] = SqliteLedger.charge
+
+    def charge_and_lose(self: SqliteLedger, *arguments: object, **named: object) -> None:
+        charge(self, *arguments, **named)
+        shutil.copy(copy, path)
+
+    with patch.object(SqliteLedger, "charge", charge_and_lose):
+        yield
+
+
+class RestoredLedgers(RuleBasedStateMachine):
+    """Two jobs charge one budget; processes die, old copies of the ledger come back at any moment."""
+
+    copies = Bundle("copies")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(dir=MEMORY))
+        self.ledger = SqliteLedger(self.folder / "ledger.sqlite")
+        self.ledger.create(SPEC)
+        self.released = Counter[str]()
+        self.attempts = 0
+
+    @initialize(target=copies)
+    def start_with_both_jobs(self) -> MultipleResults[Path]:
+        empty = self.copy_ledger()
+        for job in JOBS:
+            self.reserve(job)
+        return multiple(empty, self.copy_ledger())
+
+    def teardown(self) -> None:
+        shutil.rmtree(self.folder)
+
+    def copy_ledger(self) -> Path:
+        copy = self.folder / f"copy-{len(list(self.folder.iterdir()))}"
+        shutil.copy(self.ledger.path, copy)
+        return copy
+
+    def is_behind(self) -> bool:
+        return bool(missing(self.ledger.read(), read_charges(log_path(self.ledger.path))))
+
+    def charge(self, job: str) -> None:
+        """Do what a silo does; a charge that returns is released."""
+        self.attempts += 1
+        was_behind = self.is_behind()
+        try:
+            SiloLedger(self.ledger.path, KEY).charge(job, self.attempts)
+        except (Refused, Died):
+            return
+        assert not was_behind
+        self.released[job] += 1
+
+    @rule(job=st.sampled_from(JOBS))
+    def reserve(self, job: str) -> None:
+        if not self.is_behind():  # else the engine starts nothing
+            try:
+                self.ledger.reserve(job, MECHANISM, 9, "default/job")
+            except Refused:
+                assert self.ledger.read().accounts[job].state == "Closed"
+
+    @rule(job=st.sampled_from(JOBS))
+    def charge_and_release(self, job: str) -> None:
+        self.charge(job)
+
+    @rule(job=st.sampled_from(JOBS), when=st.sampled_from(["before the line", "half a line", "after the line"]))
+    def charge_and_die(self, job: str, when: str) -> None:
+        with dying(when):
+            self.charge(job)
+
+    @rule(job=st.sampled_from(JOBS))
+    def close(self, job: str) -> None:
+        self.ledger.close(job)
+
+    @rule()
+    def start(self) -> None:
+        try:
+            head = SiloLedger(self.ledger.path, KEY).open()
+        except LedgerBehind:
+            assert self.is_behind()
+        else:
+            assert head.count >= self.released.total()
+
+    @rule(target=copies)
+    def copy(self) -> Path:
+        return self.copy_ledger()
+
+    @rule(copy=copies)
+    def restore(self, copy: Path) -> None:
+        shutil.copy(copy, self.ledger.path)
+
+    @rule(copy=copies, job=st.sampled_from(JOBS))
+    def restore_while_charging(self, copy: Path, job: str) -> None:
+        with restoring(self.ledger.path, copy):
+            self.charge(job)
+
+    @rule()
+    def reconcile(self) -> None:
+        logged = read_charges(log_path(self.ledger.path)).accounts
+        before = self.ledger.read()
+        after = self.ledger.take_over(logged)
+        assert self.ledger.take_over(logged) == after
+        assert not self.is_behind()
+        for job, account in before.accounts.items():
+            assert after.accounts[job].charged >= account.charged
+
+    @invariant()
+    def nothing_is_refunded(self) -> None:
+        held = self.ledger.read().accounts
+        logged = read_charges(log_path(self.ledger.path)).accounts
+        for job, released in self.released.items():
+            assert logged[job].charged >= released
+            if not self.is_behind():
+                assert held[job].charged >= released
+
+
+TestRestoredLedgers = RestoredLedgers.TestCase
+TestRestoredLedgers.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
