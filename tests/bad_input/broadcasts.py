@@ -75,7 +75,7 @@ async def commanding(world: World) -> AsyncIterator[Rogue]:
     """Serve the silo until it is there, and give the coordinator that it has joined."""
     files = TlsPaths(*(world.root / "tls/coordinator" / name for name in ("tls.crt", "tls.key", "ca.crt")))
     sessions = Sessions(SILOS, plan_digest=world.plan.digest(), clock=asyncio.get_running_loop().time)
-    server = SiloServer(sessions, namespace="ns", job="job")
+    server = SiloServer(sessions, namespace="ns", job="job", incarnation=0)
     async with server.listening(*address(world), server_context(files)):
         server.expect_payloads(1 << 20)
         yield Rogue(world, server)
@@ -233,7 +233,7 @@ BROADCASTS = (
         "an older coordinator answers",
         "silo silo-a: job: an older coordinator answers; see why an older process of the coordinator still runs",
         older,
-        exits(ExitCode.SUPERSEDED),
+        exits(ExitCode.UNAVAILABLE),
     ),
 )
 
