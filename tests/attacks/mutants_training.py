@@ -304,7 +304,7 @@ TRAINING_MUTANTS = {
         Patch(DURABLE, "        os.ftruncate(descriptor, length)  # half a line would spoil the next one\n", ""),
     ),
     "data-not-compared-with-the-plan": fails(
-        "bad_input/test_bad_input.py::test_bad_input_ends_as_the_table_says[What is mounted: data changed after the budget was made]",
+        f"{UNIT}/test_entry.py::test_a_silo_stops_before_joining_when_data_budget_or_model_do_not_fit_the_plan[other data]",
         Patch(
             CLIENT,
             "    if expected is None or (expected.data_digest, expected.records) != (records.digest, records.count):",

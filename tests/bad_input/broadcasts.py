@@ -233,7 +233,7 @@ BROADCASTS = (
         "an older coordinator answers",
         "silo silo-a: job: an older coordinator answers; see why an older process of the coordinator still runs",
         older,
-        exits(ExitCode.SUPERSEDED),
+        exits(ExitCode.UNAVAILABLE),
     ),
 )
 

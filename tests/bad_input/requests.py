@@ -75,7 +75,7 @@ async def serving(folder: Path) -> AsyncIterator[Coordinator]:
     authority = Authority.create()
     context = server_context(authority.issue(folder / "coordinator", x509.DNSName("job-coordinator")))
     sessions = Sessions(["silo-a", "silo-b"], plan_digest=PLAN, clock=asyncio.get_running_loop().time)
-    server = SiloServer(sessions, namespace="ns", job="job", settings=SETTINGS)
+    server = SiloServer(sessions, namespace="ns", job="job", incarnation=0, settings=SETTINGS)
     async with server.listening("127.0.0.1", 0, context) as (_, port):
         server.expect_payloads(8)
         yield Coordinator(folder, authority, server, port)
@@ -241,7 +241,7 @@ JOINS = (
     joining(
         "another version of the protocol",
         403,
-        "silo-a: protocol 1 is not spoken here; run the same release on both sides (this side speaks 2)",
+        "silo-a: protocol 1 is not spoken here; run the same release on both sides (this side speaks …)",
         join_of(protocol=1),
     ),
 )

@@ -47,6 +47,7 @@ def case(
     def act(root: Path) -> Seen:
         machine = build_machine(root)
         machine.spec["training"] = {"rounds": 1, "spareAttempts": 1}
+        machine.spec["aggregation"]["joinTimeout"] = "10m"  # five processes import a framework each
         spoil(machine)
         ended = foedus(machine.run(*more), sabotage).wait()
         assert machine.open_accounts() == []

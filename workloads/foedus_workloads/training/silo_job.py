@@ -137,7 +137,8 @@ def _hear(state: SiloJob, message: object, payload: bytes, entropy: Entropy) -> 
 def _welcomed(state: SiloJob, message: Welcome) -> SiloStep:
     if message.incarnation < state.coordinator:
         # The transport passes older ones over; a coordinator that calls itself both is no reason to stop for good.
-        error = Unavailable("an older coordinator answers", where=state.rules.plan.job)
+        cure = "see why an older process of the coordinator still runs"
+        error = Unavailable("an older coordinator answers", where=state.rules.plan.job, cure=cure)
         return JobStep(replace(_idle(state), over=True), (Stop(error),))
     state = replace(state, coordinator=message.incarnation)
     if not message.resume:
