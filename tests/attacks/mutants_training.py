@@ -286,7 +286,7 @@ TRAINING_MUTANTS = {
         ),
     ),
     "older-coordinators-answered": fails(
-        f"{GUARDS}::test_a_silo_stops_when_an_older_coordinator_answers",
+        f"{GUARDS}::test_a_silo_starts_again_when_an_older_coordinator_answers",
         Patch(SILO_JOB, "    if message.incarnation < state.coordinator:", "    if message.incarnation < 0:"),
         shows="DID NOT RAISE",
     ),
