@@ -110,6 +110,21 @@ SECAGG_MUTANTS = {
     "keys-signatures-not-checked": recovers(
         "invented-keys", Patch(MEMBERSHIP, "        check_keys_signature(context, entry, pinned[name])", "        pass")
     ),
+    "keys-signed-by-any-pinned-silo": recovers(
+        "stolen-names",
+        Patch(
+            MEMBERSHIP,
+            "        check_keys_signature(context, entry, pinned[name])",
+            """        for identity in pinned.values():
+            try:
+                check_keys_signature(context, entry, identity)
+                break
+            except InvalidInput:
+                continue
+        else:
+            raise InvalidInput("no pinned silo signed an entry", where="roster")""",
+        ),
+    ),
     "unpinned-silos-counted": recovers(
         "unpinned-silos",
         Patch(
