@@ -127,10 +127,18 @@ crds: $(STAMP) ## write crds/*.yaml from the models
 bad-input: $(STAMP) ## write docs/bad-input.md from the cases of bad input that the tests run
 	PYTHONPATH=operator:workloads:sdk:tests $(BIN)/python -m bad_input.table
 
+# One part does not keep the next from running: make says at the end what failed.
+NIGHTLY_ROUNDS ?= 10000000
 .PHONY: nightly
-nightly: $(STAMP) ## what takes too long for every change: the tests marked so, 10⁷ simulated rounds, all benchmarks
-	$(BIN)/python -m pytest -m nightly
-	$(MAKE) simulation ROUNDS=10000000
+nightly: ## what takes too long for every change: tests marked so, NIGHTLY_ROUNDS simulated rounds (10⁷), benchmarks
+	$(MAKE) --keep-going nightly-tests nightly-simulation nightly-benchmarks
+
+.PHONY: nightly-tests nightly-simulation nightly-benchmarks
+nightly-tests: $(STAMP)
+	$(BIN)/python -m pytest -m 'nightly and not e2e'
+nightly-simulation: $(STAMP)
+	$(MAKE) simulation ROUNDS=$(NIGHTLY_ROUNDS)
+nightly-benchmarks: $(STAMP)
 	$(BIN)/python -m benchmarks.run --all
 
 # The names of what an image gets; versions and hashes stay in the lock.

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from foedus_contract import limits
+from foedus_contract import limits, scale
 from foedus_contract.canonical import digest
 from foedus_contract.models import ContractModel, Digest, SiloName
 
@@ -154,8 +154,8 @@ class TrainingPlan(ContractModel):
         return digest("foedus/plan", self.model_dump(mode="json", by_alias=True))
 
     def sensitivity(self, coordinates: int) -> int:
-        """Return Δ in grid units: the clip norm plus at most ½ rounding error in each of `coordinates`."""
-        return self.privacy.grid_per_clip + math.ceil(math.sqrt(coordinates) / 2)
+        """Return Δ in grid units for a release of so many coordinates."""
+        return scale.sensitivity(self.privacy.grid_per_clip, coordinates)
 
     def share_scale(self, coordinates: int) -> float:
         """Return the discrete Gaussian scale of one silo's noise share: σ·Δ/√n_min, in grid units."""
@@ -163,6 +163,8 @@ class TrainingPlan(ContractModel):
         return privacy.noise_multiplier * self.sensitivity(coordinates) / math.sqrt(privacy.min_honest)
 
     def kappa(self, coordinates: int) -> float:
-        """Return κ: the standard deviation of the noise summed over all silos, times √d, over clip and records."""
-        shares = math.sqrt(len(self.silos)) * self.share_scale(coordinates)
-        return shares / self.privacy.grid_per_clip * math.sqrt(coordinates) / self.total_records
+        """Return κ: the norm of all silos' noise in the mean gradient, over the clip norm."""
+        privacy, silos = self.privacy, len(self.silos)
+        return scale.kappa(
+            privacy.noise_multiplier, silos, privacy.min_honest, coordinates, self.total_records, privacy.grid_per_clip
+        )

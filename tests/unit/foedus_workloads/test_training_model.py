@@ -8,6 +8,7 @@ import torch
 from foedus_contract.errors import InvalidInput
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.plan import LoraPlan, ModelPlan
+from foedus_contract.size import training_size
 from foedus_workloads.training.base import check_base
 from foedus_workloads.training.model import AdaptedModel, adapter_digest
 from support.tiny_bert import SENTENCES, write_tiny_bert
@@ -187,8 +188,9 @@ def test_factors_alternate_with_b_first(folder, number, factor):
     assert load(folder, None).factor_of_round(number) == "None"
 
 
-def test_lengths_agree_with_the_bases_arithmetic(model):
-    assert {factor: model.coordinates(factor) for factor in model.factors} == model.base.coordinates(model.plan)
+def test_lengths_agree_with_the_plans_arithmetic(model):
+    size = training_size(model.plan.lora, len(model.plan.labels), model.base.hidden, model.base.modules)
+    assert {factor: model.coordinates(factor) for factor in model.factors} == size.released
     assert model.head_coordinates() == 66
     with pytest.raises(InvalidInput, match="not trained by this plan"):
         model.coordinates("C")
