@@ -22,7 +22,7 @@ from foedus_engine.decide.plan import BudgetKey
 from foedus_engine.manifests import parse_manifest
 from foedus_ledger.charges import LedgerBehind
 from foedus_ledger.ledger import BudgetRecord, epsilon_reserved, epsilon_spent
-from foedus_workloads.training.data import dataset_digest
+from foedus_workloads.training.data import read_records
 
 DIGEST_SHOWN = 19  # `sha256:` and twelve digits: enough to compare by eye
 
@@ -61,6 +61,13 @@ budget.add_command(reconcile)
 @click.option("--delta", type=float, default=1e-5, show_default=True, help="δ that goes with it.")
 @click.option("--owner", default="", help="Who decides about the data.")
 @click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    help="A label that records may bear; repeat it for all. Authors of jobs see the list: without this option, it is "
+    "of the labels that the records do bear.",
+)
+@click.option(
     "-o", "--output", type=click.Choice(["text", "yaml"]), default="text", help="yaml prints the manifest only."
 )
 @click.option("--additional", is_flag=True, help="Make it although these records have a budget: both may be spent.")
@@ -72,6 +79,7 @@ def create(
     epsilon: float,
     delta: float,
     owner: str,
+    labels: tuple[str, ...],
     output: str,
     additional: bool,
     namespace: str,
@@ -84,7 +92,7 @@ def create(
     """
     if name is not None and len(files) > 1:
         raise InvalidInput("one name does not fit several files", where="NAME", cure="leave it out or give one --data")
-    limit = {"epsilon": epsilon, "delta": delta, "owner": owner}
+    limit = {"epsilon": epsilon, "delta": delta, "owner": owner, "labels": list(labels)}
     budgets = [make_budget(name or file.resolve().parent.name, namespace, file, limit) for file in files]
     if output == "yaml":
         click.echo(
@@ -99,15 +107,16 @@ def create(
 
 def make_budget(name: str, namespace: str, file: Path, limit: dict[str, Any]) -> PrivacyBudget:
     """Return the checked budget for the records in `file`; raises InvalidInput naming field, or file and line."""
-    digest, records = dataset_digest(file)
+    data = read_records(file, limit["labels"] or None)
+    labels = limit["labels"] or sorted({record.label for record in data.items})
     document = {
         "apiVersion": "foedus.dev/v1alpha1",
         "kind": "PrivacyBudget",
         "metadata": {"name": name, "namespace": namespace},
-        "spec": {"dataset": {"digest": digest, "records": records}, **limit},
+        "spec": {"dataset": {"digest": data.digest, "records": data.count}, **limit, "labels": labels},
     }
-    if limit["delta"] * records >= 1:
-        cure = f"δ must be below 1/{records}, else one record may be published outright"
+    if limit["delta"] * data.count >= 1:
+        cure = f"δ must be below 1/{data.count}, else one record may be published outright"
         raise InvalidInput(f"{limit['delta']:g} is too large", where="--delta", cure=cure)
     parsed = parse_manifest(document)
     assert isinstance(parsed, PrivacyBudget)
@@ -154,7 +163,8 @@ def create_all(state: Path, budgets: Sequence[PrivacyBudget]) -> None:
         create_budget(state, item)
         spec = item.spec
         click.echo(
-            f"budget {item.metadata.name}: ε = {spec.epsilon:g} at δ = {spec.delta:g}, {spec.dataset.records} records"
+            f"budget {item.metadata.name}: ε = {spec.epsilon:g} at δ = {spec.delta:g}, {spec.dataset.records} records, "
+            f"public labels: {', '.join(spec.labels)}"
         )
 
 

@@ -9,7 +9,7 @@ from foedus_engine.cluster.embedded_ledgers import ledger_path
 from foedus_engine.decide.plan import BudgetKey
 from foedus_ledger.mechanisms import Mechanism
 from foedus_ledger.sqlite import SqliteLedger
-from foedus_workloads.training.data import Record, dataset_digest, write_records
+from foedus_workloads.training.data import Record, read_records, write_records
 
 
 @pytest.fixture
@@ -31,8 +31,26 @@ def foedus(tmp_path: Path, *arguments: str) -> int:
 def test_a_budget_is_named_after_the_folder_and_bound_to_the_data(tmp_path: Path, files: list[str]) -> None:
     assert foedus(tmp_path, "create", "--data", files[0], "--data", files[1], "--epsilon", "1", "--owner", "H") == 0
     spec = SqliteLedger(ledger_path(tmp_path / "state", BudgetKey("default", "two"))).read().spec
-    assert (spec.digest, spec.records) == dataset_digest(Path(files[1]))
+    data = read_records(Path(files[1]))
+    assert (spec.digest, spec.records, spec.labels) == (data.digest, 3, ("a",))
     assert (spec.epsilon, spec.delta, spec.owner) == (1.0, 1e-5, "H")
+
+
+def test_a_holder_declares_more_labels_than_its_records_bear(tmp_path: Path, files: list[str]) -> None:
+    declared = ("--label", "b", "--label", "a")
+    assert foedus(tmp_path, "create", "--data", files[0], "--epsilon", "1", *declared) == 0
+    spec = SqliteLedger(ledger_path(tmp_path / "state", BudgetKey("default", "one"))).read().spec
+    assert spec.labels == ("b", "a")
+
+
+def test_a_record_whose_label_is_not_declared_is_told_to_the_holder(
+    tmp_path: Path, files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert foedus(tmp_path, "create", "--data", files[0], "--epsilon", "1", "--label", "b") == 11
+    assert capsys.readouterr().err == (
+        f"error: {files[0]}:1: the label is not one of b; correct it or the list of labels\n"
+    )
+    assert not (tmp_path / "state").exists()
 
 
 def test_an_existing_budget_is_never_replaced_and_then_none_is_made(

@@ -53,7 +53,7 @@ def read_records(path: Path, labels: Sequence[str] | None = None) -> Records:
         record = _parse(line, where=f"{path}:{number}")
         if labels is not None and record.label not in labels:
             _refuse(
-                f"{path}:{number}", "the label is not one of " + ", ".join(labels), "correct it or spec.model.labels"
+                f"{path}:{number}", "the label is not one of " + ", ".join(labels), "correct it or the list of labels"
             )
         items.append(record)
         if len(items) > limits.MAX_RECORDS:
@@ -61,12 +61,6 @@ def read_records(path: Path, labels: Sequence[str] | None = None) -> Records:
     if not items:
         _refuse(str(path), "the file holds no records", "a silo needs at least one record")
     return Records(tuple(items), records_digest(items))
-
-
-def dataset_digest(path: Path) -> tuple[str, int]:
-    """Return (digest, number of records) of `path`, whatever its labels are."""
-    records = read_records(path)
-    return records.digest, records.count
 
 
 def records_digest(records: Iterable[Record]) -> str:
