@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from foedus_contract import limits, paths
+from foedus_contract.durable import unwritable
 from foedus_contract.errors import FoedusError, InvalidInput, describe_defect
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.progress import ProcessFailed, TrainingResult
 from foedus_contract.run_spec import ClientRunSpec, CoordinatorRunSpec, parse_run_spec
-from foedus_workloads.training.durable import unwritable
 from foedus_workloads.training.progress import ProgressWriter
 from foedus_workloads.training.surroundings import Surroundings
 

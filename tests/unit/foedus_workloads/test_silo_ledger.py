@@ -25,6 +25,7 @@ from hypothesis.stateful import (
     rule,
 )
 
+from foedus_contract.durable import open_lines
 from foedus_contract.errors import Refused, Unavailable
 from foedus_contract.exit_codes import ExitCode
 from foedus_ledger.charge_log import log_path, read_charges
@@ -33,7 +34,6 @@ from foedus_ledger.mechanisms import Mechanism
 from foedus_ledger.records import BudgetSpec
 from foedus_ledger.sqlite import LedgerMissing, SqliteLedger
 from foedus_workloads.training import silo_ledger
-from foedus_workloads.training.durable import open_lines
 from foedus_workloads.training.silo_ledger import SiloLedger
 
 KEY, OTHER_KEY = (Ed25519PrivateKey.from_private_bytes(bytes([n]) * 32) for n in (1, 2))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from foedus_contract.durable import append_durably, open_lines, unwritable
 from foedus_contract.errors import Refused
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.wire import LedgerHead
@@ -22,7 +23,6 @@ from foedus_ledger.charges import (
 )
 from foedus_ledger.records import BudgetRecord
 from foedus_ledger.sqlite import SqliteLedger
-from foedus_workloads.training.durable import append_durably, open_lines, unwritable
 
 LOCK_SECONDS = 10.0  # another job's silo on the same budget holds the log for milliseconds
 

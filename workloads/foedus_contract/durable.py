@@ -70,15 +70,39 @@ def append_durably(descriptor: int, line: bytes) -> None:
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Make `path` hold `content`: after a crash it holds that or what it held before; raises OSError."""
+    """Make `path` hold `content`, for this user alone; after a crash it holds that or what it held before.
+
+    Raises OSError. Of one path there is one writer at a time.
+    """
     draft = path.with_name(path.name + ".draft")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(descriptor, "wb") as file:
+    _write_synced(draft, content)
+    draft.replace(path)
+    sync_folder(path.parent)
+
+
+def create_durably(path: Path, content: bytes) -> bool:
+    """Make `path` hold `content` unless there is such a file; say whether it was made now. Raises OSError.
+
+    Of two processes one wins, and no crash leaves half a file.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    try:
+        _write_synced(draft, content)
+        os.link(draft, path)
+    except FileExistsError:
+        return False
+    finally:
+        draft.unlink(missing_ok=True)
+    sync_folder(path.parent)
+    return True
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    path.unlink(missing_ok=True)  # what a crash left could have another mode
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    draft.replace(path)
-    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
