@@ -1,10 +1,12 @@
 import json
+import stat
 from pathlib import Path
 
 import pytest
 import yaml
 
 from foedus.main import main
+from foedus.overlap import hashes_path
 from foedus_engine.cluster.embedded_ledgers import ledger_path
 from foedus_engine.decide.plan import BudgetKey
 from foedus_ledger.mechanisms import Mechanism
@@ -139,6 +141,32 @@ def test_the_same_records_get_no_second_budget_unless_both_may_be_spent(
     assert f"foedus budget one --state {tmp_path / 'state'}" in error
     assert foedus(tmp_path, *again, "--namespace", "elsewhere") == 23
     assert foedus(tmp_path, *again, "--additional") == 0
+
+
+def test_a_data_set_that_shares_records_with_a_budgets_gets_no_second_one_unless_both_may_be_spent(
+    tmp_path: Path, files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert foedus(tmp_path, "create", "--data", files[0], "--epsilon", "1") == 0
+    grown = tmp_path / "grown.jsonl"
+    write_records(grown, [*read_records(Path(files[0])).items[1:], Record(text="one more", label="a")])
+    again = ("create", "grown", "--data", str(grown), "--epsilon", "1")
+    assert foedus(tmp_path, *again) == 23
+    assert "budget grown: 2 of its records have the budget one already" in capsys.readouterr().err
+    assert foedus(tmp_path, *again, "--additional") == 0
+    assert foedus(tmp_path, "create", "--data", files[1], "--epsilon", "1") == 0
+
+
+def test_files_of_one_command_that_share_a_record_are_refused_together(tmp_path: Path, files: list[str]) -> None:
+    write_records(Path(files[1]), read_records(Path(files[0])).items[:1])
+    assert foedus(tmp_path, "create", "--data", files[0], "--data", files[1], "--epsilon", "1") == 23
+    assert not ledger_path(tmp_path / "state", BudgetKey("default", "one")).exists()
+
+
+def test_what_is_kept_of_records_is_for_this_user_alone(tmp_path: Path, files: list[str]) -> None:
+    assert foedus(tmp_path, "create", "--data", files[0], "--epsilon", "1") == 0
+    kept = hashes_path(tmp_path / "state", BudgetKey("default", "one"))
+    assert (kept.stat().st_size, stat.S_IMODE(kept.stat().st_mode)) == (3 * 32, 0o600)
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
 
 
 def test_a_state_folder_without_budgets_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
