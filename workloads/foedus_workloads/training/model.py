@@ -321,7 +321,7 @@ def _first_context(layer: Any, hidden: Tensor, mask: Tensor) -> Tensor:
     key = attention.key(hidden).unflatten(-1, heads).transpose(1, 2)
     value = attention.value(hidden).unflatten(-1, heads).transpose(1, 2)
     weights = torch.softmax(query @ key.transpose(2, 3) * attention.scaling + mask, dim=-1)
-    return (weights @ value).transpose(1, 2).flatten(2)
+    return (weights @ value).transpose(1, 2).flatten(2)  # type: ignore[no-any-return]
 
 
 def _bad_adapter(what: str) -> InvalidInput:
