@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 from foedus_engine import names
 from foedus_engine.accounting import Accounting
 from foedus_engine.cluster.feed import KeyFeed
+from foedus_engine.cluster.protocol import Conflict
 from foedus_engine.decide.plan import Event, ObjectKey
 from foedus_engine.pki import content_factory
 from foedus_engine.reconcile import Reconciler
@@ -40,9 +42,15 @@ class Clock:
 
 
 class Life:
-    """A job `demo` in `namespace`: `admin` does what people and nodes do, `operator` what the operator does."""
+    """A job `demo` in `namespace`: `admin` does what people and nodes do, `operator` what the operator does.
 
-    def __init__(self, admin: ApiServer, operator: ApiServer, namespace: str, release: str) -> None:
+    `with_controllers`: Kubernetes' own controllers run, so that a Job has a pod.
+    """
+
+    def __init__(
+        self, admin: ApiServer, operator: ApiServer, namespace: str, release: str, *, with_controllers: bool
+    ) -> None:
+        self._with_controllers = with_controllers
         self._admin = KubeCluster(admin, KeyFeed())
         self._server = admin
         self._operator = KubeCluster(operator, KeyFeed())
@@ -120,31 +128,33 @@ class Life:
 
     async def _end_the_coordinator(self) -> None:
         """Say of a pod of the coordinator's Job what its node would say, and let the operator see it running first."""
-        name = names.coordinator("demo")
-        job = await self._admin.get(ObjectKey("batch/v1", "Job", self._namespace, name))
-        # A node that does not exist: nothing else writes this pod's status.
-        pod = await self._admin.create(
-            {
-                "apiVersion": "v1",
-                "kind": "Pod",
-                "metadata": {
-                    "name": f"{name}-0",
-                    "namespace": self._namespace,
-                    "labels": {"batch.kubernetes.io/controller-uid": job["metadata"]["uid"]},
-                },
-                "spec": {"nodeName": "none", "containers": [{"name": "workload", "image": "none"}]},
-            }
-        )
-        pod = await self._report(pod, "Running", {"running": {}})
+        pod = await self._report(await self._pod(), "Running", {"running": {}})
         await self._settle()
         await self._report(pod, "Succeeded", {"terminated": {"exitCode": 0, "message": FINISHED}})
         await self._settle()
 
+    async def _pod(self) -> Any:
+        """Return the pod of the coordinator's Job."""
+        name = names.coordinator("demo")
+        job = await self._admin.get(ObjectKey("batch/v1", "Job", self._namespace, name))
+        labels = {"batch.kubernetes.io/controller-uid": job["metadata"]["uid"]}
+        if not self._with_controllers:
+            meta = {"name": f"{name}-0", "namespace": self._namespace, "labels": labels}
+            await self._admin.create({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {}})
+        while not (found := await self._admin.list("v1", "Pod", self._namespace, labels)):
+            await asyncio.sleep(0.1)
+        return found[0]
+
     async def _report(self, pod: Any, phase: str, state: dict[str, Any]) -> Any:
         container = {"name": "workload", "image": "none", "imageID": "", "ready": False, "restartCount": 0}
         status = {"phase": phase, "containerStatuses": [{**container, "started": phase == "Running", "state": state}]}
-        path = path_of(ObjectKey("v1", "Pod", self._namespace, pod["metadata"]["name"]))
-        return await self._server.request("PUT", f"{path}/status", body={**pod, "status": status})
+        key = ObjectKey("v1", "Pod", self._namespace, pod["metadata"]["name"])
+        while True:
+            body = {**await self._admin.get(key), "status": status}
+            try:
+                return await self._server.request("PUT", f"{path_of(key)}/status", body=body)
+            except Conflict:  # a controller was faster
+                continue
 
 
 def watched() -> list[Watched]:

@@ -27,7 +27,7 @@ def test_the_chart_grants_what_the_page_says(name: str) -> None:
 async def test_the_operator_uses_each_of_its_rights_and_no_other(tmp_path: Path) -> None:
     store = ObjectStore(open_database(tmp_path / "store"), now=lambda: datetime.now(UTC), changed=lambda *_: None)
     operator = StoreServer(store)
-    life = Life(StoreServer(store), operator, "team-a", "foedus-system")
+    life = Life(StoreServer(store), operator, "team-a", "foedus-system", with_controllers=False)
     await life.live()
     assert await life.left() == [("PersistentVolumeClaim", "demo-coordinator-output")]
     watches = {(resource(each.group, each.plural), verb) for each in watched() for verb in ("list", "watch")}
