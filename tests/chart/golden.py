@@ -12,9 +12,11 @@ import yaml
 
 from chart.helm import GOLDEN, find_helm, render, without_random
 
+DEFAULT = "default"
+LACKING = "# lacks "
 DIGEST = "sha256:" + "5e" * 32
 SETS: Mapping[str, Mapping[str, Any]] = {
-    "default": {},
+    DEFAULT: {},
     # What a careful platform team sets.
     "production": {
         "images": {
@@ -52,13 +54,39 @@ SETS: Mapping[str, Mapping[str, Any]] = {
 
 
 def compose(helm: str, name: str) -> str:
-    """Return the text of one golden file: all documents but the kinds, which have files of their own."""
+    """Return the text of one golden file, without the kinds, which have files of their own.
+
+    `default` shows every document, another set those that differ from it, after the names of those that it lacks.
+    """
+    made = _documents(helm, name)
+    base = {} if name == DEFAULT else _documents(helm, DEFAULT)
+    lacking = "".join(f"{LACKING}{identity}\n" for identity in base if identity not in made)
+    shown = [document for identity, document in made.items() if base.get(identity) != document]
+    return lacking + yaml.safe_dump_all(shown, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _documents(helm: str, name: str) -> dict[str, dict[str, Any]]:
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as values:
         yaml.safe_dump(dict(SETS[name]), values)
         values.flush()
         made = render(helm, "--values", values.name)
-    documents = [without_random(each) for each in made if each["kind"] != "CustomResourceDefinition"]
-    return yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True, width=120)
+    return {identity(each): without_random(each) for each in made if each["kind"] != "CustomResourceDefinition"}
+
+
+def read(name: str) -> list[dict[str, Any]]:
+    """Return all documents of a set, as its golden file and that of the default say them."""
+    text = (GOLDEN / f"{name}.yaml").read_text("utf-8")
+    shown = {identity(each): each for each in yaml.safe_load_all(text)}
+    if name == DEFAULT:
+        return list(shown.values())
+    lacking = {line.removeprefix(LACKING) for line in text.splitlines() if line.startswith(LACKING)}
+    base = {identity(each): each for each in read(DEFAULT)}
+    return list({**{key: each for key, each in base.items() if key not in lacking}, **shown}.values())
+
+
+def identity(document: Mapping[str, Any]) -> str:
+    """Return what names a document among those of a release."""
+    return f"{document['kind']} {document['metadata']['name']}"
 
 
 def main(folder: Path) -> int:

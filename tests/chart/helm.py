@@ -46,8 +46,3 @@ def without_random(document: dict[str, Any]) -> dict[str, Any]:
     if document["kind"] != "Secret":
         return document
     return {**document, "data": dict.fromkeys(document["data"], "made by Helm")}
-
-
-def golden(name: str) -> list[dict[str, Any]]:
-    """Return the documents of a golden file."""
-    return list(yaml.safe_load_all((GOLDEN / f"{name}.yaml").read_text("utf-8")))

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chart.golden import SETS
-from chart.helm import golden
+from chart.golden import SETS, read
 from chart.life import Life, watched
 from chart.rights import documented, granted
 from chart.store_server import StoreServer, resource
@@ -19,7 +18,7 @@ OPERATOR = "foedus-operator"
 
 @pytest.mark.parametrize("name", SETS)
 def test_the_chart_grants_what_the_page_says(name: str) -> None:
-    grants = list(granted(golden(name)))
+    grants = list(granted(read(name)))
     assert sorted(grants) == sorted(documented())
     assert len(grants) == len(set(grants))
 

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from chart.documents import CHART, main
-from chart.golden import SETS, compose
-from chart.helm import GOLDEN, find_helm, golden, render, run_helm
+from chart.golden import SETS, compose, read
+from chart.helm import GOLDEN, find_helm, render, run_helm
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,7 +75,7 @@ def test_generated_files_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def pods() -> list[Any]:
-    made = [(name, each) for name in SETS for each in golden(name) if each["kind"] == "Deployment"]
+    made = [(name, each) for name in SETS for each in read(name) if each["kind"] == "Deployment"]
     return [
         pytest.param(each["spec"]["template"]["spec"], id=f"{name}-{each['metadata']['name']}") for name, each in made
     ]
@@ -98,7 +98,7 @@ def test_pods_are_restricted_and_bounded(pod: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", SETS)
 def test_every_pod_is_closed_unless_that_is_switched_off(name: str) -> None:
-    documents = golden(name)
+    documents = read(name)
     closed = {
         str(each["spec"]["podSelector"]["matchLabels"])
         for each in documents
