@@ -25,29 +25,25 @@ def min_honest_for(noise: Noise, threshold: int, colluders: int) -> int:
 
 
 class LoraPlan(ContractModel):
-    """Which factors are trained: rank, scaling numerator, module names, how many of the last layers.
-
-    `query_damping` is the share by which the last layer's query starts out lower at the first token.
-    """
+    """Which factors are trained: rank, scaling numerator, module names, how many of the last layers."""
 
     rank: Annotated[int, Field(ge=1, le=256)]
     alpha: Annotated[float, Field(gt=0, le=1024)]
     target_modules: tuple[str, ...]
     last_layers: Annotated[int, Field(ge=1, le=128)]
-    query_damping: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class ModelPlan(ContractModel):
     """Base model by digest, labels in the order of the logits, fixed token length, adapter (None: head alone).
 
-    `head_start` tells the head's first values: zero, or the directions in which the base model sees the labels' names.
+    `query_damping` is the share by which the last layer's query is lower at the first token.
     """
 
     digest: Digest
     labels: tuple[str, ...]
     max_tokens: Annotated[int, Field(ge=8, le=512)]
     lora: LoraPlan | None
-    head_start: Literal["Zero", "LabelNames"] = "Zero"
+    query_damping: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class OptimizerPlan(ContractModel):

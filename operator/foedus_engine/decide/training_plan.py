@@ -45,7 +45,6 @@ def lora_plan(job: FederatedTrainingJob) -> LoraPlan | None:
         alpha=lora.alpha,
         target_modules=tuple(lora.target_modules),
         last_layers=lora.last_layers,
-        query_damping=lora.query_damping,
     )
 
 
@@ -71,7 +70,7 @@ def make_training_plan(job: FederatedTrainingJob, observed: Observed, calibratio
             labels=tuple(job.spec.model.labels),
             max_tokens=job.spec.model.max_tokens,
             lora=lora_plan(job),
-            head_start=training.head_start,
+            query_damping=job.spec.model.query_damping,
         ),
         optimizer=OptimizerPlan(
             learning_rate=training.optimizer.learning_rate,

@@ -45,7 +45,7 @@ def model_card(plan: TrainingPlan, metrics: Metrics, base_name: str) -> str:
     """Return the model card: how the adapter was made, what is promised about the data, and how to load it."""
     lora, privacy = plan.model.lora, plan.privacy
     trained = (
-        "a linear head (the LoRA factors are zero)"
+        "a linear head"
         if lora is None
         else f"LoRA rank {lora.rank}, alpha {lora.alpha:g}, on {', '.join(lora.target_modules)} of the last "
         f"{lora.last_layers} layer(s), and a linear head"
@@ -61,7 +61,7 @@ Text classifier over the classes {", ".join(plan.model.labels)}.
 Trained by Foedus across {len(plan.silos)} silos with {plan.total_records} records in all: {trained}.
 
 - Base model: {base_name} ({plan.model.digest})
-- Plan: {plan.digest()}
+- Plan: {plan.digest()}{_damping(plan)}
 
 ## Privacy
 
@@ -94,6 +94,11 @@ scores = model(**batch).logits
 
 The base model's folder holds {CONFIG_FILE}, {WEIGHTS_FILE} and its tokenizer.
 """
+
+
+def _damping(plan: TrainingPlan) -> str:
+    share = plan.model.query_damping
+    return f"\n- The last layer's query is lowered by {share:g} at the first token, by a fixed rank" if share else ""
 
 
 def _rests_on(privacy: PrivacyPlan) -> str:

@@ -3,18 +3,17 @@
 Trained are, for each adapted module, B (outputs × rank) and A (rank × inputs), added as alpha/rank · B·A, and the
 head (labels × hidden, and one bias a label). Pooler and everything below stay frozen; there is no dropout.
 
-With `query_damping` λ the last layer's query has one rank more, which is fixed: it lowers the query q that the first
-token makes of its usual input x by λ q, so that attention spreads over the text instead of resting on a few marks.
-x and q are the empty text's at the bare base model, so public; at MiniLM's last layer x is on average within 7 % of a
-real text's.
+With the plan's `query_damping` λ the last layer's query has one rank more, which is fixed: it lowers the query q that
+the first token makes of its usual input x by λ q, so that attention spreads over the text instead of resting on a few
+marks. x and q are the empty text's at the bare base model, so public.
 
 The one order of a round's vector: the active factor of each adapted module, layer by layer in the order of
 `base.LINEARS`, each row by row; then the head's weight row by row; then its bias.
 
 The head's part is in centred coordinates: scores = W (z − c) + β b', where c is public: the mean pooled output of the
 job's public records at the start, or of the empty text where there are none. It is broadcast with the adapter.
-Pooled outputs share a large constant part, on which a clipped gradient would spend its norm
-instead of on what tells the classes apart; β < 1 keeps the bias, which every example pulls at, from taking the rest.
+Pooled outputs share a large constant part, on which a clipped gradient would spend its norm instead of on what tells
+the classes apart; β < 1 keeps the bias, which every example pulls at, from taking the rest.
 `add` turns a step (ΔW, Δb') into the plain head's: ΔW, Δb = β Δb' − ΔW c.
 """
 
@@ -42,12 +41,8 @@ Floats = npt.NDArray[np.float32]
 
 ADAPTER = "default"  # the name under which peft keeps the one adapter
 HEAD_WEIGHT, HEAD_BIAS, HEAD_CENTRE = "head.weight", "head.bias", "head.centre"
-BIAS_SCALE = 0.1  # β; 0.1, 0.3 and 1 were compared on Debian's package descriptions (benchmarks/tune.py)
-# The norm of each label's row at its start from the labels' names; 0, 1, 2, 4, 6 and 8 were compared there too. Large
-# enough to tell the classes apart, small enough for noisy gradients to correct.
-START_NORM = 4.0
-LABEL_BATCH = 8  # labels' names encoded at a time
-# With no LoRA asked for, peft still needs one adapted module to save the head with: its B stays zero.
+BIAS_SCALE = 0.1  # β
+# With no LoRA asked for, peft still needs one adapted module to save the head with: its trained rank's B stays zero.
 HEAD_ONLY = LoraPlan(rank=1, alpha=1, target_modules=("query",), last_layers=1)
 
 
@@ -110,7 +105,7 @@ class AdaptedModel:
     def load(cls, path: Path, plan: ModelPlan, seed: int) -> Self:
         """Load the base model of `plan` from `path` with a fresh adapter.
 
-        A is drawn from `seed`, B is zero, the head starts as the plan says.
+        A is drawn from `seed`, B and the head are zero.
         """
         base = check_base(path)
         check_plan(base, plan)
@@ -125,12 +120,9 @@ class AdaptedModel:
                 module.B.weight.zero_()
             model.head.weight.zero_()
             model.head.bias.zero_()
-            empty = model.encode([""], batch=1)
-            if lora.query_damping > 0:
-                model._damp_query(empty, lora)
-            model.centre.copy_(model._pooled(empty)[0])
-            if plan.head_start == "LabelNames":
-                model._start_at_label_names()
+            if plan.query_damping > 0:
+                model._damp_query(lora)
+            model.centre.copy_(model._pooled(model.encode([""], batch=1))[0])
         return model
 
     @property
@@ -225,20 +217,13 @@ class AdaptedModel:
             pooled = torch.cat([self._pooled(encoded.rows(start, batch)) for start in starts])[: encoded.count]
             self.centre.copy_(pooled.mean(dim=0))
 
-    def _damp_query(self, empty: Encoded, lora: LoraPlan) -> None:
+    def _damp_query(self, lora: LoraPlan) -> None:
         """Set the fixed rank of the last layer's query: A x = 1 and s·B = −λ q at the empty text's first token."""
         module = next(module for module in self.modules if module.name.endswith(f"{self.base.layers - 1}.{QUERY}"))
-        first = self._below_last(empty)[0, 0]
+        first = self._run([""], self.base.layers - 1).hidden[0, 0]
         query = self._bert.encoder.layer[-1].attention.self.query.base_layer(first)
         module.A.weight[-1] = first / first.square().sum()
-        module.B.weight[:, -1] = -lora.query_damping * query * lora.rank / lora.alpha
-
-    def _start_at_label_names(self) -> None:
-        """Point each label's row at what tells the pooled output of its name from the other labels' names."""
-        pooled = self._pooled(self.encode(self.plan.labels, batch=LABEL_BATCH))
-        rows = torch.nn.functional.normalize(pooled - pooled.mean(dim=0)) * START_NORM
-        self.head.weight.copy_(rows)
-        self.head.bias.copy_(-rows @ self.centre)
+        module.B.weight[:, -1] = -self.plan.query_damping * query * lora.rank / lora.alpha
 
     def _pooled(self, encoded: Encoded) -> Tensor:
         hidden = self._below_last(encoded)
@@ -254,17 +239,22 @@ class AdaptedModel:
         return hidden
 
     def _encode_batch(self, texts: Sequence[str], batch: int) -> Encoded:
-        encodings = self._tokenizer.encode_batch([*texts, *[""] * (batch - len(texts))])
+        encoded = self._run([*texts, *[""] * (batch - len(texts))], self._first_adapted)
+        if self.plan.lora is None:  # the head reads the first token alone: the rest need not be kept
+            encoded = Encoded(encoded.hidden[:, :1].clone(), encoded.mask[:, :1].clone())
+        return encoded.rows(0, len(texts))
+
+    def _run(self, texts: Sequence[str], layers: int) -> Encoded:
+        """Return what leaves the first `layers` layers."""
+        encodings = self._tokenizer.encode_batch(list(texts))
         ids = torch.tensor([encoding.ids for encoding in encodings])
         mask = torch.tensor([encoding.attention_mask for encoding in encodings])
         additive = _additive(mask)
         with torch.no_grad():
             hidden = self._bert.embeddings(input_ids=ids)
-            for layer in self._bert.encoder.layer[: self._first_adapted]:
+            for layer in self._bert.encoder.layer[:layers]:
                 hidden = layer(hidden, additive)
-        if self.plan.lora is None:  # the head reads the first token alone: the rest need not be kept
-            hidden, mask = hidden[:, :1].clone(), mask[:, :1].clone()
-        return Encoded(hidden[: len(texts)], mask[: len(texts)])
+        return Encoded(hidden, mask)
 
     def _adapted(self, name: str) -> AdaptedModule:
         module = self._bert.get_submodule(name)
@@ -304,7 +294,7 @@ def _additive(mask: Tensor) -> Tensor:
 def _first_token(layer: Any, hidden: Tensor, mask: Tensor) -> Tensor:
     """Return a BERT layer's output at the first token, the only one that the pooler reads.
 
-    Keys and values come from all tokens, the query and all that follows from the first alone: a sixth of the work.
+    Keys and values come from all tokens, the query and all that follows from the first alone.
     """
     attention = layer.attention.self
     heads = (attention.num_attention_heads, attention.attention_head_size)
