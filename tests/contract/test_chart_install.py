@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
+import ssl
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -213,6 +215,42 @@ def used(events: list[dict[str, Any]]) -> set[tuple[str, str]]:
         if event["verb"] == "patch" and event["responseStatus"]["code"] == 201:
             rights.add((what, "create"))
     return rights
+
+
+async def test_an_upgrade_renews_the_certificate_under_the_same_authority(installed: Installed, tmp_path: Path) -> None:
+    place = f"/api/v1/namespaces/{installed.release}/secrets/foedus-ledger-tls"
+    before = contents(await installed.root.request("GET", place))
+    installed.run("upgrade", "foedus", str(CHART), "--namespace", installed.release)
+    after = contents(await installed.root.request("GET", place))
+    assert before["ca.crt"] == after["ca.crt"]
+    assert before["tls.key"] != after["tls.key"]
+    for folder, made in (("before", before), ("after", after)):
+        (tmp_path / folder).mkdir()
+        for host in ("foedus-ledger", f"foedus-ledger.{installed.release}", f"foedus-ledger.{installed.release}.svc"):
+            assert handshake(tmp_path / folder, made, before["ca.crt"], host) == "TLSv1.3"
+    with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
+        handshake(tmp_path / "after", after, before["ca.crt"], "foedus-ledger.elsewhere.svc")
+
+
+def contents(secret: dict[str, Any]) -> dict[str, bytes]:
+    return {key: base64.b64decode(value) for key, value in secret["data"].items()}
+
+
+def handshake(folder: Path, served: dict[str, bytes], ca: bytes, host: str) -> str | None:
+    """Return the version that a client who trusts `ca` and a server of that certificate agree on."""
+    for name in ("tls.crt", "tls.key"):
+        (folder / name).write_bytes(served[name])
+    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server_context.load_cert_chain(folder / "tls.crt", folder / "tls.key")
+    client_context = ssl.create_default_context(cadata=ca.decode("ascii"))
+    client_context.verify_flags |= ssl.VERIFY_X509_STRICT
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = client_context.wrap_bio(to_client, to_server, server_hostname=host)
+    server = server_context.wrap_bio(to_server, to_client, server_side=True)
+    for side in (client, server, client, server):
+        with suppress(ssl.SSLWantReadError):
+            side.do_handshake()
+    return client.version()
 
 
 async def test_an_uninstall_leaves_kinds_policies_and_objects(installed: Installed) -> None:
