@@ -57,7 +57,6 @@ verify: $(STAMP) ## everything that must hold: format, lint, types, arrows betwe
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m foedus_engine.crdgen --check
-	PYTHONPATH=$(SOURCES) $(BIN)/python -m chart.documents --check
 	$(BIN)/python -m pytest
 
 .PHONY: test

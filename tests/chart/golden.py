@@ -54,7 +54,7 @@ SETS: Mapping[str, Mapping[str, Any]] = {
 
 
 def compose(helm: str, name: str) -> str:
-    """Return the text of one golden file, without the kinds, which have files of their own.
+    """Return the text of one golden file, without kinds and policies, which have files of their own.
 
     `default` shows every document, another set those that differ from it, after the names of those that it lacks.
     """
@@ -70,7 +70,7 @@ def _documents(helm: str, name: str) -> dict[str, dict[str, Any]]:
         yaml.safe_dump(dict(SETS[name]), values)
         values.flush()
         made = render(helm, "--values", values.name)
-    return {identity(each): without_random(each) for each in made if each["kind"] != "CustomResourceDefinition"}
+    return {identity(each): without_random(each) for each in made if not is_file_of_its_own(each)}
 
 
 def read(name: str) -> list[dict[str, Any]]:
@@ -82,6 +82,11 @@ def read(name: str) -> list[dict[str, Any]]:
     lacking = {line.removeprefix(LACKING) for line in text.splitlines() if line.startswith(LACKING)}
     base = {identity(each): each for each in read(DEFAULT)}
     return list({**{key: each for key, each in base.items() if key not in lacking}, **shown}.values())
+
+
+def is_file_of_its_own(document: Mapping[str, Any]) -> bool:
+    """Say whether the chart holds the document as it stands."""
+    return document["kind"].startswith(("CustomResourceDefinition", "ValidatingAdmissionPolicy"))
 
 
 def identity(document: Mapping[str, Any]) -> str:

@@ -6,7 +6,6 @@ one. The same life is lived on a real API server in `contract/test_chart_install
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -61,7 +60,7 @@ class StoreServer(ApiServer):
             return self._store.get(key)
         return self._write(verb, parts, key, body or {})
 
-    def _write(self, verb: str, parts: Mapping[str, str], key: ObjectKey, body: Mapping[str, Any]) -> Answer:
+    def _write(self, verb: str, parts: Mapping[str, Any], key: ObjectKey, body: Mapping[str, Any]) -> Answer:
         self._note(parts, {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}[verb])
         if verb == "POST":
             return dict(self._store.create(body, manager="test"))
@@ -82,7 +81,7 @@ class StoreServer(ApiServer):
             return False
         return True
 
-    def _note(self, parts: Mapping[str, str], verb: str) -> None:
+    def _note(self, parts: Mapping[str, Any], verb: str) -> None:
         self.used.add((resource(parts["group"] or "", parts["plural"], parts["sub"] or ""), verb))
 
 
@@ -92,7 +91,7 @@ def resource(group: str, plural: str, subresource: str = "") -> str:
     return f"{name}.{group}" if group else name
 
 
-def _parts(path: str) -> dict[str, str]:
+def _parts(path: str) -> dict[str, Any]:
     found = _PATH.fullmatch(path)
     assert found, path
-    return json.loads(json.dumps(found.groupdict()))
+    return found.groupdict()

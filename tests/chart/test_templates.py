@@ -9,10 +9,11 @@ import pytest
 import yaml
 
 from chart.documents import CHART, main
-from chart.golden import SETS, compose, read
+from chart.golden import SETS, compose, identity, read
 from chart.helm import GOLDEN, find_helm, render, run_helm
 
 ROOT = Path(__file__).parents[2]
+KEEP = {"helm.sh/resource-policy": "keep"}
 
 
 @pytest.fixture(scope="session")
@@ -34,19 +35,19 @@ def test_templates_are_golden(helm: str, name: str) -> None:
 
 
 def test_kinds_and_policies_are_templates_that_stay(helm: str) -> None:
-    kept = [each for each in render(helm) if each["metadata"].get("annotations", {}).get("helm.sh/resource-policy")]
-    assert sorted((each["kind"], each["metadata"]["name"]) for each in kept) == [
-        ("CustomResourceDefinition", "federatedtrainingjobs.foedus.dev"),
-        ("CustomResourceDefinition", "privacybudgets.foedus.dev"),
-        ("ValidatingAdmissionPolicy", "kept.foedus.dev"),
-        ("ValidatingAdmissionPolicy", "ledger.foedus.dev"),
-        ("ValidatingAdmissionPolicyBinding", "kept.foedus.dev"),
-        ("ValidatingAdmissionPolicyBinding", "ledger.foedus.dev"),
-    ]
-    made = {each["metadata"]["name"]: each for each in kept if each["kind"] == "CustomResourceDefinition"}
-    for file in (ROOT / "crds").glob("*.yaml"):
-        crd = yaml.safe_load(file.read_text("utf-8"))
-        assert made[crd["metadata"]["name"]] == crd
+    made = {identity(each): each for each in render(helm)}
+    kept = {key for key, each in made.items() if each["metadata"].get("annotations") == KEEP}
+    assert kept == {
+        "CustomResourceDefinition federatedtrainingjobs.foedus.dev",
+        "CustomResourceDefinition privacybudgets.foedus.dev",
+        "ValidatingAdmissionPolicy kept.foedus.dev",
+        "ValidatingAdmissionPolicy ledger.foedus.dev",
+        "ValidatingAdmissionPolicyBinding kept.foedus.dev",
+        "ValidatingAdmissionPolicyBinding ledger.foedus.dev",
+    }
+    files = [*(ROOT / "crds").glob("*.yaml"), *(CHART / "policies").glob("*.yaml")]
+    said = [document for file in files for document in yaml.safe_load_all(file.read_text("utf-8"))]
+    assert {identity(each): each for each in said} == {key: made[key] for key in kept}
 
 
 def test_policies_name_the_identities_of_the_release(helm: str) -> None:
