@@ -1,4 +1,4 @@
-"""Lines on standard error that say what is going on, each with the seconds since the start."""
+"""Lines that say what is going on, each with the seconds since the start."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ from contextlib import contextmanager
 HEARTBEAT = 10.0  # seconds of silence after which a long step says that it still runs
 
 
-class Progress:
-    """Prints steps. Threads may share one."""
+def _to_standard_error(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
-    def __init__(self) -> None:
+
+class Progress:
+    """Prints steps, on standard error or by what is given. Threads may share one."""
+
+    def __init__(self, write: Callable[[str], None] = _to_standard_error) -> None:
+        self._write = write
         self._begin = time.monotonic()
         self._lock = threading.Lock()
 
     def say(self, line: str) -> None:
         """Print one line."""
         with self._lock:
-            print(f"{time.monotonic() - self._begin:7.1f} s  {line}", file=sys.stderr, flush=True)
+            self._write(f"{time.monotonic() - self._begin:7.1f} s  {line}")
 
     @contextmanager
     def step(self, name: str, detail: Callable[[], str] = str) -> Iterator[None]:
