@@ -93,10 +93,10 @@ cluster-env: $(STAMP) ## print what makes kubectl and helm use it: eval "$$(make
 cluster-images: $(STAMP) ## build the project's images, give them to its nodes and print their names
 	$(BIN)/python -m e2e.cluster images --folder $(CLUSTER)
 
-# One line a test: many take their time.
+# Builds, starts and many tests take their time: each says at once what it does.
 .PHONY: e2e
 e2e: $(STAMP) ## the tests on a whole Kubernetes: E2E_CLUSTER=local (default), kind or existing
-	$(BIN)/python -m pytest -vv -m e2e e2e
+	$(BIN)/python -m pytest -vv --capture=no -m e2e e2e
 
 .PHONY: e2e-operator
 e2e-operator: $(STAMP) ## the operator's tests on the API server that KUBECONFIG names

@@ -19,11 +19,9 @@ MOST_SKIPS = {"local": 0, "kind": 17, "existing": 19}
 
 
 @pytest.fixture(scope="session")
-def target(pytestconfig: pytest.Config) -> Iterator[Target]:
-    """The cluster of this run. Starting it may take long, so its progress is seen although output is captured."""
-    reporter = pytestconfig.pluginmanager.get_plugin("terminalreporter")
-    progress = Progress(reporter.write_line) if reporter else Progress()
-    with open_target(os.environ, progress) as found:
+def target() -> Iterator[Target]:
+    """The cluster of this run."""
+    with open_target(os.environ, Progress()) as found:
         yield found
 
 

@@ -17,7 +17,7 @@ def lend_gpus(kubectl: Kubectl, node: str, count: int = 1) -> Iterator[None]:
     """Let a node have `count` GPUs inside the block; afterwards it has none again.
 
     As documented for extended resources that no device plugin offers: the capacity is written into the node's status,
-    and the kubelet keeps what it finds there. One that starts anew takes it back.
+    and the kubelet keeps what it finds there.
     """
     if GPU in _allocatable(kubectl, node):
         raise HarnessError(f"{node} has {GPU} of its own, or borrowed ones")

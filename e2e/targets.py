@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -59,6 +60,7 @@ def _local(environment: Mapping[str, str], cache: Path, progress: Progress) -> I
     if found:
         cluster.up(progress)
 
+    @functools.cache
     def image(name: str) -> str:
         return load_image(cluster, name, progress, environment)
 
@@ -84,6 +86,7 @@ def _kind(environment: Mapping[str, str], cache: Path, progress: Progress) -> It
             _run(kind, "create", "cluster", f"--name={KIND_NAME}", configuration, "--wait=5m")
     _run(kind, "export", "kubeconfig", f"--name={KIND_NAME}", f"--kubeconfig={kubeconfig}")
 
+    @functools.cache
     def image(name: str) -> str:
         if name == "busybox":
             made = ensure_pod_image(name, cache, progress, environment)

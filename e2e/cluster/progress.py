@@ -1,4 +1,4 @@
-"""Lines that say what is going on, each with the seconds since the start."""
+"""Lines on standard error that say what is going on, each with the seconds since the start."""
 
 from __future__ import annotations
 
@@ -11,22 +11,17 @@ from contextlib import contextmanager
 HEARTBEAT = 10.0  # seconds of silence after which a long step says that it still runs
 
 
-def _to_standard_error(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 class Progress:
-    """Prints steps, on standard error or by what is given. Threads may share one."""
+    """Prints steps. Threads may share one."""
 
-    def __init__(self, write: Callable[[str], None] = _to_standard_error) -> None:
-        self._write = write
+    def __init__(self) -> None:
         self._begin = time.monotonic()
         self._lock = threading.Lock()
 
     def say(self, line: str) -> None:
         """Print one line."""
         with self._lock:
-            self._write(f"{time.monotonic() - self._begin:7.1f} s  {line}")
+            print(f"{time.monotonic() - self._begin:7.1f} s  {line}", file=sys.stderr, flush=True)
 
     @contextmanager
     def step(self, name: str, detail: Callable[[], str] = str) -> Iterator[None]:
