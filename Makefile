@@ -92,9 +92,14 @@ cluster-down: $(STAMP) ## remove it, or what a crash left of it
 cluster-env: $(STAMP) ## print what makes kubectl and helm use it: eval "$$(make -s cluster-env)"
 	@$(BIN)/python -m e2e.cluster env --folder $(CLUSTER)
 
+.PHONY: cluster-images
+cluster-images: $(STAMP) ## build the project's images, give them to its nodes and print their names
+	$(BIN)/python -m e2e.cluster images --folder $(CLUSTER)
+
+# Builds, starts and many tests take their time: each says at once what it does.
 .PHONY: e2e
 e2e: $(STAMP) ## the tests on a whole Kubernetes: E2E_CLUSTER=local (default), kind or existing
-	$(BIN)/python -m pytest -m e2e e2e
+	$(BIN)/python -m pytest -vv --capture=no -m e2e e2e
 
 .PHONY: e2e-operator
 e2e-operator: $(STAMP) ## the operator's tests on the API server that KUBECONFIG names
