@@ -51,9 +51,9 @@ class KubeLedgers:
         """Set aside `count` releases; raises Refused when they do not fit, Unavailable when the answer is unknown."""
         await self._change(budget, lambda record: ledger.reserve(record, job_uid, mechanism, count, claimant))
 
-    async def charge(self, budget: BudgetKey, *, job_uid: str, attempt: int, noise_multiplier: float) -> None:
+    async def charge(self, budget: BudgetKey, *, job_uid: str, attempt: int, noise_multiplier: float) -> BudgetRecord:
         """Charge one release; returns only once that is durable. After any error the attempt counts as charged."""
-        await self._change(
+        return await self._change(
             budget, lambda record: ledger.charge(record, job_uid, attempt, noise_multiplier=noise_multiplier)
         )
 
@@ -61,7 +61,7 @@ class KubeLedgers:
         """Give back what was reserved and not charged; an absent or closed account is left as it is."""
         await self._change(budget, lambda record: ledger.close(record, job_uid))
 
-    async def _change(self, budget: BudgetKey, decide: Callable[[BudgetRecord], BudgetRecord]) -> None:
+    async def _change(self, budget: BudgetKey, decide: Callable[[BudgetRecord], BudgetRecord]) -> BudgetRecord:
         for _ in range(MAX_CONFLICTS):
             try:
                 obj = await self._get(budget)
@@ -76,7 +76,7 @@ class KubeLedgers:
                 cure = "its holder runs `foedus budget create`"
                 raise Refused("there is no budget here", where=f"PrivacyBudget {budget}", cure=cure) from None
             else:
-                return
+                return new
         raise Unavailable("other writers keep changing the ledger", where=f"PrivacyBudget {budget}", cure="try again")
 
     async def _get(self, budget: BudgetKey) -> Object:

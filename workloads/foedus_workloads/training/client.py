@@ -115,7 +115,9 @@ def prepare(
     spec: ClientRunSpec, around: Surroundings, progress: ProgressWriter, signing_key: Ed25519PrivateKey
 ) -> tuple[AdaptedModel, LocalStep, SiloLedger, LedgerHead]:
     """Check data, ledger and its log against the plan, load the model, and cache what the rounds do not change."""
+    from foedus_ledger.charge_log import log_path
     from foedus_workloads.training.data import read_records
+    from foedus_workloads.training.held_ledgers import held_ledger
     from foedus_workloads.training.silo_ledger import SiloLedger
 
     path = around.path(spec.data)
@@ -128,7 +130,7 @@ def prepare(
             cure="make a budget for this very data, or put the old data back",
             code=ExitCode.INVALID_DATA,
         )
-    ledger = SiloLedger(around.path(spec.ledger), signing_key)
+    ledger = SiloLedger(held_ledger(spec, around), log_path(around.path(spec.ledger)), signing_key)
     head = ledger.open()
     check_account(spec, ledger)
     progress.write(Preparing(at=around.wall_clock(), what="loading the model"))
