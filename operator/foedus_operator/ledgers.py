@@ -61,14 +61,26 @@ class KubeLedgers:
         """Give back what was reserved and not charged; an absent or closed account is left as it is."""
         await self._change(budget, lambda record: ledger.close(record, job_uid))
 
-    async def _change(self, budget: BudgetKey, decide: Callable[[BudgetRecord], BudgetRecord]) -> BudgetRecord:
+    async def take_over(self, budget: BudgetKey, logged: Mapping[str, Account]) -> BudgetRecord:
+        """Take over charges of the silo's log that are missing here, as spent; the same log again changes nothing.
+
+        It needs the verb `reconcile` on the budget.
+        """
+        return await self._change(budget, lambda record: ledger.import_charges(record, logged), ledger.check_import)
+
+    async def _change(
+        self,
+        budget: BudgetKey,
+        decide: Callable[[BudgetRecord], BudgetRecord],
+        check: Callable[[BudgetRecord, BudgetRecord], None] = ledger.check_transition,
+    ) -> BudgetRecord:
         for _ in range(MAX_CONFLICTS):
             try:
                 obj = await self._get(budget)
                 old = read_record(obj)
                 new = _decide(decide, old, budget)
                 if new is not old:
-                    ledger.check_transition(old, new)
+                    check(old, new)
                     await self._put(obj, new)
             except Conflict:
                 continue
