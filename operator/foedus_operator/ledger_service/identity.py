@@ -81,11 +81,12 @@ async def _review(server: ApiServer, token: str) -> Mapping[str, Any]:
 def _pod_of(user: Mapping[str, Any]) -> tuple[str, str, str]:
     """Return namespace, name and UID of the pod that the token is bound to."""
     account = str(user.get("username") or "")
-    extra = user.get("extra") or {}
-    names_, uids = extra.get(POD_NAME) or (), extra.get(POD_UID) or ()
-    if not account.startswith(ACCOUNT) or len(names_) != 1 or len(uids) != 1:
+    extra: Mapping[str, list[str]] = user.get("extra") or {}
+    pods = [*zip(extra.get(POD_NAME, []), extra.get(POD_UID, []), strict=False)]
+    if not account.startswith(ACCOUNT) or len(pods) != 1:
         raise _refused("the token is not bound to a pod")
-    return account.removeprefix(ACCOUNT).partition(":")[0], str(names_[0]), str(uids[0])
+    name, uid = pods[0]
+    return account.removeprefix(ACCOUNT).partition(":")[0], name, uid
 
 
 async def _get(server: ApiServer, key: ObjectKey) -> Object:
