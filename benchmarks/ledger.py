@@ -57,6 +57,7 @@ FILLED = 0.95  # of each budget, by an account that nobody charges
 FILLERS = 1000  # releases of that account
 CLOSINGS = 25  # a writer's, so that a budget has some hundred accounts at most
 UNGUARDED = 600  # operations of the build without resourceVersion
+START_SECONDS = 600.0  # of an API server; it takes ten, and far more on a machine that does other work
 SEED = 7
 NOTHING = Account(mechanism=Mechanism(noise_multiplier=1.0), reserved=1, claimant="nobody")
 
@@ -174,7 +175,7 @@ class Session:
             self.cluster.daemons[name].signal(signal.SIGKILL)
         for name in victims:
             self.cluster.daemons[name].start()
-        self.cluster.wait_for_api_server()
+        self.cluster.wait_for_api_server(START_SECONDS)
 
     def entries(self) -> tuple[Entry, ...]:
         """Return what all writers noted."""

@@ -3,9 +3,9 @@
 What is written on its standard output: `tell NUMBER WORD` when a writer wants something of the parent, `exit NUMBER
 CODE` when it has ended. At the end of the input all writers are killed: none outlives the benchmark.
 
-A writer works as the product does, with the product's code: reserving and closing as the operator, charging as the ledger
-service. It notes each operation before it is asked and after it is answered, and goes on from its notes after a
-restart: an attempt number is never used for a second release, but now and then asked for again, which must be refused.
+A writer works as the product does, with the product's code: reserving and closing as the operator, charging as the
+ledger service. It notes each operation before it is asked and after it is answered, and goes on from its notes after a
+restart: no attempt number is used for a second release, but now and then one is asked for again, to be refused.
 
 Faults are put between the product's code and the API server: the writer kills itself at a named point, loses an answer
 after the write was committed, or asks its parent to kill the API server under a write.
