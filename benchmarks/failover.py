@@ -25,10 +25,11 @@ import yaml
 from e2e.cluster.cluster import Cluster
 from e2e.cluster.kubectl import wait_for
 from e2e.cluster.progress import Progress
+from tests.support.brain import SILOS
 
 from benchmarks.api_cluster import OPERATOR, POLICIES, apply, control_plane, namespace
 from benchmarks.harness import Benchmark, Outcome
-from benchmarks.jobs import SILOS, create_all, end_all, privacy_budget, training_job
+from benchmarks.jobs import create_all, end_all, privacy_budget, training_job
 from benchmarks.operators import (
     Operator,
     audit_entries,

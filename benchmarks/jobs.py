@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.support.brain import SILOS, manifest
+
 from foedus_engine import names
 from foedus_engine.decide.plan import ObjectKey
 from foedus_operator.api_server import connect, load_configuration
@@ -14,30 +16,11 @@ from foedus_operator.kube import collection, path_of
 
 AT_ONCE = 16
 MERGE = "application/merge-patch+json"
-SILOS = tuple(f"silo-{number}" for number in range(1, 5))
 
 
 def training_job(namespace: str, name: str, *, suspend: bool) -> dict[str, Any]:
-    """Return the manifest of a job of four silos."""
-    clients = [
-        {
-            "name": silo,
-            "budgetRef": {"name": f"budget-{silo}"},
-            "data": {"persistentVolumeClaim": {"claimName": silo, "path": "train.jsonl"}},
-        }
-        for silo in SILOS
-    ]
-    return {
-        "apiVersion": names.API_VERSION,
-        "kind": names.TRAINING_KIND,
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": {
-            "suspend": suspend,
-            "model": {"source": {"package": {"name": "tiny-bert", "path": "model"}}, "labels": ["no", "yes"]},
-            "training": {"rounds": 3, "spareAttempts": 1},
-            "clients": clients,
-        },
-    }
+    """Return the manifest of a small job."""
+    return {**manifest(suspend=suspend), "metadata": {"name": name, "namespace": namespace}}
 
 
 def privacy_budget(namespace: str, silo: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -78,7 +79,7 @@ def operators(cluster: Cluster, folder: Path, lease_namespace: str, *names: str)
     """Yield operators that are not started yet; whatever runs of them in the end is killed."""
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT, "namespace": SYSTEM}}
     apply(cluster, namespace(SYSTEM), namespace(lease_namespace), account, administrators(OPERATOR))
-    made = [_make(cluster, folder, lease_namespace, name, port) for port, name in enumerate(names, start=_free_port())]
+    made = [_make(cluster, folder, lease_namespace, name) for name in names]
     try:
         yield made
     finally:
@@ -86,7 +87,7 @@ def operators(cluster: Cluster, folder: Path, lease_namespace: str, *names: str)
             operator.end()
 
 
-def _make(cluster: Cluster, folder: Path, lease_namespace: str, name: str, port: int) -> Operator:
+def _make(cluster: Cluster, folder: Path, lease_namespace: str, name: str) -> Operator:
     token = cluster.kubectl("create", "token", ACCOUNT, "-n", SYSTEM, "--duration=6h").strip()
     config = yaml.safe_load(cluster.layout.kubeconfig.read_text("utf-8"))
     config["users"] = [{"name": config["contexts"][0]["context"]["user"], "user": {"token": token}}]
@@ -98,7 +99,7 @@ def _make(cluster: Cluster, folder: Path, lease_namespace: str, name: str, port:
         "PATH": os.environ["PATH"],
         "FOEDUS_OPERATOR_IDENTITY": name,
         "FOEDUS_OPERATOR_NAMESPACE": lease_namespace,
-        "FOEDUS_OPERATOR_HEALTH_PORT": str(port),
+        "FOEDUS_OPERATOR_HEALTH_PORT": str(_free_port()),
     }
     return Operator(name, f"JTI={_claims(token)['jti']}", environ, folder / f"{name}.log")
 
@@ -110,7 +111,9 @@ def _claims(token: str) -> dict[str, Any]:
 
 
 def _free_port() -> int:
-    return 21_000 + os.getpid() % 4000 * 2
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def leader(cluster: Cluster, lease_namespace: str) -> str:

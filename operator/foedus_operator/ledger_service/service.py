@@ -34,7 +34,7 @@ from foedus_operator.ledger_service.desk import Desk
 AT_ONCE = 64  # requests that are worked on; each costs the API server a token review and some reads
 BEARER = "Bearer "
 LOOK_SECONDS = 60.0  # between looks whether the certificate was renewed
-Work = Callable[[web.Request], Awaitable[ContractModel]]
+Work = Callable[[str, bytes], Awaitable[ContractModel]]  # of a token and a body
 
 _logger = logging.getLogger(__name__)
 
@@ -65,15 +65,14 @@ class Service:
         app.router.add_get("/metrics", self._metrics)
         return app
 
-    async def _read(self, request: web.Request) -> ContractModel:
-        return await self._desk.read(_token(request))
+    async def _read(self, token: str, _: bytes) -> ContractModel:
+        return await self._desk.read(token)
 
-    async def _charge(self, request: web.Request) -> ContractModel:
-        token = _token(request)
-        return await self._desk.charge(token, ChargeRequest.from_json(await _body(request)))
+    async def _charge(self, token: str, body: bytes) -> ContractModel:
+        return await self._desk.charge(token, ChargeRequest.from_json(body))
 
-    async def _claim(self, request: web.Request) -> ContractModel:
-        return await self._desk.claim(_token(request))
+    async def _claim(self, token: str, _: bytes) -> ContractModel:
+        return await self._desk.claim(token)
 
     def _answering(self, what: str, work: Work) -> Callable[[web.Request], Awaitable[web.Response]]:
         """Return the handler that answers with what `work` returns, or with the fault that it ends in."""
@@ -81,8 +80,10 @@ class Service:
         async def answer(request: web.Request) -> web.Response:
             with self._seconds.labels(what).time():
                 try:
-                    async with asyncio.timeout(SERVICE_SECONDS), self._places:
-                        made, outcome, status = await work(request), "OK", 200
+                    async with asyncio.timeout(SERVICE_SECONDS):
+                        body = await _body(request)  # before a place is taken: who sends slowly keeps nobody waiting
+                        async with self._places:
+                            made, outcome, status = await work(_token(request), body), "OK", 200
                 except FoedusError as error:
                     made, outcome, status = Fault.of(error), error.code.name, _status(error)
                 except TimeoutError:
