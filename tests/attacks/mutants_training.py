@@ -340,6 +340,11 @@ TRAINING_MUTANTS = {
         "[a label that the plan lacks]",
         Patch(CLIENT, " or not set(record.spec.labels) <= set(spec.plan.model.labels):", ":"),
     ),
+    "fewer-colluders-than-the-holder-asks-for": fails(
+        f"{UNIT}/test_entry.py::test_a_silo_stops_before_joining_when_data_budget_or_model_do_not_fit_the_plan"
+        "[fewer colluders than the holder asks for]",
+        Patch(CLIENT, "spec.plan.privacy.colluders < record.spec.least_colluders:", "False:"),
+    ),
     "labels-asked-for-after-pods": fails(
         "unit/foedus_engine/test_decide_training.py::test_first_failure_is_the_reason_and_nothing_is_made",
         Patch("operator/foedus_engine/decide/checks.py", "    check_labels,\n", ""),

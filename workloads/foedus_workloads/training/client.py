@@ -188,6 +188,8 @@ def check_account(spec: ClientRunSpec, ledger: SiloLedger) -> None:
         problem = "the budget is for other data"
     elif not record.spec.labels or not set(record.spec.labels) <= set(spec.plan.model.labels):
         problem = "the plan does not have all labels that the budget declares"
+    elif spec.plan.privacy.noise != "Local" and spec.plan.privacy.colluders < record.spec.least_colluders:
+        problem = "the plan assumes fewer colluders than the budget asks for"
     elif account is None or account.state != "Open":
         problem = "the budget holds no open reservation of this job"
     elif spec.plan.privacy.noise_multiplier < account.mechanism.noise_multiplier:
