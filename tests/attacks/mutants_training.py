@@ -395,6 +395,12 @@ TRAINING_MUTANTS = {
         f"{UNIT}/test_transport.py::test_bodies_that_are_malformed_oversized_slow_or_another_silos_are_refused",
         Patch(f"{WORKLOADS}/transport/framing.py", "    if length > payload_limit:", "    if length < 0:"),
     ),
+    "connections-not-counted": fails(
+        f"{UNIT}/test_transport.py::test_of_one_silos_connections_the_newest_are_kept",
+        Patch(
+            f"{WORKLOADS}/transport/server.py", "            if count[silo] > MAX_CONNECTIONS:", "            if False:"
+        ),
+    ),
     # What a user hands in
     "reports-policy-widened": fails(
         "unit/foedus/test_report_page.py::test_the_policy_allows_the_pages_own_style_and_no_more",

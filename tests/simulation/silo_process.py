@@ -38,6 +38,7 @@ from foedus_workloads.training.silo_entries import Entry
 from simulation.network import Link, Request
 from simulation.storage import out_of_reach
 from simulation.timeline import Crashed, Life, Wait
+from support.heads import ANY_HEAD
 
 if TYPE_CHECKING:
     from simulation.world import World
@@ -81,7 +82,13 @@ class SiloProcess:
         world.ledgers[self.name].follow()
         state = silo_job.start_silo_job(world.silo_rules[self.name], last, self.disk.kept)
         identity = world.silo_rules[self.name].identity.signing_key.public_key().public_bytes_raw()
-        join = Join(silo=self.name, incarnation=self.incarnation, identity=identity, plan_digest=world.plan_digest)
+        join = Join(
+            silo=self.name,
+            incarnation=self.incarnation,
+            identity=identity,
+            plan_digest=world.plan_digest,
+            head=ANY_HEAD,
+        )
         self.link = Link(world, join, patience=world.plan.deadlines.join_seconds)
         yield from self.link.open(self.wake)
         while not self.over:

@@ -326,6 +326,8 @@ class Participant:
         try:
             self._prepared.ledger.charge(plan.uid, attempt.attempt, noise_multiplier=plan.privacy.noise_multiplier)
         except FoedusError as problem:
+            where = (self._spec.silo, attempt.round + 1, attempt.attempt)
+            _logger.warning("silo %s: round %d, attempt %d is not charged: %s", *where, problem)
             return problem
         return None
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 
 from foedus_contract.canonical import bytes_digest
 from foedus_contract.errors import InvalidInput, Refused, Unavailable
+from foedus_contract.exit_codes import ExitCode
 from foedus_contract.plan import TrainingPlan
 from foedus_contract.wire import AttemptId, JobOver, Offer, Refuse, StartAttempt, Welcome
 from foedus_workloads.secagg.effects import (
@@ -62,6 +63,14 @@ from foedus_workloads.training.job_effects import (
 from foedus_workloads.training.silo_entries import Entry, Stage, check_follows
 
 Kept = tuple[StartAttempt, bytes]
+
+# All that a coordinator is told of a charge that was not made: the ledger serves other jobs, too, and what it holds is
+# no business of this one's. The silo's own log says the whole.
+CHARGE_REASONS: Mapping[ExitCode, str] = {
+    ExitCode.BUDGET_REFUSED: "the ledger refuses the charge",
+    ExitCode.LEDGER_BEHIND: "the ledger is an old copy",
+    ExitCode.UNAVAILABLE: "the ledger does not answer",
+}
 
 
 @dataclass(frozen=True)
@@ -185,7 +194,8 @@ def _charged(state: SiloJob, answer: LedgerAnswered) -> SiloStep:
     if answer.problem is None:
         assert state.total is not None
         return JobStep(state, (DrawNoise(answer.id, state.total),))
-    refusal = _refusal(state, answer.id, answer.problem.what)
+    reason = CHARGE_REASONS.get(answer.problem.code, "the charge cannot be made")
+    refusal = _refusal(state, answer.id, reason)
     if answer.problem.code.retryable:  # unknown: it counts as charged, and nothing is drawn
         return JobStep(_idle(state), (refusal,))
     return JobStep(replace(_idle(state), over=True), (refusal, Stop(answer.problem)))
