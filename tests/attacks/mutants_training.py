@@ -349,6 +349,22 @@ TRAINING_MUTANTS = {
         "unit/foedus_engine/test_decide_training.py::test_first_failure_is_the_reason_and_nothing_is_made",
         Patch("operator/foedus_engine/decide/checks.py", "    check_labels,\n", ""),
     ),
+    "overdue-attempts-kept": fails(
+        f"{GUARDS}::test_a_silo_gives_up_an_attempt_on_which_its_coordinator_sits",
+        Patch(
+            SILO_JOB,
+            '            return JobStep(_idle(state), (_refusal(state, attempt, "the',
+            '            return JobStep(state, (_refusal(state, attempt, "the',
+        ),
+    ),
+    "what-the-ledger-holds-told": fails(
+        f"{GUARDS}::test_of_a_charge_that_was_not_made_the_coordinator_hears_the_kind_of_trouble_alone",
+        Patch(
+            SILO_JOB,
+            "    refusal = _refusal(state, answer.id, reason)",
+            "    refusal = _refusal(state, answer.id, answer.problem.what)",
+        ),
+    ),
     "one-key-under-two-names": fails(
         f"{UNIT}/test_journal.py::test_a_policy_must_pin_the_silos_own_key",
         Patch(f"{WORKLOADS}/training/identity.py", " or len(set(pinned.values())) < len(pinned):", ":"),

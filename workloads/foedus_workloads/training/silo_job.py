@@ -11,6 +11,9 @@ It judges each broadcast, takes the attempt of `secagg.silo` through its steps, 
 The job is over when a coordinator says so and none with a higher incarnation is there: one that was given up for lost
 may still run and end, and its successor needs the silos.
 
+A coordinator that keeps a silo waiting in an attempt, which holds masking keys in memory, is told so once the plan's time
+is up, and the silo drops the attempt with its secrets: no later message of that attempt is answered.
+
 An attempt that ended meanwhile is not paid for: answers to effects of an attempt that is no longer under way are
 passed over. Adversary: the coordinator. Whatever it says, an attempt is answered at most once, at the adapter whose
 digest was signed.
@@ -52,6 +55,7 @@ from foedus_workloads.training.job_effects import (
     LoadAdapter,
     NobodyNewer,
     NoiseDrawn,
+    Overdue,
     RoundVectors,
     SeekNewer,
     SessionRenewed,
@@ -123,10 +127,25 @@ def silo_job_step(state: SiloJob, event: SiloEvent, entropy: Entropy) -> SiloSte
         case NoiseDrawn(attempt, vector) if _is_due(state, attempt):
             assert state.attempt is not None
             return _take(replace(state, total=None), silo_contributes(state.attempt, vector))
+        case Overdue(attempt) if (awaited := awaited_stage(state)) is not None and awaited[0] == attempt:
+            return JobStep(_idle(state), (_refusal(state, attempt, "the attempt takes longer than the plan allows"),))
         case NobodyNewer() if state.told is not None:
             return JobStep(replace(_idle(state), over=True), (Leave(state.told),))
         case _:
             return JobStep(state)  # the answer to an effect of an attempt that has ended
+
+
+def awaited_stage(state: SiloJob) -> tuple[AttemptId, SiloStage] | None:
+    """Return the attempt in which the coordinator is to say something, and what; None when it is not its turn."""
+    current = state.attempt
+    if current is None or current.stage in {SiloStage.VECTOR, SiloStage.ENDED}:
+        return None
+    return current.context.id, current.stage
+
+
+def patience_seconds(plan: TrainingPlan) -> int:
+    """Return how long a silo waits for the coordinator in one stage: for the other silos' slowest, with all they do."""
+    return plan.deadlines.stage_seconds + plan.deadlines.compute_seconds
 
 
 def _hear(state: SiloJob, message: object, payload: bytes, entropy: Entropy) -> SiloStep:
