@@ -353,8 +353,8 @@ TRAINING_MUTANTS = {
         f"{GUARDS}::test_a_silo_gives_up_an_attempt_on_which_its_coordinator_sits",
         Patch(
             SILO_JOB,
-            '            return JobStep(_idle(state), (_refusal(state, attempt, "the',
-            '            return JobStep(state, (_refusal(state, attempt, "the',
+            "    return JobStep(_idle(state), (_refusal(state, event.id,",
+            "    return JobStep(state, (_refusal(state, event.id,",
         ),
     ),
     "what-the-ledger-holds-told": fails(

@@ -11,8 +11,8 @@ It judges each broadcast, takes the attempt of `secagg.silo` through its steps, 
 The job is over when a coordinator says so and none with a higher incarnation is there: one that was given up for lost
 may still run and end, and its successor needs the silos.
 
-A coordinator that keeps a silo waiting in an attempt, which holds masking keys in memory, is told so once the plan's time
-is up, and the silo drops the attempt with its secrets: no later message of that attempt is answered.
+In an attempt a silo holds masking keys in memory. When the coordinator lets it wait beyond the plan's time, it says so
+and drops the attempt with its secrets: no later message of that attempt is answered.
 
 An attempt that ended meanwhile is not paid for: answers to effects of an attempt that is no longer under way are
 passed over. Adversary: the coordinator. Whatever it says, an attempt is answered at most once, at the adapter whose
@@ -124,13 +124,10 @@ def silo_job_step(state: SiloJob, event: SiloEvent, entropy: Entropy) -> SiloSte
             return _journalled(replace(state, total=total), attempt, "Charging", ChargeLedger(attempt))
         case LedgerAnswered(attempt) if _is_due(state, attempt):
             return _charged(state, event)
-        case NoiseDrawn(attempt, vector) if _is_due(state, attempt):
-            assert state.attempt is not None
-            return _take(replace(state, total=None), silo_contributes(state.attempt, vector))
-        case Overdue(attempt) if (awaited := awaited_stage(state)) is not None and awaited[0] == attempt:
-            return JobStep(_idle(state), (_refusal(state, attempt, "the attempt takes longer than the plan allows"),))
-        case NobodyNewer() if state.told is not None:
-            return JobStep(replace(_idle(state), over=True), (Leave(state.told),))
+        case NoiseDrawn(attempt) if _is_due(state, attempt):
+            return _contribute(state, event)
+        case NobodyNewer() | Overdue():
+            return _unheard(state, event)
         case _:
             return JobStep(state)  # the answer to an effect of an attempt that has ended
 
@@ -146,6 +143,22 @@ def awaited_stage(state: SiloJob) -> tuple[AttemptId, SiloStage] | None:
 def patience_seconds(plan: TrainingPlan) -> int:
     """Return how long a silo waits for the coordinator in one stage: for the other silos' slowest, with all they do."""
     return plan.deadlines.stage_seconds + plan.deadlines.compute_seconds
+
+
+def _unheard(state: SiloJob, event: NobodyNewer | Overdue) -> SiloStep:
+    """End the job when no newer coordinator is there, or the attempt in which this one says nothing."""
+    if isinstance(event, NobodyNewer):
+        told = state.told
+        return JobStep(state) if told is None else JobStep(replace(_idle(state), over=True), (Leave(told),))
+    awaited = awaited_stage(state)
+    if awaited is None or awaited[0] != event.id:
+        return JobStep(state)  # it has gone on
+    return JobStep(_idle(state), (_refusal(state, event.id, "the attempt takes longer than the plan allows"),))
+
+
+def _contribute(state: SiloJob, drawn: NoiseDrawn) -> SiloStep:
+    assert state.attempt is not None
+    return _take(replace(state, total=None), silo_contributes(state.attempt, drawn.vector))
 
 
 def _hear(state: SiloJob, message: object, payload: bytes, entropy: Entropy) -> SiloStep:
