@@ -188,14 +188,14 @@ PEERS = (
 VOLUMES = (
     case(
         "a silo's ledger is locked when a charge is due",
-        "round 1/1: 3 silos without silo-d (refused: the ledger is locked by another process), ε spent 0.726, accuracy …",
+        "round 1/1: 3 silos without silo-d (refused: the ledger does not answer), ε spent 0.726, accuracy …",
         ONE_ROUND,
         THREE,
         silo_d=Before("ChargeLedger", lock_ledger),
     ),
     case(
         "a silo's disk is full when a charge is due",
-        "round 1/1: 3 silos without silo-d (refused: the ledger does not answer (disk I/O error)), ε spent 0.726, accuracy …",
+        "round 1/1: 3 silos without silo-d (refused: the ledger does not answer), ε spent 0.726, accuracy …",
         ONE_ROUND,
         THREE,
         silo_d=Before("ChargeLedger", full_volume),
