@@ -73,7 +73,7 @@ def meta(status: dict[str, Any] | None = None) -> ObjectMeta:
 def budget(silo: str, account: AccountView | None = None) -> BudgetView:
     """Return a silo's budget."""
     digest = "sha256:" + f"{SILOS.index(silo) + 1:02x}" * 32
-    return BudgetView(BudgetKey("team-a", f"budget-{silo}"), digest, RECORDS, 1.0, 1e-5, account)
+    return BudgetView(BudgetKey("team-a", f"budget-{silo}"), digest, RECORDS, 1.0, 1e-5, account, labels=("no", "yes"))
 
 
 def fresh(**changes: Any) -> Observed:

@@ -185,7 +185,9 @@ def build_world(
     endpoints.write_text(json.dumps({f"{SERVICE}:8443": f"127.0.0.1:{_free_port()}"}))
     world = World(root, plan, authority, Surroundings(root=root, endpoints=endpoints, entropy=os.urandom))
     for silo in holders:
-        spec = BudgetSpec(digest=silo.data_digest, records=silo.records, epsilon=10, delta=1e-5, owner="test")
+        spec = BudgetSpec(
+            digest=silo.data_digest, records=silo.records, epsilon=10, delta=1e-5, owner="test", labels=LABELS
+        )
         world.ledger(silo.name).create(spec)
         world.reserve(silo.name, (reserved or {}).get(silo.name, plan.attempts))
     return world

@@ -97,16 +97,21 @@ class Deadlines(ContractModel):
     compute_seconds: Annotated[int, Field(ge=1, le=86_400)]
 
 
-class SiloPlan(ContractModel):
-    """One silo: its name, the digest of its data, and how many records it holds (sizes are public)."""
+class SiloSize(ContractModel):
+    """One silo: its name, and how many records it holds (sizes are public)."""
 
     name: SiloName
-    data_digest: Digest
     records: Annotated[int, Field(ge=1, le=limits.MAX_RECORDS)]
 
 
-class TrainingPlan(ContractModel):
-    """Everything public about a job; its digest is bound into every signature of the protocol."""
+class SiloPlan(SiloSize):
+    """The same with the digest of its data, which only who takes part in the job is told."""
+
+    data_digest: Digest
+
+
+class PublicPlan(ContractModel):
+    """What may be told of a job to everybody: its plan without the digests of the silos' data."""
 
     version: Literal["v1"] = "v1"
     namespace: SiloName
@@ -120,7 +125,7 @@ class TrainingPlan(ContractModel):
     optimizer: OptimizerPlan
     privacy: PrivacyPlan
     deadlines: Deadlines
-    silos: Annotated[tuple[SiloPlan, ...], Field(min_length=limits.MIN_SILOS, max_length=limits.MAX_SILOS)]
+    silos: Annotated[tuple[SiloSize, ...], Field(min_length=limits.MIN_SILOS, max_length=limits.MAX_SILOS)]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -135,8 +140,6 @@ class TrainingPlan(ContractModel):
         # Else two survivor sets could both be signed t times: c colluders sign each, honest silos one of them.
         if 2 * self.privacy.threshold <= len(names) + self.privacy.colluders:
             raise ValueError("twice the threshold must exceed silos + colluders")
-        if len({silo.data_digest for silo in self.silos}) < len(names):
-            raise ValueError("two silos hold the same data: its records would count twice")
         return self
 
     @property
@@ -148,10 +151,6 @@ class TrainingPlan(ContractModel):
     def total_records(self) -> int:
         """The public constant that the sum is divided by."""
         return sum(silo.records for silo in self.silos)
-
-    def digest(self) -> str:
-        """Return the digest that every signature of the protocol names."""
-        return digest("foedus/plan", self.model_dump(mode="json", by_alias=True))
 
     def sensitivity(self, coordinates: int) -> int:
         """Return Δ in grid units for a release of so many coordinates."""
@@ -168,3 +167,23 @@ class TrainingPlan(ContractModel):
         return scale.kappa(
             privacy.noise_multiplier, silos, privacy.min_honest, coordinates, self.total_records, privacy.grid_per_clip
         )
+
+
+class TrainingPlan(PublicPlan):
+    """The whole plan of a job, as its parties hold it; its digest is bound into every signature of the protocol."""
+
+    silos: Annotated[tuple[SiloPlan, ...], Field(min_length=limits.MIN_SILOS, max_length=limits.MAX_SILOS)]
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len({silo.data_digest for silo in self.silos}) < len(self.silos):
+            raise ValueError("two silos hold the same data: its records would count twice")
+        return self
+
+    def digest(self) -> str:
+        """Return the digest that every signature of the protocol names."""
+        return digest("foedus/plan", self.model_dump(mode="json", by_alias=True))
+
+    def public(self) -> PublicPlan:
+        """Return what may be told to everybody."""
+        return PublicPlan.model_validate(self.model_dump(exclude={"silos": {"__all__": {"data_digest"}}}))

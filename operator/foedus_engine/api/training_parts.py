@@ -22,7 +22,7 @@ from foedus_engine.api.meta import (
 )
 
 MAX_TIMEOUT_SECONDS = 86_400  # a stage that takes a day is stuck
-Label = Annotated[str, StringConstraints(min_length=1, max_length=63)]
+Label = Annotated[str, StringConstraints(min_length=1, max_length=limits.MAX_LABEL_LENGTH)]
 ModuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*$", min_length=1, max_length=64)]
 PackageName = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$", min_length=1, max_length=128)
@@ -73,7 +73,7 @@ class ModelSpec(ApiModel):
     """Where the base model lies."""
     task: Literal["SequenceClassification"] = "SequenceClassification"
     """What the head does."""
-    labels: Annotated[tuple[Label, ...], Field(min_length=2, max_length=100, json_schema_extra=ATOMIC)]
+    labels: Annotated[tuple[Label, ...], Field(min_length=2, max_length=limits.MAX_LABELS, json_schema_extra=ATOMIC)]
     """The labels, in the order of the model's outputs."""
     max_tokens: Annotated[int, Field(ge=8, le=512)] = 64
     """Every text is cut or padded to this many tokens."""

@@ -77,6 +77,25 @@ def check_budgets(job: FederatedTrainingJob, observed: Observed) -> Problem | No
     return None
 
 
+def check_labels(job: FederatedTrainingJob, observed: Observed) -> Problem | None:
+    """The job knows every label that a holder has declared: no list of its author's is ever compared with records."""
+    for silo, budget in _budgets(observed).items():
+        if not budget.labels:
+            return _not_accepted(
+                Reason.INVALID_DATA,
+                f"silo {silo}: PrivacyBudget {budget.key} declares no labels, so no job may use its data; its holder "
+                "makes a budget that does with: foedus budget create",
+            )
+        unknown = [label for label in budget.labels if label not in job.spec.model.labels]
+        if unknown:
+            return _not_accepted(
+                Reason.INVALID_SPEC,
+                f"spec.model.labels: {unknown[0]!r} is missing, which PrivacyBudget {budget.key} declares for the "
+                f"records of {silo}; add it",
+            )
+    return None
+
+
 def check_datasets(job: FederatedTrainingJob, observed: Observed) -> Problem | None:
     """No two silos hold the same data: silos compose in parallel only over disjoint records."""
     seen: dict[str, str] = {}
@@ -208,6 +227,7 @@ CHECKS: tuple[Check, ...] = (
     check_children_are_ours,
     check_ledgers,
     check_budgets,
+    check_labels,
     check_datasets,
     check_delta,
     check_model,

@@ -20,6 +20,8 @@ CASES = [
     (LoraPlan(rank=2, alpha=1, target_modules=("query", "value"), last_layers=2), 0.5, "A"),
     (LoraPlan(rank=1, alpha=3, target_modules=("value", "query"), last_layers=1), 1.0, "B"),
     (LoraPlan(rank=3, alpha=1, target_modules=EVERYTHING, last_layers=2), 0.0, "A"),
+    (LoraPlan(rank=2, alpha=2, target_modules=("output.dense", "intermediate.dense"), last_layers=1), 0.0, "A"),
+    (LoraPlan(rank=1, alpha=2, target_modules=("intermediate.dense",), last_layers=1), 0.0, "B"),
     (None, 0.0, "None"),
     (None, 0.5, "None"),
 ]  # fmt: skip

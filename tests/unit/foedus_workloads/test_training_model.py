@@ -18,6 +18,7 @@ TEXTS = [*SENTENCES, "short", "", " ".join(SENTENCES)]  # one is cut, one is emp
 LORAS = {
     "one layer": LoraPlan(rank=2, alpha=4, target_modules=("query", "value"), last_layers=1),
     "two layers": LoraPlan(rank=1, alpha=1, target_modules=("key", "output.dense"), last_layers=2),
+    "after attention": LoraPlan(rank=2, alpha=1, target_modules=("intermediate.dense", "output.dense"), last_layers=1),
     "head alone": None,
 }
 # Name: LoRA, and how much of the first token's query is taken back.

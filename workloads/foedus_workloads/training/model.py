@@ -8,7 +8,7 @@ the first token makes of its usual input x by λ q, so that attention spreads ov
 marks. x and q are the empty text's at the bare base model, so public.
 
 The one order of a round's vector: the active factor of each adapted module, layer by layer in the order of
-`base.LINEARS`, each row by row; then the head's weight row by row; then its bias.
+`foedus_contract.size`, each row by row; then the head's weight row by row; then its bias.
 
 The head's part is in centred coordinates: scores = W (z − c) + β b', where c is public: the mean pooled output of the
 job's public records at the start, or of the empty text where there are none. It is broadcast with the adapter.
@@ -48,10 +48,13 @@ HEAD_ONLY = LoraPlan(rank=1, alpha=1, target_modules=("query",), last_layers=1)
 
 @dataclass(frozen=True)
 class Encoded:
-    """Activations below the lowest adapted layer, one row a text, with the attention mask (1 where a token is)."""
+    """Activations below what is adapted, one row a text, with the attention mask (1 where a token is).
 
-    hidden: Tensor  # count × tokens × hidden size
-    mask: Tensor  # count × tokens
+    What only the first token needs is kept of it alone: see `AdaptedModel.kept_tokens`.
+    """
+
+    hidden: Tensor  # count × kept tokens × hidden size
+    mask: Tensor  # count × kept tokens
 
     @property
     def count(self) -> int:
@@ -98,6 +101,8 @@ class AdaptedModel:
         lora = plan.lora or HEAD_ONLY
         self._first_adapted = base.layers if plan.lora is None else base.layers - lora.last_layers
         self.modules = tuple(self._adapted(name) for name, _, _ in base.adapted_modules(lora))
+        inside = any(".attention.self." in module.name for module in self.modules)
+        self._after_attention = lora.last_layers == 1 and not inside
         self.head: torch.nn.Linear = self._classifier.classifier.modules_to_save[ADAPTER]
         self.centre = torch.zeros(base.hidden)
 
@@ -188,13 +193,23 @@ class AdaptedModel:
             raise _bad_adapter("it is not safetensors") from None
         self.load_adapter(tensors)
 
+    @property
+    def kept_tokens(self) -> int:
+        """How many vectors of a text are kept.
+
+        All tokens' for an adapted attention; the first token's and its attention's outcome where only what follows the
+        last layer's attention is adapted; the first token's at the pooler for a head alone.
+        """
+        if self.plan.lora is None:
+            return 1
+        return 2 if self._after_attention else self.plan.max_tokens
+
     def encoded_bytes(self, count: int) -> int:
         """Return the memory that `count` encoded texts take."""
-        tokens = 1 if self.plan.lora is None else self.plan.max_tokens
-        return count * tokens * self.base.hidden * 4  # float32
+        return count * self.kept_tokens * self.base.hidden * 4  # float32
 
     def encode(self, texts: Sequence[str], *, batch: int, report: Callable[[int, int], None] | None = None) -> Encoded:
-        """Tokenise at the fixed length and run everything below the lowest adapted layer, `batch` texts at a time.
+        """Tokenise at the fixed length and run everything below what is adapted, `batch` texts at a time.
 
         The last batch is padded to the same size, so that a text's activations do not depend on how many there are.
         `report` is told (texts done, texts in all) after each batch.
@@ -226,22 +241,28 @@ class AdaptedModel:
         module.B.weight[:, -1] = -self.plan.query_damping * query * lora.rank / lora.alpha
 
     def _pooled(self, encoded: Encoded) -> Tensor:
-        hidden = self._below_last(encoded)
-        if self.plan.lora is not None:
-            hidden = _first_token(self._bert.encoder.layer[-1], hidden, _additive(encoded.mask))
-        return self._bert.pooler(hidden[:, :1])  # type: ignore[no-any-return]
-
-    def _below_last(self, encoded: Encoded) -> Tensor:
-        """Return what enters the last layer, or the pooler where no layer is adapted."""
-        hidden, mask = encoded.hidden, _additive(encoded.mask)
-        for layer in self._bert.encoder.layer[self._first_adapted : -1]:
-            hidden = layer(hidden, mask)
-        return hidden
+        """Return the pooler's output; it reads the first token alone, so the last layer is run for that one."""
+        hidden, last = encoded.hidden, self._bert.encoder.layer[-1]
+        if self.plan.lora is None:
+            return self._bert.pooler(hidden)  # type: ignore[no-any-return]
+        if self._after_attention:
+            first, context = hidden[:, :1], hidden[:, 1:]
+        else:
+            mask = _additive(encoded.mask)
+            for layer in self._bert.encoder.layer[self._first_adapted : -1]:
+                hidden = layer(hidden, mask)
+            first, context = hidden[:, :1], _first_context(last, hidden, mask)
+        return self._bert.pooler(last.feed_forward_chunk(last.attention.output(context, first)))  # type: ignore[no-any-return]
 
     def _encode_batch(self, texts: Sequence[str], batch: int) -> Encoded:
         encoded = self._run([*texts, *[""] * (batch - len(texts))], self._first_adapted)
-        if self.plan.lora is None:  # the head reads the first token alone: the rest need not be kept
-            encoded = Encoded(encoded.hidden[:, :1].clone(), encoded.mask[:, :1].clone())
+        if self.kept_tokens < self.plan.max_tokens:
+            kept = [encoded.hidden[:, :1]]
+            if self.plan.lora is not None:
+                with torch.no_grad():
+                    last, mask = self._bert.encoder.layer[-1], _additive(encoded.mask)
+                    kept.append(_first_context(last, encoded.hidden, mask))
+            encoded = Encoded(torch.cat(kept, dim=1), encoded.mask[:, : len(kept)].clone())
         return encoded.rows(0, len(texts))
 
     def _run(self, texts: Sequence[str], layers: int) -> Encoded:
@@ -291,11 +312,8 @@ def _additive(mask: Tensor) -> Tensor:
     return (1.0 - mask[:, None, None, :].float()) * torch.finfo(torch.float32).min
 
 
-def _first_token(layer: Any, hidden: Tensor, mask: Tensor) -> Tensor:
-    """Return a BERT layer's output at the first token, the only one that the pooler reads.
-
-    Keys and values come from all tokens, the query and all that follows from the first alone.
-    """
+def _first_context(layer: Any, hidden: Tensor, mask: Tensor) -> Tensor:
+    """Return what the first token's attention of a BERT layer gathers: keys and values come from all tokens."""
     attention = layer.attention.self
     heads = (attention.num_attention_heads, attention.attention_head_size)
     first = hidden[:, :1]
@@ -303,9 +321,7 @@ def _first_token(layer: Any, hidden: Tensor, mask: Tensor) -> Tensor:
     key = attention.key(hidden).unflatten(-1, heads).transpose(1, 2)
     value = attention.value(hidden).unflatten(-1, heads).transpose(1, 2)
     weights = torch.softmax(query @ key.transpose(2, 3) * attention.scaling + mask, dim=-1)
-    context = (weights @ value).transpose(1, 2).flatten(2)
-    after_attention = layer.attention.output(context, first)
-    return layer.feed_forward_chunk(after_attention)  # type: ignore[no-any-return]
+    return (weights @ value).transpose(1, 2).flatten(2)  # type: ignore[no-any-return]
 
 
 def _bad_adapter(what: str) -> InvalidInput:
