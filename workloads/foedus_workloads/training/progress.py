@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from foedus_contract.durable import unwritable
 from foedus_contract.models import ContractModel
-from foedus_workloads.training.durable import unwritable
 
 
 class ProgressWriter:
