@@ -51,9 +51,9 @@ class KubeLedgers:
         """Set aside `count` releases; raises Refused when they do not fit, Unavailable when the answer is unknown."""
         await self._change(budget, lambda record: ledger.reserve(record, job_uid, mechanism, count, claimant))
 
-    async def charge(self, budget: BudgetKey, *, job_uid: str, attempt: int, noise_multiplier: float) -> None:
+    async def charge(self, budget: BudgetKey, *, job_uid: str, attempt: int, noise_multiplier: float) -> BudgetRecord:
         """Charge one release; returns only once that is durable. After any error the attempt counts as charged."""
-        await self._change(
+        return await self._change(
             budget, lambda record: ledger.charge(record, job_uid, attempt, noise_multiplier=noise_multiplier)
         )
 
@@ -61,14 +61,26 @@ class KubeLedgers:
         """Give back what was reserved and not charged; an absent or closed account is left as it is."""
         await self._change(budget, lambda record: ledger.close(record, job_uid))
 
-    async def _change(self, budget: BudgetKey, decide: Callable[[BudgetRecord], BudgetRecord]) -> None:
+    async def take_over(self, budget: BudgetKey, logged: Mapping[str, Account]) -> BudgetRecord:
+        """Take over charges of the silo's log that are missing here, as spent; the same log again changes nothing.
+
+        It needs the verb `reconcile` on the budget.
+        """
+        return await self._change(budget, lambda record: ledger.import_charges(record, logged), ledger.check_import)
+
+    async def _change(
+        self,
+        budget: BudgetKey,
+        decide: Callable[[BudgetRecord], BudgetRecord],
+        check: Callable[[BudgetRecord, BudgetRecord], None] = ledger.check_transition,
+    ) -> BudgetRecord:
         for _ in range(MAX_CONFLICTS):
             try:
                 obj = await self._get(budget)
                 old = read_record(obj)
                 new = _decide(decide, old, budget)
                 if new is not old:
-                    ledger.check_transition(old, new)
+                    check(old, new)
                     await self._put(obj, new)
             except Conflict:
                 continue
@@ -76,7 +88,7 @@ class KubeLedgers:
                 cure = "its holder runs `foedus budget create`"
                 raise Refused("there is no budget here", where=f"PrivacyBudget {budget}", cure=cure) from None
             else:
-                return
+                return new
         raise Unavailable("other writers keep changing the ledger", where=f"PrivacyBudget {budget}", cure="try again")
 
     async def _get(self, budget: BudgetKey) -> Object:

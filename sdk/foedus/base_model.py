@@ -11,7 +11,6 @@ from foedus_contract.run_spec import ModelSource as FolderSource
 from foedus_engine.api.training_parts import ModelSource
 from foedus_engine.cluster.embedded import EmbeddedCluster
 from foedus_engine.decide.observed import ModelView
-from foedus_engine.decide.size import bert_modules
 from foedus_workloads.training.base import check_base, resolve
 
 ClaimFolders = Callable[[str], Path | None]
@@ -33,7 +32,7 @@ def read_model(source: ModelSource, folder_of: ClaimFolders) -> ModelView:
         hidden_size=base.hidden,
         layers=base.layers,
         positions=base.positions,
-        modules=bert_modules(base.hidden, base.intermediate),
+        modules=base.modules,
     )
 
 

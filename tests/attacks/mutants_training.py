@@ -6,7 +6,7 @@ from attacks.mutants import Patch, fails
 
 UNIT = "unit/foedus_workloads"
 WORKLOADS = "workloads/foedus_workloads"
-PLAN, WIRE = "workloads/foedus_contract/plan.py", "workloads/foedus_contract/wire.py"
+PLAN, SCALE, WIRE = (f"workloads/foedus_contract/{name}.py" for name in ("plan", "scale", "wire"))
 LEDGER, SQLITE = "workloads/foedus_ledger/ledger.py", "workloads/foedus_ledger/sqlite.py"
 SERVER, SESSIONS, TLS = (f"{WORKLOADS}/transport/{name}.py" for name in ("server", "sessions", "tls"))
 DURABLE = "workloads/foedus_contract/durable.py"
@@ -45,7 +45,7 @@ TRAINING_MUTANTS = {
     ),
     "rounding-not-in-the-sensitivity": fails(
         "unit/foedus_contract/test_plan.py::test_numbers_of_the_ten_silo_plan",
-        Patch(PLAN, "self.privacy.grid_per_clip + math.ceil(math.sqrt(coordinates) / 2)", "self.privacy.grid_per_clip"),
+        Patch(SCALE, "return grid_per_clip + _rounding(coordinates)", "return grid_per_clip"),
     ),
     "gradients-not-clipped": fails(
         f"{UNIT}/test_privacy_clipping.py::test_rows_are_scaled_to_the_clip_and_never_up",

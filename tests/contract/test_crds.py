@@ -82,6 +82,8 @@ def changed(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 
 C = "spec.clients"
+LORA = {"rank": 1, "alpha": 1}
+DAMPED = {"model": {**job()["spec"]["model"], "queryDamping": 0.5}}
 # path, value, the line that pydantic's side says; None: accepted by both
 JOBS: list[tuple[str, Any, str | None]] = [
     ("spec.suspend", False, None),
@@ -127,13 +129,15 @@ JOBS: list[tuple[str, Any, str | None]] = [
     ("spec.model.source.package.path", ".cache/x.y", None),
     ("spec.lora.targetModules", ["query", "query"], "targetModules must differ from each other"),
     ("spec.lora.targetModules", [], "spec.lora.targetModules: must have at least 1 entries"),
-    ("spec.lora.queryDamping", 0.5, None),
-    ("spec.lora.queryDamping", 1.5, "spec.lora.queryDamping: must be at most 1"),
+    ("spec.model.queryDamping", 0.5, None),
+    ("spec", {**job()["spec"], **DAMPED, "lora": {**LORA, "targetModules": ["attention.self.query"]}}, None),
+    ("spec", {**job()["spec"], **DAMPED, "lora": None}, None),
     (
-        "spec.lora",
-        {"rank": 1, "alpha": 1, "targetModules": ["value"], "queryDamping": 0.5},
-        "queryDamping needs query among targetModules",
+        "spec",
+        {**job()["spec"], **DAMPED, "lora": {**LORA, "targetModules": ["value"]}},
+        "spec.model.queryDamping: queryDamping needs query among lora's targetModules",
     ),
+    ("spec.model.queryDamping", 1.5, "spec.model.queryDamping: must be at most 1"),
     ("spec.lora", "yes", "spec.lora: must be a mapping"),
     ("spec.aggregation.joinTimeout", "1h30m", None),
     ("spec.aggregation.joinTimeout", "24h", None),
@@ -319,7 +323,7 @@ def _by_name(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_generated_files_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--check"], ROOT / "crds") == 0
+    assert main(["--check"], ROOT / "crds", ROOT / "charts/foedus/definitions") == 0
     assert capsys.readouterr().err == ""
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from foedus_contract.progress import RoundFinished, TrainingStarted
+from foedus_contract.size import bert_modules
 from foedus_engine.api.training import FederatedTrainingJob
 from foedus_engine.decide.observed import (
     AccountView,
@@ -18,7 +19,6 @@ from foedus_engine.decide.observed import (
     Observed,
 )
 from foedus_engine.decide.plan import BudgetKey
-from foedus_engine.decide.size import bert_modules
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 UID = "5b1c0a52-0000-4000-8000-000000000001"

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from foedus_contract import limits
+from foedus_contract import limits, scale
 from foedus_contract.canonical import digest
 from foedus_contract.models import ContractModel, Digest, SiloName
 
@@ -25,29 +25,25 @@ def min_honest_for(noise: Noise, threshold: int, colluders: int) -> int:
 
 
 class LoraPlan(ContractModel):
-    """Which factors are trained: rank, scaling numerator, module names, how many of the last layers.
-
-    `query_damping` is the share by which the last layer's query starts out lower at the first token.
-    """
+    """Which factors are trained: rank, scaling numerator, module names, how many of the last layers."""
 
     rank: Annotated[int, Field(ge=1, le=256)]
     alpha: Annotated[float, Field(gt=0, le=1024)]
     target_modules: tuple[str, ...]
     last_layers: Annotated[int, Field(ge=1, le=128)]
-    query_damping: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class ModelPlan(ContractModel):
     """Base model by digest, labels in the order of the logits, fixed token length, adapter (None: head alone).
 
-    `head_start` tells the head's first values: zero, or the directions in which the base model sees the labels' names.
+    `query_damping` is the share by which the last layer's query is lower at the first token.
     """
 
     digest: Digest
     labels: tuple[str, ...]
     max_tokens: Annotated[int, Field(ge=8, le=512)]
     lora: LoraPlan | None
-    head_start: Literal["Zero", "LabelNames"] = "Zero"
+    query_damping: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class OptimizerPlan(ContractModel):
@@ -157,8 +153,8 @@ class PublicPlan(ContractModel):
         return sum(silo.records for silo in self.silos)
 
     def sensitivity(self, coordinates: int) -> int:
-        """Return Δ in grid units: the clip norm plus at most ½ rounding error in each of `coordinates`."""
-        return self.privacy.grid_per_clip + math.ceil(math.sqrt(coordinates) / 2)
+        """Return Δ in grid units for a release of so many coordinates."""
+        return scale.sensitivity(self.privacy.grid_per_clip, coordinates)
 
     def share_scale(self, coordinates: int) -> float:
         """Return the discrete Gaussian scale of one silo's noise share: σ·Δ/√n_min, in grid units."""
@@ -166,9 +162,11 @@ class PublicPlan(ContractModel):
         return privacy.noise_multiplier * self.sensitivity(coordinates) / math.sqrt(privacy.min_honest)
 
     def kappa(self, coordinates: int) -> float:
-        """Return κ: the standard deviation of the noise summed over all silos, times √d, over clip and records."""
-        shares = math.sqrt(len(self.silos)) * self.share_scale(coordinates)
-        return shares / self.privacy.grid_per_clip * math.sqrt(coordinates) / self.total_records
+        """Return κ: the norm of all silos' noise in the mean gradient, over the clip norm."""
+        privacy, silos = self.privacy, len(self.silos)
+        return scale.kappa(
+            privacy.noise_multiplier, silos, privacy.min_honest, coordinates, self.total_records, privacy.grid_per_clip
+        )
 
 
 class TrainingPlan(PublicPlan):

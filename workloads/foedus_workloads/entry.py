@@ -102,6 +102,10 @@ async def run_until_told(spec: Spec, around: Surroundings) -> TrainingResult | N
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    if spec.ledger_service is not None:
+        from foedus_workloads.training.held_ledgers import claim_incarnation
+
+        spec = await claim_incarnation(spec, around)
     if isinstance(spec, CoordinatorRunSpec):
         from foedus_workloads.training.coordinator import run_coordinator
 

@@ -77,6 +77,10 @@ class ModelSpec(ApiModel):
     """The labels, in the order of the model's outputs."""
     max_tokens: Annotated[int, Field(ge=8, le=512)] = 64
     """Every text is cut or padded to this many tokens."""
+    query_damping: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The share by which the last layer's query is lower at the first token, which the classifier reads: at 1 it
+    attends to all tokens alike. A fixed part of the adapter, made from the base model alone, so it costs no privacy;
+    about half helps on long texts."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -100,18 +104,8 @@ class LoraSpec(ApiModel):
     """Names of the linear modules to adapt, as the model calls them."""
     last_layers: Annotated[int, Field(ge=1, le=128)] = 1
     """How many of the last layers are adapted; layers below are computed once and cached."""
-    query_damping: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """The share by which the last layer's query starts out lower at the first token, which the classifier reads: at 1
-    it attends to all tokens alike. A fixed part of the adapter, made from the base model alone, so it costs no
-    privacy; about half helps on long texts."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "self.queryDamping == 0.0 || self.targetModules.exists(m, m.endsWith('query'))",
-            "queryDamping needs query among targetModules",
-            lambda self: self.query_damping == 0 or any(name.endswith("query") for name in self.target_modules),
-            "queryDamping",
-        ),
         Rule(
             "self.targetModules.all(a, self.targetModules.exists_one(b, a == b))",
             "targetModules must differ from each other",
@@ -143,9 +137,6 @@ class TrainingSpec(ApiModel):
     """Attempts beyond the rounds, for rounds that lost their quorum; they are reserved and calibrated to."""
     seed: Annotated[int, Field(ge=0, le=INT32)] = 1
     """Seed of the adapter's first values; privacy noise never comes from a seed."""
-    head_start: Literal["Zero", "LabelNames"] = "Zero"
-    """The head's first values. LabelNames reads them off the base model's view of the labels' names, which is public
-    and worth rounds of noisy training where the names are words; Zero is for names that mean nothing."""
     micro_batch_size: Annotated[int, Field(ge=1, le=1024)] = 32
     """Records that a silo processes at a time; it changes speed and memory, not the result."""
     optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec)

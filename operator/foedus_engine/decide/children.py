@@ -49,8 +49,8 @@ def applied_children(
     suspend = job.spec.suspend
     clients = sorted(job.spec.clients, key=lambda client: client.name)
     return (
-        build_coordinator_config(owner, job, plan),
-        *(build_client_config(owner, job, client, plan) for client in clients),
+        build_coordinator_config(owner, job, plan, settings),
+        *(build_client_config(owner, job, client, plan, settings) for client in clients),
         build_coordinator_service(owner),
         build_coordinator_job(owner, job, settings, suspend=suspend),
         *(build_client_job(owner, job, client, settings, suspend=suspend) for client in clients),

@@ -18,7 +18,7 @@ from foedus_engine.api.training_status import TrainingConditionType as Condition
 from foedus_engine.api.training_status import TrainingReason as Reason
 from foedus_engine.build.pods import Settings
 from foedus_engine.decide.certificates import are_due
-from foedus_engine.decide.checks import Problem, check_ledgers, first_problem, kappa_of
+from foedus_engine.decide.checks import KAPPA_WARN, Problem, check_ledgers, first_problem, kappa_of
 from foedus_engine.decide.children import applied_children, ensured_children, owner_of, policy_child
 from foedus_engine.decide.conditions import Condition, parse_timestamp, timestamp
 from foedus_engine.decide.ending import (
@@ -33,7 +33,6 @@ from foedus_engine.decide.ending import (
 )
 from foedus_engine.decide.observed import Calibrated, ChildView, ObjectMeta, Observed
 from foedus_engine.decide.plan import Close, Ensure, Event, Manifest, ObjectKey, Plan, Reserve
-from foedus_engine.decide.size import KAPPA_WARN
 from foedus_engine.decide.status import (
     is_training,
     make_status,
