@@ -148,10 +148,6 @@ AWAY, BEHIND = replace(DAMAGED, reason="Unavailable"), replace(DAMAGED, reason="
 
 
 @pytest.mark.parametrize(
-    ("fault", "reason"), [(DAMAGED, "BudgetRefused"), (AWAY, "LedgerUnavailable"), (BEHIND, "LedgerBehind")]
-)
-@pytest.mark.parametrize("account", [None, ACCOUNT])
-@pytest.mark.parametrize(
     ("least", "spec"),
     [(1, {}), (0, {"aggregation": {"colluders": 0}}), (9, {"privacy": {"noise": "Local"}})],
 )
@@ -160,6 +156,10 @@ def test_as_many_colluders_as_the_holders_ask_for_are_enough(least: int, spec: d
     assert condition(decide(fresh(budgets=budgets), **spec), "Accepted")[0] == "True"
 
 
+@pytest.mark.parametrize(
+    ("fault", "reason"), [(DAMAGED, "BudgetRefused"), (AWAY, "LedgerUnavailable"), (BEHIND, "LedgerBehind")]
+)
+@pytest.mark.parametrize("account", [None, ACCOUNT])
 def test_a_ledger_that_cannot_be_read_is_a_condition_and_reservations_stand(
     fault: LedgerFault, reason: str, account: AccountView | None
 ) -> None:
