@@ -108,6 +108,7 @@ class Life:
                 "epsilon": 1,
                 "delta": 1e-5,
                 "owner": silo,
+                "labels": ["no", "yes"],
             }
             meta = {"name": f"budget-{silo}", "namespace": self._namespace}
             body = {"apiVersion": names.API_VERSION, "kind": names.BUDGET_KIND, "metadata": meta, "spec": spec}
