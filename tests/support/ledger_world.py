@@ -1,7 +1,7 @@
 """The ledger service as a process beside a real API server, and pods of real Jobs that ask it.
 
-The service runs as its own ServiceAccount with the rights below and no others. No node is needed: a pod that is Pending
-has a UID, an owner and tokens.
+The service runs as its own ServiceAccount with the rights that the chart grants and no others. No node is needed: a pod
+that is Pending has a UID, an owner and tokens.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 from cryptography import x509
 
+from chart.golden import role_rules
 from contract.test_crds import budget as budget_document
 from foedus_contract.ledger_wire import AUDIENCE
 from foedus_contract.run_spec import LedgerService
@@ -45,14 +46,7 @@ from support.kubernetes import kubeconfig, make_namespace
 SYSTEM = "foedus-system"
 MECHANISM = Mechanism(noise_multiplier=100.0)
 QUICK = ClientSettings(patience_seconds=0.0, pause_seconds=0.1)
-RULES = [
-    {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]},
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]},
-    {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["get"]},
-    {"apiGroups": ["foedus.dev"], "resources": ["federatedtrainingjobs", "privacybudgets"], "verbs": ["get"]},
-    {"apiGroups": ["foedus.dev"], "resources": ["privacybudgets/status"], "verbs": ["update"]},
-    {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]},
-]
+RULES = role_rules("foedus-ledger")
 
 
 async def make_identity(server: ApiServer, name: str, rules: list[dict[str, Any]], folder: Path) -> Path:
