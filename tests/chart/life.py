@@ -104,7 +104,7 @@ class Life:
         for silo in SILOS:
             digest = "sha256:" + hashlib.sha256(silo.encode()).hexdigest()
             spec = {
-                "dataset": {"digest": digest, "records": RECORDS},
+                "dataset": {"digest": digest, "records": RECORDS, "labels": ["no", "yes"]},
                 "epsilon": 1,
                 "delta": 1e-5,
                 "owner": silo,
