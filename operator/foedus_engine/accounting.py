@@ -61,16 +61,21 @@ class Question:
 
 
 class Accounting:
-    """Answers what planning asks about models and noise; remembers answers, never failures to read a model."""
+    """Answers what planning asks about models and noise; remembers answers, never failures to read a model.
 
-    def __init__(self, read_model: ModelReader, executor: Executor | None = None) -> None:
+    Without a reader it knows no models: where the engine does not see them, a pod looks at them.
+    """
+
+    def __init__(self, read_model: ModelReader | None, executor: Executor | None = None) -> None:
         self._read_model = read_model
         self._executor = executor
         self._models: OrderedDict[str, ModelView] = OrderedDict()
         self._answers: OrderedDict[Question, Calibrated | Unplannable] = OrderedDict()
 
-    async def model(self, source: ModelSource) -> ModelView:
-        """Return what is known of the base model; one that cannot be read has a problem."""
+    async def model(self, source: ModelSource) -> ModelView | None:
+        """Return what is known of the base model; one that cannot be read has a problem. None without a reader."""
+        if self._read_model is None:
+            return None
         key = source.model_dump_json()
         if key not in self._models:
             view = await self._work(_read, self._read_model, source)

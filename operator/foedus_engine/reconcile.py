@@ -13,7 +13,7 @@ from contextlib import suppress
 from foedus_contract.errors import FoedusError, describe_defect
 from foedus_engine.cluster.execute import execute, is_transient
 from foedus_engine.cluster.protocol import Cluster, Forbidden, Ledgers, Object, find
-from foedus_engine.decide.plan import ContentFactory, Event, ObjectKey, Plan
+from foedus_engine.decide.plan import RECONCILE_FAILED, ContentFactory, Event, ObjectKey, Plan
 from foedus_engine.workqueue import WorkQueue
 
 RESYNC_SECONDS = 600.0  # level-based: a lost change is seen after this at the latest
@@ -130,6 +130,6 @@ class Reconciler:
 
     async def _publish(self, key: ObjectKey, error: FoedusError) -> None:
         try:
-            await self._cluster.publish(key, Event("Warning", "ReconcileFailed", str(error)))
+            await self._cluster.publish(key, Event("Warning", RECONCILE_FAILED, str(error)))
         except Exception:  # the error has been told; an event that is lost must not end the loop
             _logger.exception("%s: an event is lost", key)

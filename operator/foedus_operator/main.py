@@ -14,12 +14,11 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import NoReturn
 
-from foedus_contract.errors import FoedusError, Unavailable
+from foedus_contract.errors import FoedusError
 from foedus_contract.exit_codes import ExitCode
+from foedus_engine import names
 from foedus_engine.accounting import Accounting
-from foedus_engine.api.training_parts import ModelSource
 from foedus_engine.cluster.feed import KeyFeed
-from foedus_engine.decide.observed import ModelView
 from foedus_engine.decide.plan import ObjectKey
 from foedus_engine.pki import content_factory
 from foedus_engine.reconcile import Reconciler
@@ -97,7 +96,10 @@ async def lead(config: Config, server: ApiServer, lease: Lease, health: Health, 
     cluster = KubeCluster(server, feed)
     ledgers = KubeLedgers(server)
     health.transitions.set(lease.transitions)
-    kinds = training_kinds(cluster, ledgers, Accounting(read_model), clock=utc_now, settings=config.workload)
+    # Without a reader of models: neither the volumes nor the packages of the pods are here, so a pod looks.
+    kinds = training_kinds(
+        cluster, ledgers, Accounting(None), clock=utc_now, settings=config.workload, manager=names.OPERATOR
+    )
 
     def report(_key: ObjectKey, error: FoedusError) -> None:
         health.faults.labels(type(error).__name__).inc()
@@ -119,11 +121,6 @@ async def _end_at_once_when_lost(lease: Lease) -> None:
         sys.stderr.write(f"foedus-operator: {error}\n")
         sys.stderr.flush()
         os._exit(int(error.code))
-
-
-def read_model(source: ModelSource) -> ModelView:
-    """Say that base models are not read here: the operator has neither the volumes nor the packages of the pods."""
-    raise Unavailable("the operator cannot read base models yet", where="spec.model.source")
 
 
 def utc_now() -> datetime:

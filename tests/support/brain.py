@@ -18,7 +18,19 @@ from foedus_engine.decide.observed import (
     Observed,
 )
 from foedus_engine.decide.plan import BudgetKey
-from foedus_engine.decide.size import bert_modules
+
+
+def bert_modules(hidden: int, intermediate: int) -> dict[str, tuple[int, int]]:
+    """Return the linear maps of one BERT layer, for a ModelView."""
+    return {
+        "attention.self.query": (hidden, hidden),
+        "attention.self.key": (hidden, hidden),
+        "attention.self.value": (hidden, hidden),
+        "attention.output.dense": (hidden, hidden),
+        "intermediate.dense": (hidden, intermediate),
+        "output.dense": (intermediate, hidden),
+    }
+
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 UID = "5b1c0a52-0000-4000-8000-000000000001"
@@ -88,9 +100,11 @@ def reserved(**changes: Any) -> Observed:
 
 
 def running(**changes: Any) -> Observed:
-    """Return the world one minute before now was `startTime`, with all Jobs there and no identity yet."""
-    status = {"phase": "Preparing", "startTime": "2026-03-01T11:59:00Z"}
-    return replace(reserved(meta=meta(status), children=jobs()), **changes)
+    """Return the world one minute after all processes were started, with no identity yet."""
+    since = "2026-03-01T11:59:00Z"
+    status = {"phase": "Preparing", "startTime": since, "joinStartTime": since}
+    started = frozenset(name for _, name in jobs())
+    return replace(reserved(meta=meta(status), children=jobs(), started=started), **changes)
 
 
 def jobs(**finished: str) -> dict[tuple[str, str], ChildView]:

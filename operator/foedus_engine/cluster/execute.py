@@ -25,7 +25,18 @@ from foedus_engine.cluster.protocol import (
     Object,
     find,
 )
-from foedus_engine.decide.plan import Close, ContentFactory, Ensure, Event, ObjectKey, Plan, Reserve, key_of
+from foedus_engine.decide.plan import (
+    BUDGET_REFUSED,
+    LEDGER_UNAVAILABLE,
+    Close,
+    ContentFactory,
+    Ensure,
+    Event,
+    ObjectKey,
+    Plan,
+    Reserve,
+    key_of,
+)
 
 AGAIN_SECONDS = 1.0  # after a refusal: the next decision reads the closed accounts and says why
 
@@ -45,10 +56,10 @@ async def execute(
     except (Unavailable, Busy, Conflict) as error:
         # Unknown counts as reserved: nothing is given back, nothing starts, the next pass reads what is true.
         # Nor is anything given back after a conflict: closing is final, and the next pass completes the set.
-        await cluster.publish(key, Event("Warning", "LedgerUnavailable", str(error)))
+        await cluster.publish(key, Event("Warning", LEDGER_UNAVAILABLE, str(error)))
         raise
     if stopped is not None:
-        await cluster.publish(key, Event("Warning", "BudgetRefused", str(stopped)))
+        await cluster.publish(key, Event("Warning", BUDGET_REFUSED, str(stopped)))
         return AGAIN_SECONDS
     try:
         await _change(plan, cluster, factory)

@@ -14,6 +14,11 @@ from foedus_ledger.mechanisms import Mechanism
 
 Manifest = Mapping[str, Any]
 
+# Reasons of the events that the loop itself tells; the others are the kinds' own.
+RECONCILE_FAILED = "ReconcileFailed"  # a pass ended in an error; its message is the event's
+LEDGER_UNAVAILABLE = "LedgerUnavailable"
+BUDGET_REFUSED = "BudgetRefused"
+
 
 @dataclass(frozen=True, order=True)
 class ObjectKey:

@@ -70,18 +70,6 @@ def grid_per_clip(noise_multiplier: float, silos: int, min_honest: int, coordina
     return math.floor(half_ring / spread) - math.ceil(math.sqrt(coordinates) / 2)
 
 
-def bert_modules(hidden: int, intermediate: int) -> dict[str, tuple[int, int]]:
-    """Return the linear maps of one BERT layer, for a ModelView."""
-    return {
-        "attention.self.query": (hidden, hidden),
-        "attention.self.key": (hidden, hidden),
-        "attention.self.value": (hidden, hidden),
-        "attention.output.dense": (hidden, hidden),
-        "intermediate.dense": (hidden, intermediate),
-        "output.dense": (intermediate, hidden),
-    }
-
-
 def adapted_modules(target: str, model: ModelView) -> tuple[str, ...]:
     """Return the maps of a layer that `target` names, as PEFT matches them: the path itself or its last parts."""
     return tuple(path for path in model.modules if path == target or path.endswith(f".{target}"))

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from foedus_contract.plan import LoraPlan
 from foedus_engine.decide.observed import ModelView
-from foedus_engine.decide.size import adapted_modules, bert_modules, grid_per_clip, kappa, training_size
+from foedus_engine.decide.size import adapted_modules, grid_per_clip, kappa, training_size
+from support.brain import bert_modules
 
 MINILM = ModelView(digest="sha256:" + "0" * 64, hidden_size=384, layers=6, modules=bert_modules(384, 1536))
 

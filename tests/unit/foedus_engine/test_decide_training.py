@@ -82,7 +82,6 @@ LARGE = replace(CALIBRATED, noise_multiplier=400.0, fresh_noise_multiplier=400.0
         ),
         (fresh(), {"privacy": {"delta": 0.0005}}, "Accepted", "DeltaTooLarge", "below 1/N = 0.0005 for the 2000"),
         (fresh(model=ModelView(problem="m: no config.json; x")), {}, "Accepted", "InvalidModel", "no config.json"),
-        (fresh(model=None), {}, "Accepted", "InvalidModel", "spec.model.source"),
         (fresh(model=replace(MODEL, positions=32)), {}, "Accepted", "InvalidModel", "64 tokens are asked for"),
         (
             fresh(),
@@ -261,7 +260,24 @@ def test_makes_all_children_once_every_silo_has_reserved() -> None:
         "demo-silo-1-tls",
     ]
     kinds = [manifest["kind"] for manifest in plan.apply]
-    assert {kind: kinds.count(kind) for kind in kinds} == {"ConfigMap": 5, "Service": 1, "Job": 5}
+    assert {kind: kinds.count(kind) for kind in kinds} == {
+        "ServiceAccount": 2,
+        "NetworkPolicy": 3,
+        "PodDisruptionBudget": 1,
+        "ConfigMap": 5,
+        "Service": 1,
+        "Job": 4,  # the coordinator waits for silos
+    }
+
+
+@pytest.mark.parametrize(("silos", "coordinator"), [(0, False), (2, False), (3, True), (4, True)])
+def test_the_coordinator_starts_once_a_quorum_of_silos_has_a_process(silos: int, coordinator: bool) -> None:
+    plan = decide(reserved(started=frozenset(f"demo-{silo}" for silo in SILOS[:silos])))
+    made = {item["metadata"]["name"] for item in plan.apply if item["kind"] == "Job"}
+
+    assert ("demo-coordinator" in made) is coordinator
+    assert plan.status is not None
+    assert plan.status.get("joinStartTime") == ("2026-03-01T12:00:00Z" if coordinator else None)
 
 
 def test_same_world_same_plan() -> None:

@@ -48,6 +48,12 @@ class BaseModel:
     layers: int
     positions: int
 
+    @property
+    def modules(self) -> dict[str, tuple[int, int]]:
+        """Return (inputs, outputs) of each linear module of a layer by its path inside the layer."""
+        size = {"h": self.hidden, "i": self.intermediate}
+        return {path: (size[inputs], size[outputs]) for path, (outputs, inputs) in LINEARS.items()}
+
     def adapted_modules(self, lora: LoraPlan) -> tuple[tuple[str, int, int], ...]:
         """Return (name, outputs, inputs) of each adapted linear module, in the order of the gradient vector.
 
