@@ -37,6 +37,7 @@ OWN_CLAIM_SUFFIXES = ("-ledger", "-state", "-coordinator-output")
 
 JOB_LABEL = f"{API_GROUP}/job"
 SILO_LABEL = f"{API_GROUP}/silo"
+MANAGER_LABEL = "app.kubernetes.io/managed-by"
 COMPONENT_LABEL = "app.kubernetes.io/component"
 OPERATOR = f"{API_GROUP}/operator"  # who runs a job that names nobody else in `managedBy`
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"  # Kueue's: on a training job it goes on to its Jobs
@@ -136,7 +137,7 @@ def labels(job: str, component: str) -> dict[str, str]:
         "app.kubernetes.io/name": "foedus",
         "app.kubernetes.io/instance": job,
         COMPONENT_LABEL: component,
-        "app.kubernetes.io/managed-by": MANAGER,
+        MANAGER_LABEL: MANAGER,
         JOB_LABEL: job,
     }
 

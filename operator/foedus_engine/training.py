@@ -31,6 +31,8 @@ def training_kinds(
     """Return the table that a Reconciler needs for training jobs; with a `manager`, for those that are its own."""
 
     async def decide(obj: Object) -> Plan:
+        if obj["metadata"].get("deletionTimestamp"):
+            return Plan()  # it is going, and what belongs to it: nothing is made any more
         try:
             job = parse_stored(FederatedTrainingJob, obj)
         except InvalidInput as error:

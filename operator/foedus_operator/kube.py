@@ -23,9 +23,9 @@ from foedus_engine.cluster.protocol import (
 )
 from foedus_engine.decide.observed import PodsView
 from foedus_engine.decide.plan import Event, Manifest, ObjectKey, key_of
+from foedus_engine.decide.pod_state import has_started, result_of, trouble_of
 from foedus_operator.api_server import SERVER_SIDE_APPLY, ApiServer
 from foedus_operator.pod_logs import PodLogs
-from foedus_operator.pod_state import has_started, result_of, trouble_of
 
 PAGE = 500  # objects of a list in one answer: at 2 KiB each a megabyte
 MAX_EVENT_MESSAGE = 1024  # the API server's own limit

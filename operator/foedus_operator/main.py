@@ -18,6 +18,7 @@ from foedus_contract.errors import FoedusError
 from foedus_contract.exit_codes import ExitCode
 from foedus_engine import names
 from foedus_engine.accounting import Accounting
+from foedus_engine.budget import budget_kinds, pod_kinds
 from foedus_engine.cluster.feed import KeyFeed
 from foedus_engine.decide.plan import ObjectKey
 from foedus_engine.pki import content_factory
@@ -97,14 +98,19 @@ async def lead(config: Config, server: ApiServer, lease: Lease, health: Health, 
     ledgers = KubeLedgers(server)
     health.transitions.set(lease.transitions)
     # Without a reader of models: neither the volumes nor the packages of the pods are here, so a pod looks.
-    kinds = training_kinds(
-        cluster, ledgers, Accounting(None), clock=utc_now, settings=config.workload, manager=names.OPERATOR
-    )
+    accounting = Accounting(None)
+    kinds = {
+        **training_kinds(cluster, ledgers, accounting, clock=utc_now, settings=config.workload, manager=names.OPERATOR),
+        **budget_kinds(cluster, ledgers, accounting, clock=utc_now),
+        **pod_kinds(cluster, clock=utc_now),
+    }
 
     def report(_key: ObjectKey, error: FoedusError) -> None:
         health.faults.labels(type(error).__name__).inc()
 
-    loop = Reconciler(cluster, ledgers, content_factory(utc_now, os.urandom), kinds, clock=steady_clock, report=report)
+    factory = content_factory(utc_now, os.urandom)
+    labels = {("v1", "Pod"): {names.MANAGER_LABEL: names.MANAGER}}
+    loop = Reconciler(cluster, ledgers, factory, kinds, clock=steady_clock, report=report, labels=labels)
     canary = Watched("coordination.k8s.io", "v1", "leases", only=config.lease)
     configuration = await load_configuration(config.kubeconfig)
     async with asyncio.TaskGroup() as group:

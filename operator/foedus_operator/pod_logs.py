@@ -17,8 +17,8 @@ from foedus_engine.cluster.pods import MAX_PROGRESS_LINE
 from foedus_engine.cluster.protocol import Busy, NotFound, Object
 from foedus_engine.decide.observed import Progress
 from foedus_engine.decide.plan import ObjectKey, key_of
+from foedus_engine.decide.pod_state import has_started
 from foedus_operator.api_server import ApiServer
-from foedus_operator.pod_state import has_started
 
 MAX_LOG_BYTES = 1024 * 1024  # a read; what a pod writes faster than that it says in vain
 MAX_EVENTS = 4 * MAX_ATTEMPTS  # of one pod; an attempt is one event, and a start some

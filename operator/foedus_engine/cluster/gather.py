@@ -173,21 +173,23 @@ async def _budgets(
     for client in job.spec.clients:
         key = BudgetKey(meta.namespace, client.budget_ref.name)
         records[client.name] = (key, None)
+        record, head = None, heads.get(client.name)
         try:
             record = await ledgers.read(key)
-            if record is not None and client.name in heads:
-                check_reaches(record, heads[client.name])
+            if record is not None and head is not None:
+                check_reaches(record, head)
             records[client.name] = (key, record)
         except (Refused, Unavailable) as error:
-            faults[client.name] = _fault(client.name, key, error)
+            faults[client.name] = _fault(client.name, key, error, None if record is None else head)
     return records, faults
 
 
-def _fault(silo: str, key: BudgetKey, error: Refused | Unavailable) -> LedgerFault:
+def _fault(silo: str, key: BudgetKey, error: Refused | Unavailable, head: LedgerHead | None) -> LedgerFault:
     reason: Literal["Unavailable", "Damaged", "Behind"] = "Unavailable"
     if isinstance(error, Refused):
         reason = "Behind" if isinstance(error, LedgerBehind) else "Damaged"
-    return LedgerFault(f"silo {silo}: PrivacyBudget {key}: {error}", reason)
+    kept = head if reason == "Behind" else None
+    return LedgerFault(f"silo {silo}: PrivacyBudget {key}: {error}", reason, key, kept)
 
 
 def _view(key: BudgetKey, record: BudgetRecord | None, uid: str) -> BudgetView | None:

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from foedus_contract.errors import FoedusError
 from foedus_contract.exit_codes import ExitCode
+from foedus_contract.wire import LedgerHead
 from foedus_engine.decide.observed import PodsView
 from foedus_engine.decide.plan import BudgetKey, Event, Manifest, ObjectKey
 from foedus_ledger.ledger import BudgetRecord
@@ -130,6 +131,10 @@ class Ledgers(Protocol):
         self, budget: BudgetKey, *, job_uid: str, mechanism: Mechanism, count: int, claimant: str
     ) -> None:
         """Set aside `count` releases; raises Refused when they do not fit, Unavailable when the answer is unknown."""
+        ...
+
+    async def keep_head(self, budget: BudgetKey, head: LedgerHead) -> None:
+        """Keep the end of the silo's log unless a later one is kept; from then on an older ledger is behind."""
         ...
 
     async def close(self, budget: BudgetKey, *, job_uid: str) -> None:

@@ -16,6 +16,7 @@ from foedus_contract.progress import (
     TrainingResult,
     TrainingStarted,
 )
+from foedus_contract.wire import LedgerHead
 from foedus_engine.decide.plan import BudgetKey, ObjectKey
 
 Progress = IdentityReady | Preparing | TrainingStarted | RoundFinished | ProcessFailed
@@ -76,11 +77,14 @@ class BudgetView:
 class LedgerFault:
     """Why a silo's ledger cannot be used: it does not answer, cannot be trusted, or is an old copy.
 
-    Only one that does not answer may be usable later without its holder's doing.
+    Only one that does not answer may be usable later without its holder's doing. `head` is what has just shown an old
+    copy, and is yet to be kept.
     """
 
     message: str
     reason: Literal["Unavailable", "Damaged", "Behind"]
+    budget: BudgetKey | None = None
+    head: LedgerHead | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ then gives back what it did not use.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from foedus_contract.errors import FoedusError
@@ -24,7 +25,7 @@ from foedus_engine.decide.events import NOISY_PLAN, news
 from foedus_engine.decide.inspection import inspector_children, superfluous_inspector
 from foedus_engine.decide.observed import Calibrated, ObjectMeta, Observed
 from foedus_engine.decide.over import RETRY_SECONDS, decide_afterwards, decide_end, open_accounts
-from foedus_engine.decide.plan import Event, Plan, Reserve
+from foedus_engine.decide.plan import Event, KeepHead, Plan, Reserve
 from foedus_engine.decide.running import decide_carry_on, decide_run
 from foedus_engine.decide.size import KAPPA_WARN
 from foedus_engine.decide.status import make_status, plan_fields, progress_fields
@@ -37,13 +38,27 @@ def decide_training(
     job: FederatedTrainingJob, observed: Observed, *, now: datetime, settings: Settings | None = None
 ) -> Plan:
     """Return what is to be done about `job`. Same arguments, same plan; a terminal state is never left."""
+    plan = _decide(job, observed, settings or Settings(), now)
+    return replace(plan, ledger=(*_heads_to_keep(observed), *plan.ledger))
+
+
+def _decide(job: FederatedTrainingJob, observed: Observed, settings: Settings, now: datetime) -> Plan:
     if is_terminal(observed.meta.status):
         return decide_afterwards(job, observed, now)
     if is_untouched(job, observed.meta.status) and not _has_jobs(observed):
         return _hold(job, observed, now)
     if ending := find_ending(job, observed, now):
         return decide_end(job, observed, ending, now)
-    return _decide_open(job, observed, settings or Settings(), now)
+    return _decide_open(job, observed, settings, now)
+
+
+def _heads_to_keep(observed: Observed) -> tuple[KeepHead, ...]:
+    """Return what has just shown that a ledger is an old copy: it holds for other jobs, too, and after this one."""
+    return tuple(
+        KeepHead(fault.budget, fault.head)
+        for _, fault in sorted(observed.ledger_faults.items())
+        if fault.budget is not None and fault.head is not None
+    )
 
 
 def _decide_open(job: FederatedTrainingJob, observed: Observed, settings: Settings, now: datetime) -> Plan:

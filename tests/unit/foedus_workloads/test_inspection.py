@@ -78,7 +78,8 @@ def test_a_broken_model_file_is_a_result_and_final(root: Path, file: str, conten
 def test_no_training_framework_is_loaded(root: Path) -> None:
     program = (
         "import sys; from foedus_workloads import entry; code = entry.run(['--spec', '/spec.json'], "
-        f"{{'FOEDUS_ROOT': {str(root)!r}}}); print(code, sorted({{'torch', 'transformers', 'peft'}} & set(sys.modules)))"
+        f"{{'FOEDUS_ROOT': {str(root)!r}}}); "
+        "print(code, sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))"
     )
     environ = {**os.environ, "PYTHONPATH": ":".join(entry for entry in sys.path if entry)}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environ)

@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from foedus_contract import limits
 from foedus_engine import names
-from foedus_engine.cluster.protocol import Object
 from foedus_engine.decide.observed import Trouble
+
+Object = Mapping[str, Any]
 
 MAX_MESSAGE = 512  # a scheduler's sentence names every reason of every kind of node
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from foedus_engine.decide.observed import Trouble
-from foedus_operator.pod_state import has_started, result_of, trouble_of
+from foedus_engine.decide.pod_state import has_started, result_of, trouble_of
 
 GPU = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu. no new claims to deallocate."
 NO_CLAIM = '0/3 nodes are available: persistentvolumeclaim "base" not found.'
