@@ -38,6 +38,7 @@ _logger = logging.getLogger(__name__)
 def main() -> NoReturn:
     """Run the operator and exit."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("kopf").setLevel(logging.WARNING)  # it tells of every event
     code = run(os.environ)
     logging.shutdown()
     os._exit(code)  # not an orderly end: a thread that computes would hold it up, and everything that counts is written
