@@ -6,6 +6,7 @@ their precondition in the request, so that a late one changes nothing that it wa
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
@@ -166,12 +167,14 @@ class KubeCluster:
         uids = ",".join(job["metadata"]["uid"] for job in jobs)
         selected = await self._select("v1", "Pod", namespace, {"labelSelector": f"{JOB_UID_LABEL} in ({uids})"})
         found = sorted(selected, key=lambda pod: (pod["metadata"]["creationTimestamp"], pod["metadata"]["name"]))
+        # All at once: a node that is lost keeps its pods' logs to itself, for as long as a request may take.
+        logs = dict(zip(map(_uid, found), await asyncio.gather(*map(self._logs.read, found)), strict=True))
         views = {}
         for job in jobs:
             uid = job["metadata"]["uid"]
             pods = [pod for pod in found if pod["metadata"]["labels"][JOB_UID_LABEL] == uid]
             views[job["metadata"]["name"]] = PodsView(
-                progress=tuple([event for pod in pods for event in await self._logs.read(pod)]),
+                progress=tuple(event for pod in pods for event in logs[_uid(pod)]),
                 result=result_of(pods[-1]) if pods else b"",
                 started=any(map(has_started, pods)),
                 trouble=trouble_of(job, pods, await self._refusal(job) if not pods else ""),
@@ -190,6 +193,10 @@ class KubeCluster:
     async def _uid(self, key: ObjectKey) -> str:
         found = await find(self, key)
         return key.uid if found is None else str(found["metadata"]["uid"])
+
+
+def _uid(obj: Object) -> str:
+    return str(obj["metadata"]["uid"])
 
 
 def _event_name(key: ObjectKey, event: Event) -> str:

@@ -174,7 +174,7 @@ async def test_a_job_goes_from_its_manifest_to_its_result(world: World) -> None:
     assert status["plan"]["totalRecords"] == 2000
 
     await until(world.reason, "Unschedulable")  # now it is the silos' pods
-    assert await find(world.cluster, world.key("batch/v1", "Job", "demo-coordinator")) is None
+    assert (await world.cluster.get(world.key("batch/v1", "Job", "demo-coordinator")))["spec"]["suspend"] is True
     await until(lambda: find(world.cluster, world.key("batch/v1", "Job", "demo-inspector")), None)
     for silo in SILOS:
         await world.say(f"demo-{silo}")

@@ -33,6 +33,7 @@ from foedus_engine.build.storage import (
 from foedus_engine.decide.certificates import validity
 from foedus_engine.decide.observed import ObjectMeta
 from foedus_engine.decide.plan import ContentRequest, Ensure, Manifest, ObjectKey, key_of
+from foedus_engine.decide.training_plan import threshold
 
 
 def owner_of(meta: ObjectMeta) -> Owner:
@@ -63,12 +64,21 @@ def inspecting_children(job: FederatedTrainingJob, owner: Owner, settings: Setti
     )
 
 
-def applied_children(
-    job: FederatedTrainingJob, owner: Owner, plan: TrainingPlan, settings: Settings, *, coordinator: bool = True
-) -> tuple[Manifest, ...]:
-    """Return what follows the job's spec: run specs, the Service, and the Jobs, suspended when the job is.
+def told_children(job: FederatedTrainingJob, owner: Owner, plan: TrainingPlan) -> tuple[Manifest, ...]:
+    """Return what the processes are told of the plan: a run spec each."""
+    clients = sorted(job.spec.clients, key=lambda client: client.name)
+    return (
+        build_coordinator_config(owner, job, plan),
+        *(build_client_config(owner, job, client, plan) for client in clients),
+    )
 
-    What a pod needs comes before its Job: identity, policies, configuration. Without `coordinator` its Job is left out.
+
+def applied_children(
+    job: FederatedTrainingJob, owner: Owner, settings: Settings, *, coordinator_waits: bool = False
+) -> tuple[Manifest, ...]:
+    """Return what follows the job's spec: identities, policies, the Service, and the Jobs, suspended when the job is.
+
+    What a pod needs comes before its Job.
     """
     suspend = job.spec.suspend
     clients = sorted(job.spec.clients, key=lambda client: client.name)
@@ -78,11 +88,9 @@ def applied_children(
         build_denial(owner),
         build_coordinator_edges(owner),
         build_client_edges(owner),
-        build_disruption_budget(owner, plan.privacy.threshold),
-        build_coordinator_config(owner, job, plan),
-        *(build_client_config(owner, job, client, plan) for client in clients),
+        build_disruption_budget(owner, threshold(job)),
         build_coordinator_service(owner),
-        *([build_coordinator_job(owner, job, settings, suspend=suspend)] if coordinator else []),
+        build_coordinator_job(owner, job, settings, suspend=suspend or coordinator_waits),
         *(build_client_job(owner, job, client, settings, suspend=suspend) for client in clients),
     )
 

@@ -19,6 +19,7 @@ Object = Mapping[str, Any]
 
 # After its grace period: its node may be lost, and a result that nobody can report any more is not waited for.
 OVERDUE = timedelta(seconds=60)
+LOOK_SECONDS = 5.0
 
 
 def decide_pod(pod: Object, job: Object | None, *, now: datetime) -> Plan:
@@ -29,7 +30,9 @@ def decide_pod(pod: Object, job: Object | None, *, now: datetime) -> Plan:
         return Plan()
     due = _due(meta)
     if not (_has_been_read(pod, job) or (due is not None and now >= due)):
-        return Plan(requeue_seconds=None if due is None else (due - now).total_seconds())
+        waits = [] if due is None else [(due - now).total_seconds()]
+        waits += [LOOK_SECONDS] if _is_over(pod) else []  # that its job has ended changes nothing of the pod
+        return Plan(requeue_seconds=min(waits, default=None))
     kept = [each for each in finalizers if each != names.RESULT_FINALIZER]
     return Plan(update=({**pod, "metadata": {**meta, "finalizers": kept}},))
 
@@ -38,8 +41,11 @@ def _has_been_read(pod: Object, job: Object | None) -> bool:
     """Say whether nothing of the pod is still to be read: its job is over, or it ended without a result."""
     if job is None or is_terminal(job.get("status") or {}):
         return True
-    over = pod.get("status", {}).get("phase") in {"Succeeded", "Failed"}
-    return over and not result_of(pod)
+    return _is_over(pod) and not result_of(pod)
+
+
+def _is_over(pod: Object) -> bool:
+    return pod.get("status", {}).get("phase") in {"Succeeded", "Failed"}
 
 
 def _due(meta: Mapping[str, Any]) -> datetime | None:

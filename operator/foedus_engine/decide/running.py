@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from foedus_contract.plan import TrainingPlan
+from foedus_engine import names
 from foedus_engine.api.training import FederatedTrainingJob
 from foedus_engine.api.training_status import Phase
 from foedus_engine.api.training_status import TrainingConditionType as ConditionType
@@ -13,21 +14,21 @@ from foedus_engine.api.training_status import TrainingReason as Reason
 from foedus_engine.build.pods import Settings
 from foedus_engine.decide.certificates import are_due
 from foedus_engine.decide.checks import check_ledgers
-from foedus_engine.decide.children import applied_children, ensured_children, owner_of, policy_child
+from foedus_engine.decide.children import applied_children, ensured_children, owner_of, policy_child, told_children
 from foedus_engine.decide.conditions import Condition, timestamp
 from foedus_engine.decide.drift import drifted
 from foedus_engine.decide.ending import (
-    coordinator_child,
     failed_silos,
     first_failure,
     has_policy,
     identities_due,
+    joining_since,
     quorum_has_started,
 )
 from foedus_engine.decide.events import news
 from foedus_engine.decide.inspection import superfluous_inspector
 from foedus_engine.decide.observed import Observed
-from foedus_engine.decide.plan import Ensure, Manifest, Plan
+from foedus_engine.decide.plan import Ensure, Manifest, Plan, key_of
 from foedus_engine.decide.status import is_training, make_status, plan_fields, progress_fields, start_time
 from foedus_engine.decide.training_plan import attempts, threshold
 from foedus_engine.decide.waiting import find_note, find_wait
@@ -38,22 +39,29 @@ def decide_run(
 ) -> Plan:
     """Make the children as the plan says, and mend what is not so any more.
 
-    The coordinator waits for a quorum of silos with a process: it gives silos joinTimeout from its own start.
+    The coordinator waits for a quorum of silos with a process: it gives silos joinTimeout from its own start. A queue
+    that holds Jobs back lifts their suspension itself, so there nobody waits.
     """
     owner = owner_of(observed.meta)
-    coordinator = coordinator_child(observed) is not None or quorum_has_started(job, observed)
     status = _running_status(job, observed, plan, now)
     return Plan(
         ensure=(
             *_absent(ensured_children(job, owner, renew=are_due(job, observed, now)), observed),
             *_policy(job, observed, now),
         ),
-        apply=drifted(applied_children(job, owner, plan, settings, coordinator=coordinator), observed),
+        apply=drifted((*told_children(job, owner, plan), *_untold(job, observed, settings)), observed),
         delete=superfluous_inspector(observed, now),
         status=status,
         events=news(observed, status),
         requeue_seconds=settings.poll_seconds,
     )
+
+
+def _untold(job: FederatedTrainingJob, observed: Observed, settings: Settings) -> tuple[Manifest, ...]:
+    """Return the children that depend on no plan."""
+    is_queued = names.QUEUE_LABEL in job.metadata.labels
+    waits = not is_queued and joining_since(observed) is None and not quorum_has_started(job, observed)
+    return applied_children(job, owner_of(observed.meta), settings, coordinator_waits=waits)
 
 
 def _absent(wanted: tuple[Ensure, ...], observed: Observed) -> Iterator[Ensure]:
@@ -80,9 +88,18 @@ def _policy(job: FederatedTrainingJob, observed: Observed, now: datetime) -> tup
 def decide_carry_on(
     job: FederatedTrainingJob, observed: Observed, message: str, settings: Settings, now: datetime
 ) -> Plan:
-    """Leave running processes alone although the job could not be started again as things are; report progress."""
+    """Leave what processes were told alone, although the job could not be started again as things are.
+
+    They can still be suspended, and what they run in is mended.
+    """
     status = _running_status(job, observed, None, now, message)
-    return Plan(status=status, events=news(observed, status), requeue_seconds=settings.poll_seconds)
+    mended = [each for each in _untold(job, observed, settings) if key_of(each) not in observed.foreign]
+    return Plan(
+        apply=drifted(mended, observed),
+        status=status,
+        events=news(observed, status),
+        requeue_seconds=settings.poll_seconds,
+    )
 
 
 def _running_status(

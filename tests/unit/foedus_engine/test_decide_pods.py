@@ -33,8 +33,9 @@ def pod(phase: str, *, result: str = "", deleted: bool = False, held: bool = Tru
         (pod("Running", deleted=True), RUNNING, 0, False, 60.0),
         (pod("Running", deleted=True), RUNNING, 59, False, 1.0),
         (pod("Running", deleted=True), RUNNING, 60, True, None),  # its node is lost
-        (pod("Succeeded", result="{}"), RUNNING, 0, False, None),  # the result is still to be read
-        (pod("Succeeded", result="{}", deleted=True), RUNNING, 0, False, 60.0),
+        (pod("Succeeded", result="{}"), RUNNING, 0, False, 5.0),  # the result is still to be read
+        (pod("Succeeded", result="{}", deleted=True), RUNNING, 0, False, 5.0),
+        (pod("Succeeded", result="{}", deleted=True), RUNNING, 58, False, 2.0),
         (pod("Succeeded", result="{}"), OVER, 0, True, None),
         (pod("Failed"), RUNNING, 0, True, None),  # it left nothing
         (pod("Failed", deleted=True), RUNNING, 0, True, None),
