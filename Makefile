@@ -10,6 +10,9 @@ VENV ?= .venv
 BUILD ?= build
 DEMO := $(BUILD)/demo
 BIN := $(VENV)/bin
+# Where the packages of the project and of its tests lie.
+SOURCES := operator:workloads:sdk:tests:.
+ACTIONLINT := v1.7.12
 # The stamp carries the checksum of what the environment was made from, so a changed lock makes it anew.
 LOCKS := requirements.lock requirements-cuda.lock pyproject.toml
 SUM := $(shell cat $(LOCKS) | sha256sum | cut -c1-16)
@@ -68,7 +71,7 @@ mutants: $(STAMP) ## builds with a check off, one a row of the security model an
 ROUNDS ?= 100000
 .PHONY: simulation
 simulation: $(STAMP) ## whole jobs in virtual time under faults: ROUNDS=100000; replay one: SEED=17
-	PYTHONPATH=operator:workloads:sdk:tests $(BIN)/python -m simulation.run \
+	PYTHONPATH=$(SOURCES) $(BIN)/python -m simulation.run \
 		$(if $(SEED),--seed $(SEED),--rounds $(ROUNDS))
 
 # A cluster of this folder's name; CLUSTER_FLAGS=--control-plane-only starts one without nodes.
@@ -89,9 +92,14 @@ cluster-down: $(STAMP) ## remove it, or what a crash left of it
 cluster-env: $(STAMP) ## print what makes kubectl and helm use it: eval "$$(make -s cluster-env)"
 	@$(BIN)/python -m e2e.cluster env --folder $(CLUSTER)
 
+.PHONY: cluster-images
+cluster-images: $(STAMP) ## build the project's images, give them to its nodes and print their names
+	$(BIN)/python -m e2e.cluster images --folder $(CLUSTER)
+
+# Builds, starts and many tests take their time: each says at once what it does.
 .PHONY: e2e
 e2e: $(STAMP) ## the tests on a whole Kubernetes: E2E_CLUSTER=local (default), kind or existing
-	$(BIN)/python -m pytest -m e2e e2e
+	$(BIN)/python -m pytest -vv --capture=no -m e2e e2e
 
 .PHONY: e2e-operator
 e2e-operator: $(STAMP) ## the operator's tests on the API server that KUBECONFIG names
@@ -120,17 +128,34 @@ format: $(STAMP) ## format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 
 .PHONY: crds
-crds: $(STAMP) ## write crds/*.yaml from the models
+crds: $(STAMP) ## write crds/*.yaml, and the chart's copies, from the models
 	$(BIN)/python -m foedus_engine.crdgen
+
+.PHONY: chart
+chart: $(STAMP) ## write what follows from the chart's schema and templates; the golden files need helm
+	PYTHONPATH=$(SOURCES) $(BIN)/python -m chart.documents
+	PYTHONPATH=$(SOURCES) $(BIN)/python -m chart.golden
+
+.PHONY: workflows
+workflows: ## check .github/workflows with actionlint (needs Go)
+	go run github.com/rhysd/actionlint/cmd/actionlint@$(ACTIONLINT) -color=false
 
 .PHONY: bad-input
 bad-input: $(STAMP) ## write docs/bad-input.md from the cases of bad input that the tests run
-	PYTHONPATH=operator:workloads:sdk:tests $(BIN)/python -m bad_input.table
+	PYTHONPATH=$(SOURCES) $(BIN)/python -m bad_input.table
 
+# One part does not keep the next from running: make says at the end what failed.
+NIGHTLY_ROUNDS ?= 10000000
 .PHONY: nightly
-nightly: $(STAMP) ## what takes too long for every change: the tests marked so, 10⁷ simulated rounds, all benchmarks
-	$(BIN)/python -m pytest -m nightly
-	$(MAKE) simulation ROUNDS=10000000
+nightly: ## what takes too long for every change: tests marked so, NIGHTLY_ROUNDS simulated rounds (10⁷), benchmarks
+	$(MAKE) --keep-going nightly-tests nightly-simulation nightly-benchmarks
+
+.PHONY: nightly-tests nightly-simulation nightly-benchmarks
+nightly-tests: $(STAMP)
+	$(BIN)/python -m pytest -m 'nightly and not e2e'
+nightly-simulation: $(STAMP)
+	$(MAKE) simulation ROUNDS=$(NIGHTLY_ROUNDS)
+nightly-benchmarks: $(STAMP)
 	$(BIN)/python -m benchmarks.run --all
 
 # The names of what an image gets; versions and hashes stay in the lock.

@@ -26,7 +26,7 @@ from tests.support.secagg_world import make_world, outcome, play
 
 from benchmarks.harness import Benchmark, Outcome
 from foedus_contract.plan import TrainingPlan, min_honest_for, threshold_for
-from foedus_engine.decide.size import grid_per_clip
+from foedus_contract.scale import finest_grid
 from foedus_ledger.calibration import calibrate
 from foedus_workloads.privacy.clipping import clip_rows
 from foedus_workloads.privacy.noise import OpenDpSampler, Sampler
@@ -47,7 +47,7 @@ def audit_plan(noise: str = "Distributed", coordinates: int = COORDINATES, silos
     threshold = threshold_for(silos)
     honest = min_honest_for(noise, threshold, COLLUDERS)  # type: ignore[arg-type]
     found = calibrate(1.0, 1e-5, ATTEMPTS)
-    grid = grid_per_clip(found.noise_multiplier, silos, honest, coordinates, silos * RECORDS)
+    grid = finest_grid(found.noise_multiplier, silos, honest, coordinates, silos * RECORDS)
     return TrainingPlan.model_validate(
         {
             "namespace": "default",

@@ -28,7 +28,7 @@ Manifest = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Trained:
-    """What one `foedus run` ended with. `update_norms` are the ‖BA‖ of the adapted modules."""
+    """What one `foedus run` ended with. `update_norms` are the ‖BA‖ of the adapted modules' trained ranks."""
 
     accuracy: float
     epsilon: float
@@ -43,7 +43,7 @@ def with_lora(manifest: Manifest, seed: int) -> Manifest:
 
 
 def head_alone(manifest: Manifest, seed: int) -> Manifest:
-    """Return the example with another training seed and without LoRA."""
+    """Return the example with another training seed and without LoRA; what is fixed of the model stays."""
     changed = with_lora(manifest, seed)
     return {**changed, "spec": {key: value for key, value in changed["spec"].items() if key != "lora"}}
 
@@ -63,9 +63,10 @@ def measure(folder: Path) -> Outcome:
     value = statistics.fmean(run.accuracy for run in lora)
     head_value = statistics.fmean(run.accuracy for run in head)
     smallest = min(norm for run in lora for norm in run.update_norms.values())
+    adapted = {name.rpartition(".")[2] for name in lora[0].update_norms}
     return Outcome(
         value=value,
-        met=smallest > 0 and head_value - value <= BELOW_HEAD,
+        met=smallest > 0 and adapted >= {"query", "value"} and head_value - value <= BELOW_HEAD,
         details={
             "seeds": SEEDS,
             "state": "a fresh state folder and fresh budgets for every run",
@@ -96,17 +97,18 @@ def train(
     begin = time.monotonic()
     lines = foedus("run", "-f", str(file), "--volumes", str(volumes), "--out", str(out), "--output", "json", *state)
     result = next(line for line in map(json.loads, lines) if line["event"] == "Result")
-    return Trained(result["accuracy"], result["epsilonSpent"], update_norms(out), time.monotonic() - begin)
+    rank = manifest["spec"]["lora"]["rank"]
+    return Trained(result["accuracy"], result["epsilonSpent"], update_norms(out, rank), time.monotonic() - begin)
 
 
-def update_norms(folder: Path) -> Mapping[str, float]:
-    """Return ‖BA‖ of each adapted module of the adapter in `folder`."""
+def update_norms(folder: Path, rank: int) -> Mapping[str, float]:
+    """Return ‖BA‖ over the first `rank` ranks, those that are trained, of each module of the adapter in `folder`."""
     tensors = load_file(folder / "adapter_model.safetensors")
     norms = {}
     for name, factor in tensors.items():
         if ".lora_A." in name:
             other = tensors[name.replace(".lora_A.", ".lora_B.")]
-            norms[name.partition(".lora_A.")[0]] = float(((other @ factor) ** 2).sum() ** 0.5)
+            norms[name.partition(".lora_A.")[0]] = float(((other[:, :rank] @ factor[:rank]) ** 2).sum() ** 0.5)
     return norms
 
 

@@ -41,7 +41,7 @@ def train_without_privacy(manifest: Mapping[str, Any], seed: int, volumes: Path)
 
 
 def _model_plan(spec: Mapping[str, Any], digest: str) -> ModelPlan:
-    model, lora = spec["model"], spec["lora"]
+    model, lora = spec["model"], spec["lora"]  # as the engine makes the plan from them
     return ModelPlan(
         digest=digest,
         labels=tuple(model["labels"]),
@@ -52,6 +52,7 @@ def _model_plan(spec: Mapping[str, Any], digest: str) -> ModelPlan:
             target_modules=tuple(lora["targetModules"]),
             last_layers=lora["lastLayers"],
         ),
+        query_damping=model.get("queryDamping", 0.0),
     )
 
 

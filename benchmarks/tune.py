@@ -139,8 +139,8 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     means = {}
     for setting in SETTINGS:
-        adapted = lora.model_copy(update={"alpha": setting.alpha, "query_damping": setting.damping})
-        started = plan.model_copy(update={"lora": adapted})
+        adapted = lora.model_copy(update={"alpha": setting.alpha})
+        started = plan.model_copy(update={"lora": adapted, "query_damping": setting.damping})
         found = [
             simulate(AdaptedModel.load(path, started, seed), train, public, setting, scale, seed) for seed in SEEDS
         ]

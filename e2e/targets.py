@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -11,16 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from e2e.cluster import registry
-from e2e.cluster.assembly import opened, start_cluster
+from e2e.cluster.assembly import ensure_pod_image, load_image, opened, start_cluster
 from e2e.cluster.binaries import HELM, KIND, built, cache_folder
 from e2e.cluster.cluster import Cluster, down
 from e2e.cluster.errors import HarnessError
-from e2e.cluster.images import Image, busybox_image, ensure_image
 from e2e.cluster.kubectl import Kubectl
 from e2e.cluster.layout import REGISTRY
-from e2e.cluster.packages import IMAGES, ensure_packages
 from e2e.cluster.progress import Progress
-from e2e.cluster.project_images import BuiltImage, ensure_project_image
 
 FOLDER = Path("build/e2e/cluster")
 PROJECT = Path(__file__).parents[1]
@@ -62,10 +60,9 @@ def _local(environment: Mapping[str, str], cache: Path, progress: Progress) -> I
     if found:
         cluster.up(progress)
 
+    @functools.cache
     def image(name: str) -> str:
-        made = _image(name, cache, progress, environment)
-        cluster.each_node(lambda node: cluster.import_images(node, [(made.reference, made.tar)]))
-        return made.reference
+        return load_image(cluster, name, progress, environment)
 
     try:
         yield Target("local", cluster.kubectl, str(cluster.programs["helm"]), image, cluster)
@@ -89,9 +86,10 @@ def _kind(environment: Mapping[str, str], cache: Path, progress: Progress) -> It
             _run(kind, "create", "cluster", f"--name={KIND_NAME}", configuration, "--wait=5m")
     _run(kind, "export", "kubeconfig", f"--name={KIND_NAME}", f"--kubeconfig={kubeconfig}")
 
+    @functools.cache
     def image(name: str) -> str:
         if name == "busybox":
-            made = _image(name, cache, progress, environment)
+            made = ensure_pod_image(name, cache, progress, environment)
             _run(kind, "load", "image-archive", str(made.tar), f"--name={KIND_NAME}")
             return made.reference
         reference = f"localhost/foedus-e2e/{name}:kind"
@@ -120,14 +118,6 @@ def _existing(environment: Mapping[str, str], cache: Path, progress: Progress) -
 
     programs = built((HELM,), cache, progress)
     yield Target("existing", Kubectl(_program("kubectl"), Path(kubeconfig)), str(programs["helm"]), image)
-
-
-def _image(name: str, cache: Path, progress: Progress, environment: Mapping[str, str]) -> BuiltImage:
-    ensure_packages(IMAGES, progress)
-    if name != "busybox":
-        return ensure_project_image(name, cache, progress, environment)
-    busybox: Image = busybox_image()
-    return BuiltImage(busybox.reference, ensure_image(busybox, cache, progress))
 
 
 def _program(name: str) -> str:

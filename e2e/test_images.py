@@ -4,11 +4,14 @@ import json
 
 import pytest
 
+from e2e.cluster.kubectl import wait_for
+from e2e.probes import RESTRICTED
+
 pytestmark = pytest.mark.e2e
 
 TOOLS = ("cc", "gcc", "g++", "c++", "clang", "tcc", "as", "ld", "make")
 PROGRAMS = {
-    "operator": "import foedus_engine.reconcile",
+    "operator": "import foedus_operator.main",
     "workloads": "import foedus_workloads.entry, torch, peft, opendp",
 }
 LOOK = """
@@ -30,38 +33,41 @@ print(json.dumps({{
 """
 
 
-@pytest.mark.parametrize(("target_name", "imports"), PROGRAMS.items())
-def test_an_image_runs_without_rights(target, probes, target_name, imports):
+# What an image does without a command, in a pod that sets nothing: exit code, and what it prints.
+OWN_COMMAND = {
+    "operator": (10, "FOEDUS_OPERATOR_IDENTITY"),
+    "workloads": (0, "usage: foedus_workloads.entry"),
+}
+
+
+def run_to_end(probes, image, **container):
+    """Return exit code and output of a pod with the fewest rights."""
+    restricted = {**RESTRICTED, "runAsGroup": 65532}
+    containers = [{"name": "once", "image": image, "securityContext": restricted, **container}]
+    spec = {"restartPolicy": "Never", "automountServiceAccountToken": False, "containers": containers}
+    probes.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "once"}, "spec": spec})
+    wait_for("the pod's end", lambda: probes.get("pod", "once")["status"]["phase"] in ("Succeeded", "Failed"), 240)
+    (status,) = probes.get("pod", "once")["status"]["containerStatuses"]
+    return status["state"]["terminated"]["exitCode"], probes.kubectl("-n", probes.namespace, "logs", "once")
+
+
+@pytest.mark.parametrize(("name", "imports"), PROGRAMS.items())
+def test_an_image_runs_without_rights(target, probes, name, imports):
     program = LOOK.format(imports=imports, tools=TOOLS)
-    container = {
-        "name": "look",
-        "image": target.image(target_name),
-        "command": ["python", "-c", program],
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-            "runAsNonRoot": True,
-            "runAsGroup": 65532,
-            "seccompProfile": {"type": "RuntimeDefault"},
+    code, output = run_to_end(probes, target.image(name), command=["python", "-c", program])
+    assert (code, json.loads(output.splitlines()[-1])) == (
+        0,
+        {
+            "user": [65532, 65532],
+            "tools": [],
+            "writable": [],
+            "development": [],
+            "torch": name == "workloads",
         },
-    }
-    spec = {"restartPolicy": "Never", "automountServiceAccountToken": False, "containers": [container]}
-    probes.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "look"}, "spec": spec})
-    probes.kubectl(
-        "-n",
-        probes.namespace,
-        "wait",
-        "--for=jsonpath={.status.phase}=Succeeded",
-        "pod/look",
-        "--timeout=240s",
-        seconds=300,
     )
-    found = json.loads(probes.kubectl("-n", probes.namespace, "logs", "look").splitlines()[-1])
-    assert found == {
-        "user": [65532, 65532],
-        "tools": [],
-        "writable": [],
-        "development": [],
-        "torch": target_name == "workloads",
-    }
+
+
+@pytest.mark.parametrize(("name", "expected"), OWN_COMMAND.items())
+def test_an_image_says_what_it_wants(target, probes, name, expected):
+    code, output = run_to_end(probes, target.image(name))
+    assert (code, expected[1] in output) == (expected[0], True), output

@@ -51,6 +51,21 @@ def test_harnesses_that_start_at_once_get_different_slots(tmp_path):
     assert len(registered(tmp_path / "run")) == len(SLOTS)
 
 
+def take_and_release(folder: Path) -> None:
+    for _ in range(300):
+        release(claim(folder / "run", folder / "mine"))
+
+
+def test_a_slot_that_is_released_meanwhile_is_passed_over(tmp_path):
+    there = claim(tmp_path / "run", tmp_path / "stays")
+    other = multiprocessing.get_context("spawn").Process(target=take_and_release, args=(tmp_path,))
+    other.start()
+    while other.is_alive():
+        assert there in registered(tmp_path / "run")
+    other.join()
+    assert other.exitcode == 0
+
+
 @pytest.mark.parametrize("field", UNIQUE)
 def test_what_the_machine_has_once_differs_between_slots(field):
     assert len({getattr(Layout(slot, Path("/data")), field) for slot in SLOTS}) == len(SLOTS)

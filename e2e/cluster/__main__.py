@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 
 from e2e.cluster import registry
-from e2e.cluster.assembly import ensure_parts, start_cluster
+from e2e.cluster.assembly import ensure_parts, load_image, opened, start_cluster
 from e2e.cluster.binaries import cache_folder
 from e2e.cluster.cluster import down
 from e2e.cluster.errors import HarnessError
 from e2e.cluster.layout import FIRST_NETWORK, REGISTRY, SLOTS, Layout
 from e2e.cluster.progress import Progress
+from e2e.cluster.project_images import TARGETS
 
 FOLDER = Path("build/e2e/cluster")
 
@@ -70,10 +71,25 @@ def _list(asked: argparse.Namespace) -> None:
         print(f"slot {layout.slot}  {layout.api_url}  {kind}  {layout.folder}")
 
 
-def _env(asked: argparse.Namespace) -> None:
-    layout = registry.find(REGISTRY, asked.folder.absolute())
+def _images(asked: argparse.Namespace) -> None:
+    layout = _running(asked.folder)
+    if not layout.with_nodes:
+        raise HarnessError(f"the cluster in {asked.folder} has no nodes that could take an image")
+    progress = Progress()
+    cluster = opened(layout, cache_folder(os.environ), progress)
+    for name in TARGETS:
+        print(f"{name:24} {load_image(cluster, name, progress, os.environ)}")
+
+
+def _running(folder: Path) -> Layout:
+    layout = registry.find(REGISTRY, folder.absolute())
     if layout is None:
-        raise HarnessError(f"no cluster is up in {asked.folder}: make cluster-up")
+        raise HarnessError(f"no cluster is up in {folder}: make cluster-up")
+    return layout
+
+
+def _env(asked: argparse.Namespace) -> None:
+    layout = _running(asked.folder)
     programs, _ = ensure_parts(cache_folder(os.environ), Progress(), with_nodes=layout.with_nodes)
     folders = {str(path.parent) for path in programs.values()}
     print(f"export KUBECONFIG={shlex.quote(str(layout.kubeconfig))}")
@@ -95,7 +111,8 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("--control-plane-only", action="store_true", help="no nodes: an API server that runs no pod")
     remove = command("down", _down, "remove a cluster, or what a crash left of it; the logs stay")
     env = command("env", _env, "print shell lines that make kubectl and helm use a cluster")
-    for made in (up, remove, env):
+    images = command("images", _images, "build the project's images, give them to a cluster's nodes, print their names")
+    for made in (up, remove, env, images):
         made.add_argument(
             "--folder", type=Path, default=FOLDER, help="the cluster's data folder (default: %(default)s)"
         )

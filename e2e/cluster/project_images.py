@@ -21,6 +21,7 @@ from e2e.cluster.images import REPOSITORY, buildah, push
 from e2e.cluster.progress import Progress
 
 PROJECT = Path(__file__).parents[2]
+TARGETS = ("operator", "workloads")
 SUITE = "bookworm"
 PACKAGES = "python3,python3-venv,python3-pip,ca-certificates"
 # Left out of the base: what only installing or reading needs.

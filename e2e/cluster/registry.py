@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from e2e.cluster.errors import HarnessError
@@ -21,8 +22,11 @@ _CONTENT = "cluster.json"
 
 def registered(registry: Path) -> tuple[Layout, ...]:
     """Return the clusters that are up, or were left behind by a harness that crashed."""
-    files = sorted(registry.glob(f"[0-9]*/{_CONTENT}"))
-    return tuple(Layout.from_json(json.loads(file.read_text())) for file in files)
+    found = []
+    for file in sorted(registry.glob(f"[0-9]*/{_CONTENT}")):
+        with suppress(FileNotFoundError):  # released since it was listed
+            found.append(Layout.from_json(json.loads(file.read_text())))
+    return tuple(found)
 
 
 def find(registry: Path, folder: Path) -> Layout | None:

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from foedus_contract.errors import FoedusError, InvalidInput, Refused
+from foedus_contract.scale import finest_grid, sensitivity
 from foedus_engine.api.training import FederatedTrainingJob
 from foedus_engine.api.training_parts import ModelSource
 from foedus_engine.decide.budget import Used
 from foedus_engine.decide.observed import Calibrated, ModelView, Unplannable
 from foedus_engine.decide.plan import BudgetKey
-from foedus_engine.decide.size import grid_per_clip, training_size
-from foedus_engine.decide.training_plan import attempts, lora_plan, min_honest
+from foedus_engine.decide.training_plan import attempts, min_honest, size_on
 from foedus_ledger.accountants import composed_pld_epsilon, composed_rdp_epsilon
 from foedus_ledger.calibration import calibrate
 from foedus_ledger.filters import GdpFilter, admits, remaining
@@ -132,7 +132,7 @@ def make_question(job: FederatedTrainingJob, uid: str, budgets: Budgets, model: 
         silos=len(job.spec.clients),
         min_honest=min_honest(job),
         records=sum(record.spec.records for record in budgets.values()),
-        coordinates=training_size(lora_plan(job), len(job.spec.model.labels), model).coordinates,
+        coordinates=size_on(job, model).coordinates,
         budgets=tuple((name, record.model_dump_json()) for name, record in sorted(open_budgets.items())),
         held=accounts[0].mechanism if accounts else None,
     )
@@ -206,9 +206,8 @@ def _gap(question: Question, noise_multiplier: float) -> Gap:
     σ·Δ(σ) grows with σ, but Δ is a whole number: one unit less makes it a bound also just below a step.
     """
     q = question
-    unit = math.ceil(math.sqrt(q.coordinates) / 2)
-    clip = grid_per_clip(noise_multiplier, q.silos, q.min_honest, q.coordinates, q.records)
-    share_scale = noise_multiplier * (clip + unit - 1) / math.sqrt(q.min_honest)
+    grid = finest_grid(noise_multiplier, q.silos, q.min_honest, q.coordinates, q.records)
+    share_scale = noise_multiplier * (sensitivity(grid, q.coordinates) - 1) / math.sqrt(q.min_honest)
     return discretisation_gap(share_scale, q.min_honest, q.coordinates)
 
 

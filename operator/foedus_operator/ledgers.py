@@ -143,6 +143,7 @@ def read_record(obj: Object) -> BudgetRecord:
                 epsilon=spec.epsilon,
                 delta=spec.delta,
                 owner=spec.owner,
+                labels=spec.labels,
             ),
             accounts=accounts,
             version=sum(1 + each.charged + (each.state == "Closed") for each in accounts.values()),

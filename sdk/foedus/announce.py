@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from foedus_contract.plan import TrainingPlan
-from foedus_engine.decide.size import KAPPA_WARN, Size
+from foedus_contract.size import Size
+from foedus_engine.decide.checks import KAPPA_WARN
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,6 @@ class Announcement:
     not_enforced: tuple[str, ...] = ()  # fields of the job's own objects
 
 
-def released(plan: TrainingPlan, size: Size) -> dict[str, int]:
-    """Return how many values a round releases, by its active factor."""
-    if plan.model.lora is None:
-        return {"None": size.head}
-    return {"B": size.factor_b + size.head, "A": size.factor_a + size.head}
-
-
 def announce(
     plan: TrainingPlan, size: Size, state: str, notes: tuple[str, ...], not_enforced: tuple[str, ...] = ()
 ) -> Announcement:
@@ -55,7 +49,7 @@ def announce(
         threshold=privacy.threshold,
         colluders=privacy.colluders,
         min_honest=privacy.min_honest,
-        coordinates=released(plan, size),
+        coordinates=size.released,
         trainable=size.trainable,
         noise_multiplier=privacy.noise_multiplier,
         rounds=plan.rounds,

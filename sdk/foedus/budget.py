@@ -12,17 +12,19 @@ import click
 import yaml
 
 from foedus.options import command, namespace_option, state_option
+from foedus.overlap import Draft, check_overlap, keep_hashes
 from foedus.reconcile import reconcile
-from foedus.state import EVERY_NAMESPACE, StoredBudget, create_budget, find_budget, list_budgets, require_budget
+from foedus.state import StoredBudget, create_budget, find_budget, list_budgets, require_budget
 from foedus_contract.errors import InvalidInput, Refused
 from foedus_contract.exit_codes import ExitCode
 from foedus_engine.api.budget import BudgetReason, PrivacyBudget
+from foedus_engine.cluster.embedded import make_private
 from foedus_engine.cluster.embedded_ledgers import read_checked
 from foedus_engine.decide.plan import BudgetKey
 from foedus_engine.manifests import parse_manifest
 from foedus_ledger.charges import LedgerBehind
 from foedus_ledger.ledger import BudgetRecord, epsilon_reserved, epsilon_spent
-from foedus_workloads.training.data import dataset_digest
+from foedus_workloads.training.data import read_records, record_hash
 
 DIGEST_SHOWN = 19  # `sha256:` and twelve digits: enough to compare by eye
 
@@ -61,6 +63,13 @@ budget.add_command(reconcile)
 @click.option("--delta", type=float, default=1e-5, show_default=True, help="δ that goes with it.")
 @click.option("--owner", default="", help="Who decides about the data.")
 @click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    help="A label that records may bear; repeat it for all. Authors of jobs see the list: without this option, it is "
+    "of the labels that the records do bear.",
+)
+@click.option(
     "-o", "--output", type=click.Choice(["text", "yaml"]), default="text", help="yaml prints the manifest only."
 )
 @click.option("--additional", is_flag=True, help="Make it although these records have a budget: both may be spent.")
@@ -72,6 +81,7 @@ def create(
     epsilon: float,
     delta: float,
     owner: str,
+    labels: tuple[str, ...],
     output: str,
     additional: bool,
     namespace: str,
@@ -79,82 +89,70 @@ def create(
 ) -> None:
     """Make a budget for the records in a data file; NAME is the file's folder unless given.
 
-    A budget never changes and is never made twice. A new decision about the same records is a new budget under a new
-    name, with --additional: their ε add up.
+    A budget never changes and is never made twice. A new decision about the same records, or about a data set that has
+    some of them, is a new budget under a new name, with --additional: their ε add up.
     """
     if name is not None and len(files) > 1:
         raise InvalidInput("one name does not fit several files", where="NAME", cure="leave it out or give one --data")
-    limit = {"epsilon": epsilon, "delta": delta, "owner": owner}
-    budgets = [make_budget(name or file.resolve().parent.name, namespace, file, limit) for file in files]
+    limit = {"epsilon": epsilon, "delta": delta, "owner": owner, "labels": list(labels)}
+    drafts = [make_draft(name or file.resolve().parent.name, namespace, file, limit) for file in files]
     if output == "yaml":
-        click.echo(
-            yaml.safe_dump_all([manifest(item) for item in budgets], sort_keys=False, allow_unicode=True), nl=False
-        )
+        manifests = [manifest(draft.budget) for draft in drafts]
+        click.echo(yaml.safe_dump_all(manifests, sort_keys=False, allow_unicode=True), nl=False)
         return
-    check_distinct(budgets)
+    check_distinct(drafts)
     if not additional:
-        check_digests(state, budgets)
-    create_all(state, budgets)
+        check_overlap(state, drafts)
+    create_all(state, drafts)
 
 
-def make_budget(name: str, namespace: str, file: Path, limit: dict[str, Any]) -> PrivacyBudget:
+def make_draft(name: str, namespace: str, file: Path, limit: dict[str, Any]) -> Draft:
     """Return the checked budget for the records in `file`; raises InvalidInput naming field, or file and line."""
-    digest, records = dataset_digest(file)
+    data = read_records(file, limit["labels"] or None)
+    labels = limit["labels"] or sorted({record.label for record in data.items})
     document = {
         "apiVersion": "foedus.dev/v1alpha1",
         "kind": "PrivacyBudget",
         "metadata": {"name": name, "namespace": namespace},
-        "spec": {"dataset": {"digest": digest, "records": records}, **limit},
+        "spec": {"dataset": {"digest": data.digest, "records": data.count}, **limit, "labels": labels},
     }
-    if limit["delta"] * records >= 1:
-        cure = f"δ must be below 1/{records}, else one record may be published outright"
+    if limit["delta"] * data.count >= 1:
+        cure = f"δ must be below 1/{data.count}, else one record may be published outright"
         raise InvalidInput(f"{limit['delta']:g} is too large", where="--delta", cure=cure)
     parsed = parse_manifest(document)
     assert isinstance(parsed, PrivacyBudget)
-    return parsed
+    return Draft(parsed, frozenset(record_hash(record) for record in data.items))
 
 
-def check_distinct(budgets: Sequence[PrivacyBudget]) -> None:
+def check_distinct(drafts: Sequence[Draft]) -> None:
     """Raise InvalidInput when two budgets have one name."""
-    names = [item.metadata.name for item in budgets]
+    names = [draft.key.name for draft in drafts]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         cure = "put each silo's file into a folder of its own name, or make them one by one"
         raise InvalidInput(f"two files would make the budget {twice[0]}", where="--data", cure=cure)
 
 
-def check_digests(state: Path, budgets: Sequence[PrivacyBudget]) -> None:
-    """Raise Refused when records have a budget under another name: their holder would promise less than it spends."""
-    owners = {item.record.spec.digest: item.key for item in list_budgets(state, EVERY_NAMESPACE)}
-    for item in budgets:
-        key = BudgetKey(item.metadata.namespace, item.metadata.name)
-        other = owners.setdefault(item.spec.dataset.digest, key)
-        if other != key:
-            raise Refused(
-                f"the same records have the budget {other.name} already, and the ε of both would add up",
-                where=f"budget {key.name}",
-                cure=f"show it with: {command(f'budget {other.name}', state, other.namespace)}; "
-                "if both may be spent, say so with --additional",
-                code=ExitCode.BUDGET_EXISTS,
-            )
-
-
-def create_all(state: Path, budgets: Sequence[PrivacyBudget]) -> None:
+def create_all(state: Path, drafts: Sequence[Draft]) -> None:
     """Make all budgets, or none when one of them exists."""
-    for item in budgets:
-        if find_budget(state, item.metadata.namespace, item.metadata.name) is not None:
+    for draft in drafts:
+        key = draft.key
+        if find_budget(state, key.namespace, key.name) is not None:
             raise Refused(
                 "exists already and never changes",
-                where=f"budget {item.metadata.name}",
-                cure=f"show it with: {command(f'budget {item.metadata.name}', state, item.metadata.namespace)}; "
+                where=f"budget {key.name}",
+                cure=f"show it with: {command(f'budget {key.name}', state, key.namespace)}; "
                 "a new decision needs a new name and --additional",
                 code=ExitCode.BUDGET_EXISTS,
             )
-    for item in budgets:
-        create_budget(state, item)
-        spec = item.spec
+    make_private(state)
+    for draft in drafts:
+        keep_hashes(state, draft)  # first: a budget whose records are not known could be made a second time
+        create_budget(state, draft.budget)
+        spec = draft.budget.spec
         click.echo(
-            f"budget {item.metadata.name}: ε = {spec.epsilon:g} at δ = {spec.delta:g}, {spec.dataset.records} records"
+            f"budget {draft.key.name}: ε = {spec.epsilon:g} at δ = {spec.delta:g}, {spec.dataset.records} records, "
+            f"public labels: {', '.join(spec.labels)}"
         )
 
 

@@ -21,6 +21,7 @@ from foedus_contract.paths import RUN_SPEC_KEY
 from foedus_contract.plan import TrainingPlan
 from foedus_contract.progress import IdentityReady, ProcessFailed
 from foedus_contract.run_spec import CoordinatorRunSpec
+from foedus_contract.size import training_size
 from foedus_engine import names
 from foedus_engine.api.training import FederatedTrainingJob
 from foedus_engine.cluster.embedded import EmbeddedCluster
@@ -29,7 +30,6 @@ from foedus_engine.cluster.jobs import is_finished
 from foedus_engine.cluster.protocol import Object, find
 from foedus_engine.decide.children import child_keys
 from foedus_engine.decide.plan import ObjectKey
-from foedus_engine.decide.size import training_size
 
 BELOW = re.compile(r"(?<=securityContext)\..*|(?<=resources)\..*")  # one context or list of resources is said once
 LOOK_SECONDS = 0.25  # between two looks; a person sees no difference below it
@@ -146,7 +146,7 @@ async def _announce(cluster: EmbeddedCluster, job: FederatedTrainingJob, display
     if plan is None:
         return
     model = read_model(job.spec.model.source, claim_folders(cluster, job.metadata.namespace))
-    size = training_size(plan.model.lora, len(plan.model.labels), model)
+    size = training_size(plan.model.lora, len(plan.model.labels), model.hidden_size, model.modules)
     display.announce(announce(plan, size, str(state), (ISOLATION,), not_enforced(children)))
 
 

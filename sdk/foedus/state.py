@@ -38,6 +38,7 @@ def create_budget(state: Path, budget: PrivacyBudget) -> None:
             epsilon=spec.epsilon,
             delta=spec.delta,
             owner=spec.owner,
+            labels=spec.labels,
         )
     )
 

@@ -24,11 +24,11 @@ CHARGES_MUTANTS = {
     ),
     "charges-that-the-log-knows-released": fails(
         OLD_COPY,
-        Patch(
-            SILO_LEDGER,
-            "        if not any((line.job, line.account.last_attempt) == (job_uid, attempt) for line in lines):",
-            "        if False:",
-        ),
+        Patch(SILO_LEDGER, " or _last_attempt(after, job_uid) != attempt:", ":"),
+    ),
+    "attempts-that-the-log-knows-charged-again": fails(
+        f"{OF_SILO}::test_an_attempt_that_the_log_knows_is_not_charged_again_on_an_old_copy",
+        Patch(SILO_LEDGER, "        if _last_attempt(before, job_uid) >= attempt or ", "        if "),
     ),
     "logs-of-another-key-taken": fails(
         f"{OF_SILO}::test_a_log_signed_with_another_key_is_refused",

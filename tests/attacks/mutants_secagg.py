@@ -110,6 +110,21 @@ SECAGG_MUTANTS = {
     "keys-signatures-not-checked": recovers(
         "invented-keys", Patch(MEMBERSHIP, "        check_keys_signature(context, entry, pinned[name])", "        pass")
     ),
+    "keys-signed-by-any-pinned-silo": recovers(
+        "stolen-names",
+        Patch(
+            MEMBERSHIP,
+            "        check_keys_signature(context, entry, pinned[name])",
+            """        for identity in pinned.values():
+            try:
+                check_keys_signature(context, entry, identity)
+                break
+            except InvalidInput:
+                continue
+        else:
+            raise InvalidInput("no pinned silo signed an entry", where="roster")""",
+        ),
+    ),
     "unpinned-silos-counted": recovers(
         "unpinned-silos",
         Patch(
@@ -197,13 +212,13 @@ SECAGG_MUTANTS = {
     ),
     # Checks with another one behind them that no known attack passes: an ordinary test catches the mutant.
     "small-roster-accepted": fails(
-        "unit/foedus_workloads/test_secagg_silo.py::test_a_false_roster_is_refused[fewer than t]",
+        "unit/foedus_workloads/test_secagg_silo_rosters.py::test_a_false_roster_is_refused[fewer than t]",
         Patch(MEMBERSHIP, "    if len(membership.entries) < context.threshold:", "    if not membership.entries:"),
         shows="ValueError: the threshold must be between 1 and the number of shares",
         why="shares with threshold t cannot be given to fewer than t silos",
     ),
     "attempt-not-signed": fails(
-        "unit/foedus_workloads/test_secagg_silo.py::test_a_false_roster_is_refused[keys signed for another attempt]",
+        "unit/foedus_workloads/test_secagg_silo_rosters.py::test_a_false_roster_is_refused[keys signed for another attempt]",
         Patch(
             WIRE,
             '        "foedus/secagg/keys",\n        {\n            "round": attempt.round,\n            "attempt": attempt.attempt,\n',
@@ -212,7 +227,7 @@ SECAGG_MUTANTS = {
         shows="ValueError: not enough values to unpack (expected 2, got 1)",  # it shares instead of refusing
     ),
     "signers-need-not-survive": fails(
-        "unit/foedus_workloads/test_secagg_silo.py::test_a_false_proof_is_refused[of a stranger]",
+        "unit/foedus_workloads/test_secagg_silo_survivors.py::test_a_false_proof_is_refused[of a stranger]",
         Patch(SILO, "    if not set(message.signatures) <= set(state.survivors):", "    if not message.signatures:"),
         shows="KeyError: 'silo-99'",
     ),

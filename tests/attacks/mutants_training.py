@@ -6,12 +6,13 @@ from attacks.mutants import Patch, fails
 
 UNIT = "unit/foedus_workloads"
 WORKLOADS = "workloads/foedus_workloads"
-PLAN, WIRE = "workloads/foedus_contract/plan.py", "workloads/foedus_contract/wire.py"
+PLAN, SCALE, WIRE = (f"workloads/foedus_contract/{name}.py" for name in ("plan", "scale", "wire"))
 LEDGER, SQLITE = "workloads/foedus_ledger/ledger.py", "workloads/foedus_ledger/sqlite.py"
 SERVER, SESSIONS, TLS = (f"{WORKLOADS}/transport/{name}.py" for name in ("server", "sessions", "tls"))
-CLIENT, JOURNAL, DURABLE, SILO_JOB, BROADCAST, COORDINATOR_JOB, COORDINATOR_ENTRIES = (
+DURABLE = "workloads/foedus_contract/durable.py"
+CLIENT, JOURNAL, SILO_JOB, BROADCAST, COORDINATOR_JOB, COORDINATOR_ENTRIES = (
     f"{WORKLOADS}/training/{name}.py"
-    for name in ("client", "journal", "durable", "silo_job", "broadcast", "coordinator_job", "coordinator_entries")
+    for name in ("client", "journal", "silo_job", "broadcast", "coordinator_job", "coordinator_entries")
 )
 GUARDS = f"{UNIT}/test_client_guards.py"
 NOT_THE_PLANS = "test_an_attempt_that_is_not_the_plans_is_refused_and_leaves_no_trace"
@@ -44,7 +45,7 @@ TRAINING_MUTANTS = {
     ),
     "rounding-not-in-the-sensitivity": fails(
         "unit/foedus_contract/test_plan.py::test_numbers_of_the_ten_silo_plan",
-        Patch(PLAN, "self.privacy.grid_per_clip + math.ceil(math.sqrt(coordinates) / 2)", "self.privacy.grid_per_clip"),
+        Patch(SCALE, "return grid_per_clip + _rounding(coordinates)", "return grid_per_clip"),
     ),
     "gradients-not-clipped": fails(
         f"{UNIT}/test_privacy_clipping.py::test_rows_are_scaled_to_the_clip_and_never_up",
@@ -81,7 +82,13 @@ TRAINING_MUTANTS = {
     ),
     "same-data-at-two-silos": fails(
         "unit/foedus_contract/test_plan.py::test_an_inconsistent_plan_is_refused",
-        Patch(PLAN, "        if len({silo.data_digest for silo in self.silos}) < len(names):", "        if False:"),
+        Patch(
+            PLAN, "        if len({silo.data_digest for silo in self.silos}) < len(self.silos):", "        if False:"
+        ),
+    ),
+    "digests-of-data-in-the-report": fails(
+        "unit/foedus_contract/test_plan.py::test_what_is_public_of_a_plan_has_no_digest_of_data",
+        Patch(PLAN, 'self.model_dump(exclude={"silos": {"__all__": {"data_digest"}}})', "self, from_attributes=True"),
     ),
     # Ledger
     "filter-left-out": fails(
@@ -307,9 +314,35 @@ TRAINING_MUTANTS = {
         f"{UNIT}/test_entry.py::test_a_silo_stops_before_joining_when_data_budget_or_model_do_not_fit_the_plan[other data]",
         Patch(
             CLIENT,
-            "    if expected is None or (expected.data_digest, expected.records) != (records.digest, records.count):",
-            "    if expected is None:",
+            "    if (expected.data_digest, expected.records) != (records.digest, records.count):",
+            "    if False:",
         ),
+    ),
+    "where-data-are-wrong-is-told": fails(
+        f"{UNIT}/test_entry.py::test_where_a_silos_data_are_wrong_is_said_in_its_own_log_alone",
+        Patch(
+            f"{WORKLOADS}/entry.py",
+            "    if isinstance(spec, ClientRunSpec) and code is ExitCode.INVALID_DATA:",
+            "    if False:",
+        ),
+    ),
+    "logs-last-line-told": fails(
+        "unit/foedus_engine/test_embedded_engine.py::"
+        "test_a_jobs_condition_says_what_its_process_reported_and_nothing_of_its_log",
+        Patch(
+            "operator/foedus_engine/cluster/supervisor.py",
+            'pods.last_words(pods.progress_file(folder)) if code else "")',
+            '(folder / "log").read_text("utf-8") if code else "")',
+        ),
+    ),
+    "labels-of-the-author-compared": fails(
+        f"{UNIT}/test_entry.py::test_a_silo_stops_before_joining_when_data_budget_or_model_do_not_fit_the_plan"
+        "[a label that the plan lacks]",
+        Patch(CLIENT, " or not set(record.spec.labels) <= set(spec.plan.model.labels):", ":"),
+    ),
+    "labels-asked-for-after-pods": fails(
+        "unit/foedus_engine/test_decide_training.py::test_first_failure_is_the_reason_and_nothing_is_made",
+        Patch("operator/foedus_engine/decide/checks.py", "    check_labels,\n", ""),
     ),
     "one-key-under-two-names": fails(
         f"{UNIT}/test_journal.py::test_a_policy_must_pin_the_silos_own_key",

@@ -14,11 +14,17 @@ from foedus_workloads.secagg.effects import SiloIdentity
 SUPPRESSING = "sha256:" + "e" * 64  # the digest of an adapter at which no example has a gradient
 
 
-def alone_with_puppets(folder: Path, names: tuple[str, ...]) -> Result:
-    """Shows V a roster in which puppets stand under `names`, and reads what V seals for them."""
+def alone_with_puppets(folder: Path, names: tuple[str, ...], *, signed_by: str = "") -> Result:
+    """Shows V a roster in which puppets stand under `names`, and reads what V seals for them.
+
+    Their keys are signed by the colluder `signed_by`, or with identities of the coordinator's own.
+    """
     party = make_party(folder)
     room = Room(party, party.attempt(0))
-    room.puppets |= {name: Puppet.invented(name) for name in names}
+    signer = party.colluders.get(signed_by)
+    room.puppets |= {
+        name: Puppet.of(SiloIdentity(name, signer.signing_key)) if signer else Puppet.invented(name) for name in names
+    }
     entries = {name: puppet.advertise(room.context) for name, puppet in room.puppets.items()}
     room.show_roster(V, {V: room.keys[V], **entries})
     room.deliver(V)
@@ -93,10 +99,6 @@ def replayed_roster(folder: Path) -> Result:
     return both_kinds(party, room)
 
 
-def stolen_name(folder: Path) -> Result:
-    """A colluder signs keys for A's name with its own pinned key."""
-    party = make_party(folder)
-    room = Room(party, party.attempt(0))
-    impostor = Puppet.of(SiloIdentity(A, party.colluders[F].signing_key))
-    room.show_roster(V, {**room.keys, A: impostor.advertise(room.context)})
-    return both_kinds(party, room)
+def stolen_names(folder: Path) -> Result:
+    """A colluder signs keys for the honest silos' names with its own pinned key."""
+    return alone_with_puppets(folder, (A, B, C, D), signed_by=F)

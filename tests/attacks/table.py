@@ -32,7 +32,7 @@ ATTACKS = {
     "invented-keys": Case(rosters.invented_keys, "the keys of silo silo-01 are not signed"),
     "unpinned-silos": Case(rosters.unpinned_silos, "silo silo-91 is not pinned"),
     "small-roster": Case(rosters.small_roster, "3 silos, 5 are needed"),
-    "stolen-name": Case(rosters.stolen_name, "the keys of silo silo-01 are not signed"),
+    "stolen-names": Case(rosters.stolen_names, "the keys of silo silo-01 are not signed"),
     "replayed-roster": Case(rosters.replayed_roster, "are not signed for this attempt"),
     "model-inconsistency": Case(rosters.model_inconsistency, "are not signed for this attempt"),
     "reflection": Case(rosters.reflection, "a silo or a key is listed twice"),

@@ -28,12 +28,20 @@ def test_what_a_mutant_replaces_stands_there_once(name: str) -> None:
 
 
 def test_each_attack_has_a_build_in_which_it_succeeds_or_says_why_not() -> None:
+    """These two have none, whatever single check is off: their checks stand before protection of another kind."""
     needed = {mutant.test.partition("[")[2].rstrip("]") for mutant in MUTANTS.values() if mutant.shows == "RECOVERED"}
     assert set(ATTACKS) - needed == {
-        "small-roster",  # V's seed would need as many shares as before: sharing itself holds
-        "replayed-roster",  # nobody opens what V seals for keys of yesterday
-        "stolen-name",  # as invented-keys, with a key that is pinned under another name
+        "small-roster",  # V's seed needs t shares as before, and fewer than t silos hold one
+        "replayed-roster",  # its peers' private keys are erased: nobody opens what V seals for them
     }
+
+
+def test_the_security_model_names_each_mutant_and_what_stands_behind_a_check() -> None:
+    text = (ROOT / "docs/security-model.md").read_text("utf-8")
+    table, behind = text.split("\n## Where one check stands behind another")
+    assert [name for name in MUTANTS if f"`{name}`" not in table] == []
+    several = {name for name, mutant in MUTANTS.items() if mutant.shows == "RECOVERED" and len(mutant.patches) > 1}
+    assert [name for name in sorted(several) if not MUTANTS[name].why or f"`{name}`" not in behind] == []
 
 
 @pytest.fixture(scope="module")

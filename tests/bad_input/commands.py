@@ -119,12 +119,16 @@ def budget_twice(machine: Machine) -> Arguments:
     return [*machine.create_budget(), "--state", str(machine.small.state)]
 
 
+def undeclared_label(machine: Machine) -> Arguments:
+    return machine.create_budget("--label", "one")
+
+
 def same_data(machine: Machine) -> Arguments:
     """Two silos hold the very same records, each with a budget."""
     shutil.copy(machine.data(SILOS[0]), machine.data(SILOS[1]))
     shutil.rmtree(machine.ledger_file(SILOS[1]).parent)
     records = read_records(machine.data(SILOS[1]))
-    spec = BudgetSpec(digest=records.digest, records=records.count, epsilon=1, delta=1e-4)
+    spec = BudgetSpec(digest=records.digest, records=records.count, epsilon=1, delta=1e-4, labels=("one", "two"))
     machine.small.ledger(SILOS[1]).create(spec)
     return machine.run()
 
@@ -412,6 +416,12 @@ BUDGETS = (
         "error: BudgetNotFound: silo silo-3: PrivacyBudget default/silo-3 does not exist; its data holder makes it with: foedus budget create --state …/state silo-3 --data FILE --epsilon EPSILON --delta DELTA",
     ),
     case(
+        "a label that a silo's holder declared and the job lacks",
+        change(model__labels=["one", "three"]),
+        E.INVALID_SPEC,
+        "error: InvalidSpec: spec.model.labels: 'two' is missing, which PrivacyBudget default/silo-1 declares for the records of silo-1; add it",
+    ),
+    case(
         "another job holds what is left",
         second_job,
         E.BUDGET_REFUSED,
@@ -551,6 +561,12 @@ FOLDERS = (
     ),
 )
 DATA = (
+    case(
+        "a label that the holder does not declare",
+        undeclared_label,
+        E.INVALID_DATA,
+        "error: …/volumes/silo-1/train.jsonl:2: the label is not one of one; correct it or the list of labels",
+    ),
     case(
         "an empty silo",
         data_is("\n"),

@@ -259,7 +259,7 @@ MOUNTS = (
         "a label outside the list",
         records_are(Record("a", "one"), Record("b", "three")),
         E.INVALID_DATA,
-        "silo silo-a: …/silo-a/train.jsonl:2: the label is not one of one, two; correct it or spec.model.labels",
+        "silo silo-a: …/silo-a/train.jsonl:2: the label is not one of one, two; correct it or the list of labels",
     ),
     case(
         "data gone",

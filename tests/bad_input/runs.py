@@ -65,7 +65,7 @@ def changed_everywhere(machine: Machine) -> None:
 RUNS = (
     case(
         "the data of all silos changed after their budgets were made",
-        "error: QuorumLost: … of 4 silos failed and 3 are needed; silo-…: …/foedus/data/train.jsonl: the data is not what the plan was made for; make a budget for this very data, or put the old data back; the logs of its processes are in …/state/logs/default/job",
+        "error: QuorumLost: … of 4 silos failed and 3 are needed; silo-…: the data of silo silo-… are not what the job needs; the silo's own log says where, for its holder to mend; the logs of its processes are in …/state/logs/default/job",
         exits(ExitCode.QUORUM_LOST),
         NOTHING,
         changed_everywhere,

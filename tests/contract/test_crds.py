@@ -82,6 +82,8 @@ def changed(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 
 C = "spec.clients"
+LORA = {"rank": 1, "alpha": 1}
+DAMPED = {"model": {**job()["spec"]["model"], "queryDamping": 0.5}}
 # path, value, the line that pydantic's side says; None: accepted by both
 JOBS: list[tuple[str, Any, str | None]] = [
     ("spec.suspend", False, None),
@@ -127,13 +129,15 @@ JOBS: list[tuple[str, Any, str | None]] = [
     ("spec.model.source.package.path", ".cache/x.y", None),
     ("spec.lora.targetModules", ["query", "query"], "targetModules must differ from each other"),
     ("spec.lora.targetModules", [], "spec.lora.targetModules: must have at least 1 entries"),
-    ("spec.lora.queryDamping", 0.5, None),
-    ("spec.lora.queryDamping", 1.5, "spec.lora.queryDamping: must be at most 1"),
+    ("spec.model.queryDamping", 0.5, None),
+    ("spec", {**job()["spec"], **DAMPED, "lora": {**LORA, "targetModules": ["attention.self.query"]}}, None),
+    ("spec", {**job()["spec"], **DAMPED, "lora": None}, None),
     (
-        "spec.lora",
-        {"rank": 1, "alpha": 1, "targetModules": ["value"], "queryDamping": 0.5},
-        "queryDamping needs query among targetModules",
+        "spec",
+        {**job()["spec"], **DAMPED, "lora": {**LORA, "targetModules": ["value"]}},
+        "spec.model.queryDamping: queryDamping needs query among lora's targetModules",
     ),
+    ("spec.model.queryDamping", 1.5, "spec.model.queryDamping: must be at most 1"),
     ("spec.lora", "yes", "spec.lora: must be a mapping"),
     ("spec.aggregation.joinTimeout", "1h30m", None),
     ("spec.aggregation.joinTimeout", "24h", None),
@@ -233,6 +237,12 @@ JOBS += [
 ]
 BUDGETS: list[tuple[str, Any, str | None]] = [
     ("spec.owner", "Hospital A", None),
+    ("spec.labels", ["sport", "tech"], None),
+    ("spec.labels", [], None),
+    ("spec.labels", [""], "spec.labels[0]: must not be empty"),
+    ("spec.labels", ["l" * 64], "spec.labels[0]: must have at most 63 characters"),
+    ("spec.labels", ["sport", "sport"], "spec.labels: labels must differ from each other"),
+    ("spec.labels", [f"label-{n}" for n in range(101)], "spec.labels: must have at most 100 entries, and has 101"),
     ("spec.dataset.digest", "sha256:12", "spec.dataset.digest: must be sha256: and 64 lower-case hex digits"),
     ("spec.dataset.records", 0, "spec.dataset.records: must be at least 1"),
     ("spec.epsilon", GONE, "spec.epsilon: is required; add it"),
@@ -287,6 +297,7 @@ TRANSITIONS: list[tuple[dict[str, Any], str, Any, str | None]] = [
     (job(), "spec.managedBy", "foedus.dev/operator", "spec.managedBy: cannot change"),
     (budget(), "spec.epsilon", 2, "spec: cannot change: a new decision of the data's holder is a new budget"),
     (budget(), "spec.owner", "B", "spec: cannot change"),
+    (budget(), "spec.labels", ["a", "b"], "spec: cannot change"),
     (budget(), f"{U}.charged", 4, None),
     (budget(), f"{U}.charged", 2, f"{U}.charged: cannot fall: what was spent stays spent"),
     (budget(), f"{U}.reserved", 22, f"{U}: mechanism and reserved cannot change"),
@@ -332,7 +343,7 @@ def _by_name(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_generated_files_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--check"], ROOT / "crds") == 0
+    assert main(["--check"], ROOT / "crds", ROOT / "charts/foedus/definitions") == 0
     assert capsys.readouterr().err == ""
 
 

@@ -1,6 +1,7 @@
 """Durable storage in memory: what survives a process, and how much of a write a crash leaves.
 
-Journals are the bytes of their files, written as `training.durable` writes them and read by production's own parser.
+Journals are the bytes of their files, written as `foedus_contract.durable` writes them and read by production's own
+parser.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from foedus_contract.progress import RoundFinished, TrainingStarted
+from foedus_contract.size import bert_modules
 from foedus_engine.api.training import FederatedTrainingJob
 from foedus_engine.decide.observed import (
     AccountView,
@@ -18,19 +19,6 @@ from foedus_engine.decide.observed import (
     Observed,
 )
 from foedus_engine.decide.plan import BudgetKey
-
-
-def bert_modules(hidden: int, intermediate: int) -> dict[str, tuple[int, int]]:
-    """Return the linear maps of one BERT layer, for a ModelView."""
-    return {
-        "attention.self.query": (hidden, hidden),
-        "attention.self.key": (hidden, hidden),
-        "attention.self.value": (hidden, hidden),
-        "attention.output.dense": (hidden, hidden),
-        "intermediate.dense": (hidden, intermediate),
-        "output.dense": (intermediate, hidden),
-    }
-
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 UID = "5b1c0a52-0000-4000-8000-000000000001"
@@ -85,7 +73,7 @@ def meta(status: dict[str, Any] | None = None) -> ObjectMeta:
 def budget(silo: str, account: AccountView | None = None) -> BudgetView:
     """Return a silo's budget."""
     digest = "sha256:" + f"{SILOS.index(silo) + 1:02x}" * 32
-    return BudgetView(BudgetKey("team-a", f"budget-{silo}"), digest, RECORDS, 1.0, 1e-5, account)
+    return BudgetView(BudgetKey("team-a", f"budget-{silo}"), digest, RECORDS, 1.0, 1e-5, account, labels=("no", "yes"))
 
 
 def fresh(**changes: Any) -> Observed:

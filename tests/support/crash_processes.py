@@ -32,7 +32,7 @@ from foedus_workloads.training.coordinator_entries import Closed, Opened
 from foedus_workloads.training.job_effects import ChargeLedger, JournalCoordinator, JournalSilo
 from foedus_workloads.training.surroundings import Surroundings
 from foedus_workloads.transport.server import ServerSettings
-from support.training_world import QUICK, SILOS, World
+from support.training_world import QUICK, World
 
 COORDINATOR = "coordinator"
 LIMIT_SECONDS = 900.0  # a job that hangs fails its test
@@ -149,7 +149,7 @@ class Processes:
         self._world, self._kills, self._away, self._settings = world, kills, away, settings
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([__name__])
-        self.codes: dict[str, list[int]] = {role: [] for role in (COORDINATOR, *SILOS)}
+        self.codes: dict[str, list[int]] = {role: [] for role in (COORDINATOR, *world.silos)}
         self.running: dict[str, BaseProcess] = {}
 
     def start(self, role: str) -> None:
@@ -195,7 +195,7 @@ def run_processes(
     processes = Processes(world, kills, away, settings)
     deadline = time.monotonic() + LIMIT_SECONDS
     try:
-        for role in (COORDINATOR, *SILOS):
+        for role in (COORDINATOR, *world.silos):
             processes.start(role)
         while processes.running:
             assert time.monotonic() < deadline, (processes.codes, list(processes.running))
@@ -214,8 +214,8 @@ def pin_identities(world: World) -> None:
     path = world.root / "policy.json"
     if path.exists():
         return
-    pinned = {e.silo: e.public_key for silo in SILOS for e in world.events(silo) if isinstance(e, IdentityReady)}
-    if len(pinned) == len(SILOS):
+    pinned = {e.silo: e.public_key for silo in world.silos for e in world.events(silo) if isinstance(e, IdentityReady)}
+    if len(pinned) == len(world.silos):
         draft = world.root / "policy.draft"
         draft.write_bytes(SiloPolicy(pinned=pinned).to_json())
         draft.rename(path)

@@ -40,9 +40,11 @@ def small_record(**changes: Any) -> RunRecord:
         attempt(2, silos=3, lost=("silo-4",), round=1),
         attempt(3, silos=3, round=2, epsilon_spent=0.9),
     )
+    plan = tiny_plan(ANY_DIGEST).model_copy(update={"rounds": 3, "spare_attempts": 2})
     values: dict[str, Any] = {
         "foedus": "0.1.0",
-        "plan": tiny_plan(ANY_DIGEST).model_copy(update={"rounds": 3, "spare_attempts": 2}),
+        "plan": plan.public(),
+        "plan_digest": plan.digest(),
         "base_model": "tiny",
         "began_at": 1000.0,
         "preparation": (

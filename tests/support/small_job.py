@@ -19,6 +19,7 @@ from foedus_workloads.training.data import Record, read_records, write_records
 from support.tiny_bert import write_tiny_bert
 
 SILOS = ("silo-1", "silo-2", "silo-3", "silo-4")
+LABELS = ("one", "two")
 RECORDS = 60  # a silo; 240 in all keep the noise small enough at ε = 1 for this model
 
 
@@ -91,7 +92,9 @@ def build_small_job(root: Path) -> SmallJob:
     for silo in SILOS:
         file = root / "volumes" / silo / "train.jsonl"
         file.parent.mkdir()
-        write_records(file, [Record(f"{silo} case {n}", ("one", "two")[n % 2]) for n in range(RECORDS)])
+        write_records(file, [Record(f"{silo} case {n}", LABELS[n % 2]) for n in range(RECORDS)])
         data = read_records(file)
-        world.ledger(silo).create(BudgetSpec(digest=data.digest, records=data.count, epsilon=1, delta=1e-4))
+        world.ledger(silo).create(
+            BudgetSpec(digest=data.digest, records=data.count, epsilon=1, delta=1e-4, labels=LABELS)
+        )
     return world

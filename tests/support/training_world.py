@@ -1,4 +1,4 @@
-"""One job on this machine, ready to run inside a test: tiny BERT, four silos with data, certificates and ledgers."""
+"""One job on this machine, ready to run inside a test: tiny BERT, silos with data, certificates and ledgers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from string import ascii_lowercase
 
 import numpy as np
 from cryptography import x509
@@ -21,6 +22,7 @@ from foedus_contract.plan import (
     PrivacyPlan,
     SiloPlan,
     TrainingPlan,
+    threshold_for,
 )
 from foedus_contract.progress import PROGRESS, IdentityReady, RoundFinished, TrainingResult
 from foedus_contract.run_spec import ClientRunSpec, CoordinatorRunSpec, ModelSource, SiloPolicy, TlsFiles
@@ -39,7 +41,7 @@ from foedus_workloads.transport.tls import silo_uri
 from support.certificates import Authority
 from support.tiny_bert import SENTENCES, write_tiny_bert
 
-SILOS = ("silo-a", "silo-b", "silo-c", "silo-d")
+SILOS = ("silo-a", "silo-b", "silo-c", "silo-d")  # of a world of the usual size
 SERVICE = "job-coordinator.ns"
 LABELS = ("one", "two")
 SIGMA = 5.0
@@ -61,6 +63,10 @@ class World:
     plan: TrainingPlan
     authority: Authority
     around: Surroundings
+
+    @property
+    def silos(self) -> tuple[str, ...]:
+        return tuple(silo.name for silo in self.plan.silos)
 
     def client_spec(self, silo: str, incarnation: int = 0) -> ClientRunSpec:
         return ClientRunSpec(
@@ -119,9 +125,9 @@ class World:
     async def publish_policy(self) -> None:
         """Do what the engine does: wait for every silo's identity, then pin them all."""
         pinned: dict[str, bytes] = {}
-        while len(pinned) < len(SILOS):
+        while len(pinned) < len(self.silos):
             await asyncio.sleep(0.05)
-            for silo in SILOS:
+            for silo in self.silos:
                 pinned |= {e.silo: e.public_key for e in self.events(silo) if isinstance(e, IdentityReady)}
         draft = self.root / "policy.draft"
         draft.write_bytes(SiloPolicy(pinned=pinned).to_json())
@@ -131,6 +137,7 @@ class World:
 def build_world(
     root: Path,
     *,
+    silos: int = len(SILOS),
     rounds: int = 2,
     spare: int = 1,
     reserved: Mapping[str, int] | None = None,
@@ -138,7 +145,8 @@ def build_world(
 ) -> World:
     write_tiny_bert(root / "model")
     write_records(root / "public.jsonl", [Record(text=f"{text} in public", label=LABELS[0]) for text in SENTENCES])
-    silos = tuple(_silo(root / name, index, (records or {}).get(name, RECORDS)) for index, name in enumerate(SILOS))
+    names = [f"silo-{letter}" for letter in ascii_lowercase[:silos]]
+    holders = tuple(_silo(root / name, index, (records or {}).get(name, RECORDS)) for index, name in enumerate(names))
     plan = TrainingPlan(
         namespace="ns",
         job="job",
@@ -160,24 +168,26 @@ def build_world(
             clip=1.0,
             noise_multiplier=SIGMA,
             grid_per_clip=2**20,
-            threshold=3,
+            threshold=threshold_for(silos),
             colluders=1,
-            min_honest=2,
+            min_honest=threshold_for(silos) - 1,
             epsilon_pld=3,
             epsilon_rdp=3.2,
         ),
         deadlines=Deadlines(join_seconds=60, stage_seconds=60, compute_seconds=60),
-        silos=silos,
+        silos=holders,
     )
     authority = Authority.create()
     authority.issue(root / "tls/coordinator", x509.DNSName("job-coordinator"))
-    for name in SILOS:
+    for name in names:
         authority.issue(root / "tls" / name, x509.UniformResourceIdentifier(silo_uri("ns", "job", name)))
     endpoints = root / "endpoints.json"
     endpoints.write_text(json.dumps({f"{SERVICE}:8443": f"127.0.0.1:{_free_port()}"}))
     world = World(root, plan, authority, Surroundings(root=root, endpoints=endpoints, entropy=os.urandom))
-    for silo in silos:
-        spec = BudgetSpec(digest=silo.data_digest, records=silo.records, epsilon=10, delta=1e-5, owner="test")
+    for silo in holders:
+        spec = BudgetSpec(
+            digest=silo.data_digest, records=silo.records, epsilon=10, delta=1e-5, owner="test", labels=LABELS
+        )
         world.ledger(silo.name).create(spec)
         world.reserve(silo.name, (reserved or {}).get(silo.name, plan.attempts))
     return world
@@ -189,9 +199,12 @@ def with_deadlines(world: World, **seconds: int) -> World:
 
 
 def _silo(folder: Path, index: int, count: int) -> SiloPlan:
+    """Write a silo's records, which no other silo has: where the sentences come round again, other numbers follow."""
     folder.mkdir()
+    first = 1000 * (index // len(SENTENCES))
     records = [
-        Record(text=f"{SENTENCES[(index + row) % len(SENTENCES)]} {row}", label=LABELS[row % 2]) for row in range(count)
+        Record(text=f"{SENTENCES[(index + row) % len(SENTENCES)]} {first + row}", label=LABELS[row % 2])
+        for row in range(count)
     ]
     write_records(folder / "train.jsonl", records)
     data = read_records(folder / "train.jsonl")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from foedus_contract import limits
+from foedus_contract import limits, scale
 from foedus_contract.canonical import digest
 from foedus_contract.models import ContractModel, Digest, SiloName
 
@@ -25,29 +25,25 @@ def min_honest_for(noise: Noise, threshold: int, colluders: int) -> int:
 
 
 class LoraPlan(ContractModel):
-    """Which factors are trained: rank, scaling numerator, module names, how many of the last layers.
-
-    `query_damping` is the share by which the last layer's query starts out lower at the first token.
-    """
+    """Which factors are trained: rank, scaling numerator, module names, how many of the last layers."""
 
     rank: Annotated[int, Field(ge=1, le=256)]
     alpha: Annotated[float, Field(gt=0, le=1024)]
     target_modules: tuple[str, ...]
     last_layers: Annotated[int, Field(ge=1, le=128)]
-    query_damping: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class ModelPlan(ContractModel):
     """Base model by digest, labels in the order of the logits, fixed token length, adapter (None: head alone).
 
-    `head_start` tells the head's first values: zero, or the directions in which the base model sees the labels' names.
+    `query_damping` is the share by which the last layer's query is lower at the first token.
     """
 
     digest: Digest
     labels: tuple[str, ...]
     max_tokens: Annotated[int, Field(ge=8, le=512)]
     lora: LoraPlan | None
-    head_start: Literal["Zero", "LabelNames"] = "Zero"
+    query_damping: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class OptimizerPlan(ContractModel):
@@ -101,16 +97,21 @@ class Deadlines(ContractModel):
     compute_seconds: Annotated[int, Field(ge=1, le=86_400)]
 
 
-class SiloPlan(ContractModel):
-    """One silo: its name, the digest of its data, and how many records it holds (sizes are public)."""
+class SiloSize(ContractModel):
+    """One silo: its name, and how many records it holds (sizes are public)."""
 
     name: SiloName
-    data_digest: Digest
     records: Annotated[int, Field(ge=1, le=limits.MAX_RECORDS)]
 
 
-class TrainingPlan(ContractModel):
-    """Everything public about a job; its digest is bound into every signature of the protocol."""
+class SiloPlan(SiloSize):
+    """The same with the digest of its data, which only who takes part in the job is told."""
+
+    data_digest: Digest
+
+
+class PublicPlan(ContractModel):
+    """What may be told of a job to everybody: its plan without the digests of the silos' data."""
 
     version: Literal["v1"] = "v1"
     namespace: SiloName
@@ -124,7 +125,7 @@ class TrainingPlan(ContractModel):
     optimizer: OptimizerPlan
     privacy: PrivacyPlan
     deadlines: Deadlines
-    silos: Annotated[tuple[SiloPlan, ...], Field(min_length=limits.MIN_SILOS, max_length=limits.MAX_SILOS)]
+    silos: Annotated[tuple[SiloSize, ...], Field(min_length=limits.MIN_SILOS, max_length=limits.MAX_SILOS)]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -139,8 +140,6 @@ class TrainingPlan(ContractModel):
         # Else two survivor sets could both be signed t times: c colluders sign each, honest silos one of them.
         if 2 * self.privacy.threshold <= len(names) + self.privacy.colluders:
             raise ValueError("twice the threshold must exceed silos + colluders")
-        if len({silo.data_digest for silo in self.silos}) < len(names):
-            raise ValueError("two silos hold the same data: its records would count twice")
         return self
 
     @property
@@ -153,13 +152,9 @@ class TrainingPlan(ContractModel):
         """The public constant that the sum is divided by."""
         return sum(silo.records for silo in self.silos)
 
-    def digest(self) -> str:
-        """Return the digest that every signature of the protocol names."""
-        return digest("foedus/plan", self.model_dump(mode="json", by_alias=True))
-
     def sensitivity(self, coordinates: int) -> int:
-        """Return Δ in grid units: the clip norm plus at most ½ rounding error in each of `coordinates`."""
-        return self.privacy.grid_per_clip + math.ceil(math.sqrt(coordinates) / 2)
+        """Return Δ in grid units for a release of so many coordinates."""
+        return scale.sensitivity(self.privacy.grid_per_clip, coordinates)
 
     def share_scale(self, coordinates: int) -> float:
         """Return the discrete Gaussian scale of one silo's noise share: σ·Δ/√n_min, in grid units."""
@@ -167,6 +162,28 @@ class TrainingPlan(ContractModel):
         return privacy.noise_multiplier * self.sensitivity(coordinates) / math.sqrt(privacy.min_honest)
 
     def kappa(self, coordinates: int) -> float:
-        """Return κ: the standard deviation of the noise summed over all silos, times √d, over clip and records."""
-        shares = math.sqrt(len(self.silos)) * self.share_scale(coordinates)
-        return shares / self.privacy.grid_per_clip * math.sqrt(coordinates) / self.total_records
+        """Return κ: the norm of all silos' noise in the mean gradient, over the clip norm."""
+        privacy, silos = self.privacy, len(self.silos)
+        return scale.kappa(
+            privacy.noise_multiplier, silos, privacy.min_honest, coordinates, self.total_records, privacy.grid_per_clip
+        )
+
+
+class TrainingPlan(PublicPlan):
+    """The whole plan of a job, as its parties hold it; its digest is bound into every signature of the protocol."""
+
+    silos: Annotated[tuple[SiloPlan, ...], Field(min_length=limits.MIN_SILOS, max_length=limits.MAX_SILOS)]
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len({silo.data_digest for silo in self.silos}) < len(self.silos):
+            raise ValueError("two silos hold the same data: its records would count twice")
+        return self
+
+    def digest(self) -> str:
+        """Return the digest that every signature of the protocol names."""
+        return digest("foedus/plan", self.model_dump(mode="json", by_alias=True))
+
+    def public(self) -> PublicPlan:
+        """Return what may be told to everybody."""
+        return PublicPlan.model_validate(self.model_dump(exclude={"silos": {"__all__": {"data_digest"}}}))

@@ -70,10 +70,13 @@ class Charges:
     identity: bytes = b""
 
 
-def parse_charges(lines: Sequence[bytes], where: Path) -> Charges:
-    """Return what a log of these lines says; raises LogDamaged naming the first line that does not fit."""
-    charges = Charges()
-    for number, text in enumerate(lines, start=1):
+def parse_charges(lines: Sequence[bytes], where: Path, *, after: Charges | None = None, first: int = 1) -> Charges:
+    """Return what a log of these lines says; raises LogDamaged naming the first line that does not fit.
+
+    `after` is what the lines before the `first` one said.
+    """
+    charges = after or Charges()
+    for number, text in enumerate(lines, start=first):
         try:
             if len(text) > MAX_LINE_BYTES:
                 raise InvalidInput("too long")
@@ -81,7 +84,7 @@ def parse_charges(lines: Sequence[bytes], where: Path) -> Charges:
         except InvalidInput as error:
             raise damaged(error.what, f"{where}:{number}") from None
     if charges.head is not None and not is_signed(charges.head, charges.identity):
-        raise damaged("its end is not signed with the key that it names", f"{where}:{len(lines)}")
+        raise damaged("its end is not signed with the key that it names", f"{where}:{first + len(lines) - 1}")
     return charges
 
 

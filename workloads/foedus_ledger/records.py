@@ -15,6 +15,8 @@ NO_ATTEMPT = -1
 
 JobUid = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][-A-Za-z0-9_.]*$")]
 
+Label = Annotated[str, StringConstraints(min_length=1, max_length=limits.MAX_LABEL_LENGTH)]
+
 
 class Account(ContractModel):
     """One job's part of a budget. While Open, all that is reserved counts as spent; once Closed, what was charged.
@@ -44,13 +46,17 @@ class Account(ContractModel):
 
 
 class BudgetSpec(ContractModel):
-    """What the holder decided: which data (digest and size), how much, and who decided. Immutable."""
+    """What the holder decided: which data (digest and size), how much, and who decided. Immutable.
+
+    `labels` are all that records may bear, as the holder has made them public; without them no job may use the data.
+    """
 
     digest: Digest
     records: Annotated[int, Field(ge=1, le=limits.MAX_RECORDS)]
     epsilon: Annotated[float, Field(gt=0, le=MAX_EPSILON)]
     delta: Annotated[float, Field(gt=0, lt=1)]
     owner: Annotated[str, StringConstraints(max_length=256)] = ""
+    labels: Annotated[tuple[Label, ...], Field(max_length=limits.MAX_LABELS)] = ()
 
     @model_validator(mode="after")
     def _meaningful(self) -> Self:

@@ -17,6 +17,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from foedus_contract.durable import sync_folder
 from foedus_contract.errors import FoedusError, InvalidInput, Refused, Unavailable
 from foedus_contract.exit_codes import ExitCode
 from foedus_ledger import ledger
@@ -66,7 +67,7 @@ class SqliteLedger:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             created = self._place(record)
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
         except (OSError, sqlite3.Error) as error:
             cure = "check the volume's space and permissions"
             raise Unavailable(f"the ledger cannot be written ({error})", where=str(self.path), cure=cure) from None
@@ -220,11 +221,3 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from foedus_contract import limits, paths
+from foedus_contract.durable import unwritable
 from foedus_contract.errors import FoedusError, InvalidInput, describe_defect
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.inspection import Inspection
 from foedus_contract.progress import ProcessFailed, TrainingResult
 from foedus_contract.run_spec import AnyRunSpec, ClientRunSpec, CoordinatorRunSpec, InspectorRunSpec, parse_run_spec
-from foedus_workloads.training.durable import unwritable
 from foedus_workloads.training.inspection import run_inspector
 from foedus_workloads.training.surroundings import Surroundings
 
@@ -138,11 +138,15 @@ def watch_engine(environ: Mapping[str, str], end: Callable[[int], None] = os._ex
 
 
 def fail(spec: AnyRunSpec | None, around: Surroundings, code: ExitCode, message: str) -> int:
-    """Say in one line why the process ends, where the engine and a person look for it; return the exit code."""
+    """Say in one line why the process ends, where the engine and a person look for it; return the exit code.
+
+    Standard error is the process's own log; what the engine reads is told to the job's author, too.
+    """
     message = " ".join(message.split())[:MAX_MESSAGE]
     if spec is not None:
+        failure = ProcessFailed(code=int(code), message=public_words(spec, code, message))
         with suppress(OSError, FoedusError):
-            around.progress(spec.progress).write(ProcessFailed(code=int(code), message=message))
+            around.progress(spec.progress).write(failure)
         # A result is final. When a new start may help, or a signal stopped the process, there is none.
         result = None if code.retryable or code is ExitCode.CANCELLED else _bad_result(spec, code, message)
         if result is not None:
@@ -150,6 +154,16 @@ def fail(spec: AnyRunSpec | None, around: Surroundings, code: ExitCode, message:
                 write_result(around, result)
     sys.stderr.write(f"{_role(spec)}: {message}\n")
     return int(code)
+
+
+def public_words(spec: AnyRunSpec, code: ExitCode, message: str) -> str:
+    """Return what may leave the process of its failure: of a silo's data, only that they do not fit, never where."""
+    if isinstance(spec, ClientRunSpec) and code is ExitCode.INVALID_DATA:
+        return (
+            f"the data of silo {spec.silo} are not what the job needs; the silo's own log says where, for its holder "
+            "to mend"
+        )
+    return message
 
 
 def _bad_result(spec: AnyRunSpec, code: ExitCode, message: str) -> Result | None:

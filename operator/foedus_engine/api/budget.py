@@ -8,8 +8,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, StringConstraints
 
 from foedus_contract import limits
-from foedus_engine.api.common import BY_TYPE, READY, Column, Count, Delta, Epsilon, Kind, Spent
-from foedus_engine.api.meta import ApiModel, Condition, Rule, Sha256, Transition
+from foedus_engine.api.common import ATOMIC, BY_TYPE, READY, Column, Count, Delta, Epsilon, Kind, Spent
+from foedus_engine.api.meta import ApiModel, Condition, Rule, Sha256, Transition, unique
+from foedus_engine.api.training_parts import Label
 
 MAX_ACCOUNTS = 1000  # at about 500 bytes each the object stays below half of etcd's 1.5 MiB
 MAX_BUDGET_NAME = 63 - len("-ledger")  # the ledger's volume claim is `<budget>-ledger`
@@ -35,6 +36,8 @@ class PrivacyBudgetSpec(ApiModel):
     """δ that goes with it."""
     owner: Annotated[str, StringConstraints(max_length=256)] = ""
     """Who decides about the dataset."""
+    labels: Annotated[tuple[Label, ...], Field(max_length=limits.MAX_LABELS, json_schema_extra=ATOMIC)] = ()
+    """All labels that records may bear; public. A job must know them all, and without them no job may use the data."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -42,6 +45,12 @@ class PrivacyBudgetSpec(ApiModel):
             "must be below 1 / dataset.records, else one record may be published outright",
             lambda self: self.delta * self.dataset.records < 1,
             "delta",
+        ),
+        Rule(
+            "!has(self.labels) || self.labels.all(a, self.labels.exists_one(b, a == b))",
+            "labels must differ from each other",
+            lambda self: unique(self.labels),
+            "labels",
         ),
     )
     TRANSITIONS: ClassVar[tuple[Transition, ...]] = (

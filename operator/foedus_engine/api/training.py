@@ -297,6 +297,17 @@ class FederatedTrainingJobSpec(ApiModel):
             lambda self: 2 * _threshold(self) > len(self.clients) + self.aggregation.colluders,
             "aggregation.colluders",
         ),
+        Rule(
+            "self.model.queryDamping == 0.0 || !has(self.lora)"
+            " || self.lora.targetModules.exists(m, m.endsWith('query'))",
+            "queryDamping needs query among lora's targetModules",
+            lambda self: (
+                self.model.query_damping == 0
+                or self.lora is None
+                or any(name.endswith("query") for name in self.lora.target_modules)
+            ),
+            "model.queryDamping",
+        ),
         # The coordinator mounts what evaluation names and publishes its accuracy; every pod mounts what model names.
         Rule(
             f"!has(self.evaluation) || self.clients.all(c, {_SILO_CLAIM} != {_EVALUATION_CLAIM})",

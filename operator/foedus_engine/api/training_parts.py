@@ -22,7 +22,7 @@ from foedus_engine.api.meta import (
 )
 
 MAX_TIMEOUT_SECONDS = 86_400  # a stage that takes a day is stuck
-Label = Annotated[str, StringConstraints(min_length=1, max_length=63)]
+Label = Annotated[str, StringConstraints(min_length=1, max_length=limits.MAX_LABEL_LENGTH)]
 ModuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*$", min_length=1, max_length=64)]
 PackageName = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$", min_length=1, max_length=128)
@@ -73,10 +73,14 @@ class ModelSpec(ApiModel):
     """Where the base model lies."""
     task: Literal["SequenceClassification"] = "SequenceClassification"
     """What the head does."""
-    labels: Annotated[tuple[Label, ...], Field(min_length=2, max_length=100, json_schema_extra=ATOMIC)]
+    labels: Annotated[tuple[Label, ...], Field(min_length=2, max_length=limits.MAX_LABELS, json_schema_extra=ATOMIC)]
     """The labels, in the order of the model's outputs."""
     max_tokens: Annotated[int, Field(ge=8, le=512)] = 64
     """Every text is cut or padded to this many tokens."""
+    query_damping: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The share by which the last layer's query is lower at the first token, which the classifier reads: at 1 it
+    attends to all tokens alike. A fixed part of the adapter, made from the base model alone, so it costs no privacy;
+    about half helps on long texts."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -100,18 +104,8 @@ class LoraSpec(ApiModel):
     """Names of the linear modules to adapt, as the model calls them."""
     last_layers: Annotated[int, Field(ge=1, le=128)] = 1
     """How many of the last layers are adapted; layers below are computed once and cached."""
-    query_damping: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """The share by which the last layer's query starts out lower at the first token, which the classifier reads: at 1
-    it attends to all tokens alike. A fixed part of the adapter, made from the base model alone, so it costs no
-    privacy; about half helps on long texts."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "self.queryDamping == 0.0 || self.targetModules.exists(m, m.endsWith('query'))",
-            "queryDamping needs query among targetModules",
-            lambda self: self.query_damping == 0 or any(name.endswith("query") for name in self.target_modules),
-            "queryDamping",
-        ),
         Rule(
             "self.targetModules.all(a, self.targetModules.exists_one(b, a == b))",
             "targetModules must differ from each other",
@@ -143,9 +137,6 @@ class TrainingSpec(ApiModel):
     """Attempts beyond the rounds, for rounds that lost their quorum; they are reserved and calibrated to."""
     seed: Annotated[int, Field(ge=0, le=INT32)] = 1
     """Seed of the adapter's first values; privacy noise never comes from a seed."""
-    head_start: Literal["Zero", "LabelNames"] = "Zero"
-    """The head's first values. LabelNames reads them off the base model's view of the labels' names, which is public
-    and worth rounds of noisy training where the names are words; Zero is for names that mean nothing."""
     micro_batch_size: Annotated[int, Field(ge=1, le=1024)] = 32
     """Records that a silo processes at a time; it changes speed and memory, not the result."""
     optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec)

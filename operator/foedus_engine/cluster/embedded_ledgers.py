@@ -7,10 +7,10 @@ it when it last reserved or closed, which lies elsewhere: `<state>/heads/<namesp
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from pathlib import Path
 
+from foedus_contract.durable import write_durably
 from foedus_contract.errors import InvalidInput, Unavailable
 from foedus_contract.wire import LedgerHead
 from foedus_engine.cluster.embedded import claim_path
@@ -127,7 +127,8 @@ def _keep(path: Path, head: LedgerHead) -> None:
     try:
         seen = read_head(path)
         if seen is None or seen.count < head.count:
-            _write(path, head.to_json())
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_durably(path, head.to_json())
     except OSError as error:
         raise _not_kept(path, error) from None
 
@@ -136,14 +137,3 @@ def _not_kept(path: Path, error: OSError) -> Unavailable:
     reason = error.strerror or type(error).__name__
     cure = "free space on the volume, or check the folder's permissions"
     return Unavailable(f"the head cannot be kept ({reason})", where=str(path), cure=cure)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Make `path` hold `content`: after a crash it holds that or what it held before."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = path.with_suffix(".draft")
-    with draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)

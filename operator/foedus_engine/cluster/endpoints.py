@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from foedus_contract.durable import write_durably
 from foedus_engine.cluster.protocol import Object
 from foedus_engine.cluster.records import PortRecords
 
@@ -58,11 +58,7 @@ class Endpoints:
             for (namespace, service, port), host_port in ports.items()
             for suffix in ("", ".svc")
         }
-        fresh = self.path.with_suffix(".next")
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(lines, file, indent=1)
-        fresh.replace(self.path)
+        write_durably(self.path, json.dumps(lines, indent=1).encode("utf-8"))
 
 
 async def find_free_port(taken: set[int]) -> int:

@@ -210,7 +210,8 @@ def _view(key: BudgetKey, record: BudgetRecord | None, uid: str) -> BudgetView |
     )
     spec = record.spec
     others = {held.claimant for other, held in record.accounts.items() if other != uid and held.state == "Open"}
-    return BudgetView(key, spec.digest, spec.records, spec.epsilon, spec.delta, view, tuple(sorted(others)))
+    held = tuple(sorted(others))
+    return BudgetView(key, spec.digest, spec.records, spec.epsilon, spec.delta, view, held, spec.labels)
 
 
 def _silo_reports(

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from foedus_contract import limits, paths
 from foedus_contract.errors import Unavailable
-from foedus_contract.progress import PROGRESS
+from foedus_contract.progress import PROGRESS, ProcessFailed
 from foedus_engine.cluster.protocol import Object
 from foedus_engine.decide.observed import Progress
 
@@ -30,7 +30,6 @@ MAX_PROGRESS_LINE = 64 * 1024  # 50 silo names in two lists are below 8 KiB
 MAX_PROGRESS_BYTES = 64 * 1024 * 1024  # 10,000 attempts of such lines
 MAX_SILO_PROGRESS_BYTES = 64 * 1024  # of a silo, its identity and its failure are all that is needed
 PROGRESS_BLOCK = 1024 * 1024  # read at a time: one pod's flood holds up nobody
-LAST_LINE_BYTES = 4096  # the end of the log that is searched for its last line
 DATA_LINK = "..data"  # the kubelet's own name for the folder that is swapped
 
 Content = Mapping[str, bytes]
@@ -160,16 +159,20 @@ def read_result(path: Path) -> bytes:
     return text if len(text) <= limits.MAX_RESULT_BYTES else b""
 
 
-def last_line(path: Path) -> str:
-    """Return the last line that is not empty, without control characters: a process's one line about its end."""
+def last_words(path: Path) -> str:
+    """Return what a process last reported if that is its failure, without control characters; else nothing.
+
+    Its log is not looked at: a silo's may speak of single records, and a Job's status is read by the job's author.
+    """
     try:
         with open_regular(path) as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - LAST_LINE_BYTES))
-            lines = file.read().decode("utf-8", "replace").split("\n")
-    except OSError:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - MAX_PROGRESS_LINE))
+            lines = file.read(MAX_PROGRESS_LINE).splitlines()
+        event = PROGRESS.validate_json(lines[-1]) if lines else None
+    except (OSError, ValidationError):
         return ""
-    said = [line for line in lines if line.strip()]
-    return "".join(letter for letter in said[-1].strip() if letter.isprintable()) if said else ""
+    said = event.message if isinstance(event, ProcessFailed) else ""
+    return "".join(letter for letter in said if letter.isprintable())
 
 
 def _volume_folder(pod: Path, volume: Mapping[str, Any], claim_folder: ClaimFolder) -> Path:

@@ -164,7 +164,7 @@ class Runner:
         state: PodState = "Stopped" if stopped and code else judge_exit(job, code)
         if code == ExitCode.ADDRESS_IN_USE and not stopped:
             await self._host.address_taken(job)
-        self._record(number, state, code, pods.last_line(folder / "log") if code else "")
+        self._record(number, state, code, pods.last_words(pods.progress_file(folder)) if code else "")
         pods.drop_secrets(folder, job)
         if self._process is process:
             self._process = None

@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from foedus_contract.scale import finest_grid, kappa
+from foedus_contract.size import named_by
 from foedus_engine.api.training import FederatedTrainingJob
 from foedus_engine.api.training_status import TrainingConditionType as ConditionType
 from foedus_engine.api.training_status import TrainingReason as Reason
 from foedus_engine.decide.observed import BudgetView, Calibrated, Observed, Unplannable
-from foedus_engine.decide.size import KAPPA_REFUSE, adapted_modules, grid_per_clip, kappa
 from foedus_engine.decide.training_plan import attempts, lora_plan, min_honest, size_of
 
+KAPPA_WARN = 0.5  # above it the noise's norm in the mean gradient nears the clip norm: a weak adapter is to be expected
+KAPPA_REFUSE = 2.0  # twice the longest gradient that can be: the budget would be spent for noise
 MIN_GRID = 64  # a coarser grid lets rounding, up to √d/2 units, outweigh the clip norm of 64 units at d = 16,384
 
 MAX_HOLDERS = 3  # jobs that a refusal names; a condition's message is bounded
@@ -75,6 +78,25 @@ def check_budgets(job: FederatedTrainingJob, observed: Observed) -> Problem | No
     return None
 
 
+def check_labels(job: FederatedTrainingJob, observed: Observed) -> Problem | None:
+    """The job knows every label that a holder has declared: no list of its author's is ever compared with records."""
+    for silo, budget in _budgets(observed).items():
+        if not budget.labels:
+            return _not_accepted(
+                Reason.INVALID_DATA,
+                f"silo {silo}: PrivacyBudget {budget.key} declares no labels, so no job may use its data; its holder "
+                "makes a budget that does with: foedus budget create",
+            )
+        unknown = [label for label in budget.labels if label not in job.spec.model.labels]
+        if unknown:
+            return _not_accepted(
+                Reason.INVALID_SPEC,
+                f"spec.model.labels: {unknown[0]!r} is missing, which PrivacyBudget {budget.key} declares for the "
+                f"records of {silo}; add it",
+            )
+    return None
+
+
 def check_datasets(job: FederatedTrainingJob, observed: Observed) -> Problem | None:
     """No two silos hold the same data: silos compose in parallel only over disjoint records."""
     seen: dict[str, str] = {}
@@ -115,7 +137,7 @@ def check_model(job: FederatedTrainingJob, observed: Observed) -> Problem | None
     lora = lora_plan(job)
     if lora is None:
         return None
-    missing = [target for target in lora.target_modules if not adapted_modules(target, model)]
+    missing = [target for target in lora.target_modules if not named_by(target, model.modules)]
     if missing:
         return _not_accepted(
             Reason.INVALID_MODEL,
@@ -169,13 +191,11 @@ def check_signal(job: FederatedTrainingJob, observed: Observed) -> Problem | Non
     assert isinstance(calibration, Calibrated)
     if (ratio := kappa_of(job, observed, calibration.noise_multiplier)) > KAPPA_REFUSE:
         return _drowned(job, observed, calibration, ratio)
-    size = size_of(job, observed)
-    records = total_records(observed)
-    sigma = calibration.noise_multiplier
-    if grid_per_clip(sigma, len(job.spec.clients), min_honest(job), size.coordinates, records) < MIN_GRID:
+    if _grid(job, observed, calibration.noise_multiplier) < MIN_GRID:
         return _not_accepted(
             Reason.UNPLANNABLE,
-            f"a sum over {records} records and its noise do not fit the ring of 32 bits; use fewer records or more ε",
+            f"a sum over {total_records(observed)} records and its noise do not fit the ring of 32 bits; use fewer "
+            "records or more ε",
         )
     return None
 
@@ -209,6 +229,7 @@ CHECKS_WITHOUT_MODEL: tuple[Check, ...] = (
     check_children_are_ours,
     check_ledgers,
     check_budgets,
+    check_labels,
     check_datasets,
     check_delta,
 )
@@ -222,14 +243,15 @@ CHECKS: tuple[Check, ...] = (
 
 
 def kappa_of(job: FederatedTrainingJob, observed: Observed, noise_multiplier: float) -> float:
-    """Return κ of the job at `noise_multiplier`."""
-    return kappa(
-        noise_multiplier,
-        len(job.spec.clients),
-        min_honest(job),
-        size_of(job, observed).coordinates,
-        total_records(observed),
-    )
+    """Return κ of the job at `noise_multiplier`, on the coarsest grid where its own is not allowed."""
+    grid = max(MIN_GRID, _grid(job, observed, noise_multiplier))
+    silos, coordinates = len(job.spec.clients), size_of(job, observed).coordinates
+    return kappa(noise_multiplier, silos, min_honest(job), coordinates, total_records(observed), grid)
+
+
+def _grid(job: FederatedTrainingJob, observed: Observed, noise_multiplier: float) -> int:
+    silos, coordinates = len(job.spec.clients), size_of(job, observed).coordinates
+    return finest_grid(noise_multiplier, silos, min_honest(job), coordinates, total_records(observed))
 
 
 def total_records(observed: Observed) -> int:

@@ -71,6 +71,7 @@ class BudgetView:
     delta: float
     account: AccountView | None = None
     holders: tuple[str, ...] = ()  # the claimants of other jobs' open accounts
+    labels: tuple[str, ...] = ()  # all that records may bear, as their holder declared
 
 
 @dataclass(frozen=True)

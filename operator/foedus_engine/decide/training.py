@@ -16,7 +16,7 @@ from foedus_engine.api.training import FederatedTrainingJob
 from foedus_engine.api.training_status import TrainingConditionType as ConditionType
 from foedus_engine.api.training_status import TrainingReason as Reason
 from foedus_engine.build.pods import Settings
-from foedus_engine.decide.checks import Problem, first_problem, kappa_of
+from foedus_engine.decide.checks import KAPPA_WARN, Problem, first_problem, kappa_of
 from foedus_engine.decide.children import inspecting_children, owner_of
 from foedus_engine.decide.conditions import Condition
 from foedus_engine.decide.drift import drifted
@@ -27,7 +27,6 @@ from foedus_engine.decide.observed import Calibrated, ObjectMeta, Observed
 from foedus_engine.decide.over import RETRY_SECONDS, decide_afterwards, decide_end, open_accounts
 from foedus_engine.decide.plan import Event, KeepHead, Plan, Reserve
 from foedus_engine.decide.running import decide_carry_on, decide_run
-from foedus_engine.decide.size import KAPPA_WARN
 from foedus_engine.decide.status import make_status, plan_fields, progress_fields
 from foedus_engine.decide.training_plan import attempts, make_training_plan
 from foedus_engine.decide.waiting import Wait, inspector_wait

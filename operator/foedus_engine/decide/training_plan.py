@@ -13,10 +13,11 @@ from foedus_contract.plan import (
     min_honest_for,
     threshold_for,
 )
+from foedus_contract.scale import finest_grid
+from foedus_contract.size import Size, training_size
 from foedus_engine.api.meta import parse_duration
 from foedus_engine.api.training import FederatedTrainingJob
 from foedus_engine.decide.observed import Calibrated, ModelView, Observed
-from foedus_engine.decide.size import Size, grid_per_clip, training_size
 
 
 def threshold(job: FederatedTrainingJob) -> int:
@@ -45,13 +46,17 @@ def lora_plan(job: FederatedTrainingJob) -> LoraPlan | None:
         alpha=lora.alpha,
         target_modules=tuple(lora.target_modules),
         last_layers=lora.last_layers,
-        query_damping=lora.query_damping,
     )
 
 
 def size_of(job: FederatedTrainingJob, observed: Observed) -> Size:
     """Return the job's size on the observed base model."""
-    return training_size(lora_plan(job), len(job.spec.model.labels), observed.model or ModelView())
+    return size_on(job, observed.model or ModelView())
+
+
+def size_on(job: FederatedTrainingJob, model: ModelView) -> Size:
+    """Return the job's size on a base model."""
+    return training_size(lora_plan(job), len(job.spec.model.labels), model.hidden_size, model.modules)
 
 
 def make_training_plan(job: FederatedTrainingJob, observed: Observed, calibration: Calibrated) -> TrainingPlan:
@@ -71,7 +76,7 @@ def make_training_plan(job: FederatedTrainingJob, observed: Observed, calibratio
             labels=tuple(job.spec.model.labels),
             max_tokens=job.spec.model.max_tokens,
             lora=lora_plan(job),
-            head_start=training.head_start,
+            query_damping=job.spec.model.query_damping,
         ),
         optimizer=OptimizerPlan(
             learning_rate=training.optimizer.learning_rate,
@@ -104,7 +109,7 @@ def _privacy_plan(job: FederatedTrainingJob, observed: Observed, calibration: Ca
         delta=job.spec.privacy.delta,
         clip=job.spec.privacy.max_grad_norm,
         noise_multiplier=sigma,
-        grid_per_clip=grid_per_clip(sigma, len(job.spec.clients), min_honest(job), coordinates, records),
+        grid_per_clip=finest_grid(sigma, len(job.spec.clients), min_honest(job), coordinates, records),
         threshold=threshold(job),
         colluders=job.spec.aggregation.colluders,
         min_honest=min_honest(job),

@@ -42,7 +42,8 @@ async def gather_record(
     began = status.get("startTime")
     return RunRecord(
         foedus=importlib.metadata.version("foedus"),
-        plan=spec.plan,
+        plan=spec.plan.public(),
+        plan_digest=spec.plan.digest(),
         base_model=_model_name(spec),
         began_at=parse_timestamp(began).timestamp() if began else started.at,
         preparation=preparation(clients, started),

@@ -216,7 +216,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Node]], *, kind: str) -> 
 
 def _footer(record: RunRecord) -> Element:
     facts = (
-        ("plan", record.plan.digest()),
+        ("plan", record.plan_digest),
         ("base model", record.plan.model.digest),
         ("adapter", record.ending.adapter_digest or "none"),
         ("made by", f"Foedus {record.foedus}"),

@@ -1,20 +1,20 @@
 """What a report is made of: one JSON file in the result folder that holds all of it, so that it can be made again.
 
-Everything here is public: the plan, sums' counts, accuracy on public data, charges.
+Everything here may be passed on: the plan without digests of data, sums' counts, accuracy on public data, charges.
 """
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from foedus_contract import limits
+from foedus_contract.durable import write_durably
 from foedus_contract.errors import InvalidInput, Unavailable
-from foedus_contract.models import ContractModel, SiloName
-from foedus_contract.plan import TrainingPlan
+from foedus_contract.models import ContractModel, Digest, SiloName
+from foedus_contract.plan import PublicPlan
 from foedus_contract.progress import RoundFinished
 
 RECORD_FILE, PAGE_FILE = "report.json", "report.html"
@@ -53,12 +53,14 @@ class PreparationStep(ContractModel):
 class RunRecord(ContractModel):
     """One run from its plan to its end; `attempts` are in their order, a failed one among them.
 
-    `epsilon_spent` is exact, by privacy loss distributions; `epsilon_spent_rdp` is None when no ledger could be read.
+    `plan_digest` is the whole plan's, as ledgers and signatures name it. `epsilon_spent` is exact, by privacy loss
+    distributions; `epsilon_spent_rdp` is None when no ledger could be read.
     """
 
     version: Literal["v1"] = "v1"
     foedus: Annotated[str, Field(max_length=64)]
-    plan: TrainingPlan
+    plan: PublicPlan
+    plan_digest: Digest
     base_model: Text
     began_at: Moment
     preparation: Annotated[tuple[PreparationStep, ...], Field(max_length=8)]
@@ -105,11 +107,7 @@ def read_record(folder: Path) -> RunRecord:
 def write_text(path: Path, text: bytes) -> None:
     """Replace the file in one rename, for this user alone; raises Unavailable when it cannot be written."""
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
-            staged = Path(scratch) / path.name
-            staged.write_bytes(text)
-            staged.chmod(0o600)
-            staged.replace(path)
+        write_durably(path, text)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         cure = "make room or give this user the right to write there"

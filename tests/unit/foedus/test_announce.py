@@ -13,7 +13,7 @@ from foedus_contract.plan import (
     SiloPlan,
     TrainingPlan,
 )
-from foedus_engine.decide.size import Size
+from foedus_contract.size import Size
 
 DIGEST = "sha256:" + "0" * 64
 PLAN = TrainingPlan(

@@ -1,15 +1,17 @@
 import json
+import stat
 from pathlib import Path
 
 import pytest
 import yaml
 
 from foedus.main import main
+from foedus.overlap import hashes_path
 from foedus_engine.cluster.embedded_ledgers import ledger_path
 from foedus_engine.decide.plan import BudgetKey
 from foedus_ledger.mechanisms import Mechanism
 from foedus_ledger.sqlite import SqliteLedger
-from foedus_workloads.training.data import Record, dataset_digest, write_records
+from foedus_workloads.training.data import Record, read_records, write_records
 
 
 @pytest.fixture
@@ -31,8 +33,26 @@ def foedus(tmp_path: Path, *arguments: str) -> int:
 def test_a_budget_is_named_after_the_folder_and_bound_to_the_data(tmp_path: Path, files: list[str]) -> None:
     assert foedus(tmp_path, "create", "--data", files[0], "--data", files[1], "--epsilon", "1", "--owner", "H") == 0
     spec = SqliteLedger(ledger_path(tmp_path / "state", BudgetKey("default", "two"))).read().spec
-    assert (spec.digest, spec.records) == dataset_digest(Path(files[1]))
+    data = read_records(Path(files[1]))
+    assert (spec.digest, spec.records, spec.labels) == (data.digest, 3, ("a",))
     assert (spec.epsilon, spec.delta, spec.owner) == (1.0, 1e-5, "H")
+
+
+def test_a_holder_declares_more_labels_than_its_records_bear(tmp_path: Path, files: list[str]) -> None:
+    declared = ("--label", "b", "--label", "a")
+    assert foedus(tmp_path, "create", "--data", files[0], "--epsilon", "1", *declared) == 0
+    spec = SqliteLedger(ledger_path(tmp_path / "state", BudgetKey("default", "one"))).read().spec
+    assert spec.labels == ("b", "a")
+
+
+def test_a_record_whose_label_is_not_declared_is_told_to_the_holder(
+    tmp_path: Path, files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert foedus(tmp_path, "create", "--data", files[0], "--epsilon", "1", "--label", "b") == 11
+    assert capsys.readouterr().err == (
+        f"error: {files[0]}:1: the label is not one of b; correct it or the list of labels\n"
+    )
+    assert not (tmp_path / "state").exists()
 
 
 def test_an_existing_budget_is_never_replaced_and_then_none_is_made(
@@ -121,6 +141,32 @@ def test_the_same_records_get_no_second_budget_unless_both_may_be_spent(
     assert f"foedus budget one --state {tmp_path / 'state'}" in error
     assert foedus(tmp_path, *again, "--namespace", "elsewhere") == 23
     assert foedus(tmp_path, *again, "--additional") == 0
+
+
+def test_a_data_set_that_shares_records_with_a_budgets_gets_no_second_one_unless_both_may_be_spent(
+    tmp_path: Path, files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert foedus(tmp_path, "create", "--data", files[0], "--epsilon", "1") == 0
+    grown = tmp_path / "grown.jsonl"
+    write_records(grown, [*read_records(Path(files[0])).items[1:], Record(text="one more", label="a")])
+    again = ("create", "grown", "--data", str(grown), "--epsilon", "1")
+    assert foedus(tmp_path, *again) == 23
+    assert "budget grown: 2 of its records have the budget one already" in capsys.readouterr().err
+    assert foedus(tmp_path, *again, "--additional") == 0
+    assert foedus(tmp_path, "create", "--data", files[1], "--epsilon", "1") == 0
+
+
+def test_files_of_one_command_that_share_a_record_are_refused_together(tmp_path: Path, files: list[str]) -> None:
+    write_records(Path(files[1]), read_records(Path(files[0])).items[:1])
+    assert foedus(tmp_path, "create", "--data", files[0], "--data", files[1], "--epsilon", "1") == 23
+    assert not ledger_path(tmp_path / "state", BudgetKey("default", "one")).exists()
+
+
+def test_what_is_kept_of_records_is_for_this_user_alone(tmp_path: Path, files: list[str]) -> None:
+    assert foedus(tmp_path, "create", "--data", files[0], "--epsilon", "1") == 0
+    kept = hashes_path(tmp_path / "state", BudgetKey("default", "one"))
+    assert (kept.stat().st_size, stat.S_IMODE(kept.stat().st_mode)) == (3 * 32, 0o600)
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
 
 
 def test_a_state_folder_without_budgets_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,6 +31,7 @@ def test_the_page_is_made_again_from_the_folder_alone(tmp_path: Path, capsys: Ca
     before = page.read_bytes()
     assert b"The card" in before
     assert read_record(tmp_path) == small_record()
+    assert b"dataDigest" not in (tmp_path / "report.json").read_bytes()
     page.unlink()
     assert foedus("report", str(tmp_path)) == 0
     assert page.read_bytes() == before

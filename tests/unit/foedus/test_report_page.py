@@ -13,6 +13,7 @@ from foedus.report.promises import promises
 from foedus.report.record import Ending, RunRecord
 from foedus_workloads.training.export import model_card
 from support.report_record import HOSTILE, hostile_record, small_record
+from support.training_plans import ANY_DIGEST, tiny_plan
 
 VOID = {"meta", "br", "hr"}
 ELEMENTS = """html head meta title style body header main section footer h1 h2 h3 h4 p strong span dl dt dd div figure
@@ -72,7 +73,8 @@ RECORDS = {
 
 
 def card_of(record: RunRecord) -> str:
-    return model_card(record.plan, {"accuracy": 0.5}, record.base_model)
+    plan = tiny_plan(ANY_DIGEST).model_copy(update={"model": record.plan.model})
+    return model_card(plan, {"accuracy": 0.5}, record.base_model)
 
 
 @pytest.mark.parametrize("name", RECORDS)

@@ -57,6 +57,14 @@ def test_numbers_of_the_ten_silo_plan():
     assert plan.share_scale(2693) == pytest.approx(17.0 * 1_048_602 / math.sqrt(6), rel=1e-12)
 
 
+def test_what_is_public_of_a_plan_has_no_digest_of_data():
+    plan = TrainingPlan.model_validate(plan_fields())
+    told = json.loads(plan.public().to_json())
+    assert told["silos"][0] == {"name": "silo-01", "records": 170}
+    whole = json.loads(plan.to_json())
+    assert {**told, "silos": whole["silos"]} == whole
+
+
 def test_with_local_noise_a_share_is_the_whole_and_the_sum_bears_that_of_all_silos():
     plan = TrainingPlan.model_validate(plan_fields(**LOCAL))
     assert plan.share_scale(2693) == pytest.approx(17.0 * 1_048_602, rel=1e-12)

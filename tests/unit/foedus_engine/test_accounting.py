@@ -111,7 +111,7 @@ def test_local_noise_has_the_same_multiplier_and_rests_on_one_share() -> None:
     other = make_training_plan(job(), reserved(), spread)
     # n_min is 2 of four silos with distributed noise: κ grows by √2
     assert plan.kappa(130) / other.kappa(130) == pytest.approx(2**0.5, rel=1e-3)
-    assert kappa_of(wanted, reserved(), local.noise_multiplier) == pytest.approx(plan.kappa(130), rel=1e-3)
+    assert kappa_of(wanted, reserved(), local.noise_multiplier) == plan.kappa(130)
 
 
 def test_no_multiplier_below_the_minimum() -> None:

@@ -241,7 +241,7 @@ def test_what_a_pod_put_in_the_place_of_a_file_is_not_followed(tmp_path: Path, r
     else:
         path.mkdir()
     assert pods.read_progress(path, 0) == ((), 0)
-    assert pods.last_line(path) == ""
+    assert pods.last_words(path) == ""
     target.write_bytes(b'{"outcome":"Complete"}')
     assert pods.read_result(path) == b""
 
@@ -264,11 +264,31 @@ async def test_news_of_a_pod_wakes_the_watch(tmp_path: Path) -> None:
         assert await anext(watch) == job_key()
 
 
-async def test_why_a_process_failed_is_in_the_jobs_condition(tmp_path: Path) -> None:
+FAIL = """
+import os, pathlib, sys
+(pathlib.Path(os.environ["FOEDUS_ROOT"]) / "foedus/run/progress.jsonl").write_text(REPORT)
+sys.exit("train.jsonl:3: the label is not in the list")
+"""
+FAILED = '{"event":"ProcessFailed","code":11,"message":"the data do not fit"}\n'
+
+
+@pytest.mark.parametrize(
+    ("report", "said"),
+    [
+        (FAILED, "exit code 1: the data do not fit"),
+        ('{"event":"Preparing","what":"model"}\n', "exit code 1"),
+        ("", "exit code 1"),
+    ],
+)
+async def test_a_jobs_condition_says_what_its_process_reported_and_nothing_of_its_log(
+    tmp_path: Path, report: str, said: str
+) -> None:
     async with EmbeddedCluster(tmp_path, environ=ENVIRON) as cluster:
-        await cluster.create(job("import sys; sys.exit('train.jsonl:3: the label is not in the list')"))
+        await cluster.create(job(f"REPORT = {report!r}{FAIL}"))
         message = (await ended(cluster))["conditions"][-1]["message"]
-    assert "exit code 1: train.jsonl:3: the label is not in the list" in message
+        log = cluster.pod_logs("default", "job")[0].read_text("utf-8")
+    assert message.endswith(said)
+    assert log == "train.jsonl:3: the label is not in the list\n"
 
 
 async def test_one_engine_a_state_folder(tmp_path: Path) -> None:

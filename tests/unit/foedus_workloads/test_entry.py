@@ -186,10 +186,13 @@ def test_nothing_heavy_is_loaded_before_the_spec_is_known_to_be_good() -> None:
     assert subprocess.run([sys.executable, "-c", program], env=environ, check=False).returncode == 0
 
 
-def _reserve(root: Path, *, sigma: float = 5.0, digest: str | None = None) -> None:
+def _reserve(
+    root: Path, *, sigma: float = 5.0, digest: str | None = None, labels: tuple[str, ...] = ("one", "two")
+) -> None:
     data = read_records(root / "data/train.jsonl")
     ledger = SqliteLedger(root / "ledger.sqlite")
-    ledger.create(BudgetSpec(digest=digest or data.digest, records=data.count, epsilon=10, delta=1e-5))
+    spec = BudgetSpec(digest=digest or data.digest, records=data.count, epsilon=10, delta=1e-5, labels=labels)
+    ledger.create(spec)
     ledger.reserve("uid", Mechanism(noise_multiplier=sigma), 2, "test")
 
 
@@ -205,14 +208,35 @@ def _restore(root: Path) -> None:
     (root / "ledger.sqlite").write_bytes(copy)
 
 
+def _change_data(root: Path, *records: Record) -> None:
+    _reserve(root)
+    write_records(root / "data/train.jsonl", records)
+
+
+def _remove_data(root: Path) -> None:
+    _reserve(root)
+    (root / "data/train.jsonl").unlink()
+
+
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
 REFUSALS: dict[str, tuple[Callable[[Path], object], ExitCode, str]] = {
     "other data": (
-        lambda root: write_records(root / "data/train.jsonl", [Record("changed", "one")]),
+        lambda root: _change_data(root, Record("changed", "one")),
         ExitCode.INVALID_DATA,
         "not what the plan was made for",
     ),
-    "no data": (lambda root: (root / "data/train.jsonl").unlink(), ExitCode.INVALID_DATA, "cannot read"),
+    "no data": (_remove_data, ExitCode.INVALID_DATA, "cannot read"),
+    "a label that the holder did not declare": (
+        lambda root: _change_data(root, Record("changed", "three")),
+        ExitCode.INVALID_DATA,
+        "jsonl:1: the label is not one of one, two",
+    ),
+    "a label that the plan lacks": (
+        lambda root: _reserve(root, labels=("one", "two", "three")),
+        ExitCode.BUDGET_REFUSED,
+        "not have all labels that the budget declares",
+    ),
+    "no labels declared": (lambda root: _reserve(root, labels=()), ExitCode.BUDGET_REFUSED, "not have all labels"),
     "no ledger": (lambda _root: None, ExitCode.BUDGET_REFUSED, "no budget here"),
     "budget for other data": (
         lambda root: _reserve(root, digest=DIGEST),
@@ -236,6 +260,20 @@ def test_a_silo_stops_before_joining_when_data_budget_or_model_do_not_fit_the_pl
     with pytest.raises(FoedusError, match=said) as caught:
         prepare(spec, Surroundings(root=tmp_path), ProgressWriter(tmp_path / "progress.jsonl"), KEY)
     assert caught.value.code is code
+
+
+def test_where_a_silos_data_are_wrong_is_said_in_its_own_log_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec, around = client_spec(), Surroundings(root=tmp_path)
+    wrong = "train.jsonl:17: the label is not one of a, b; correct it"
+    assert entry.fail(spec, around, ExitCode.INVALID_DATA, wrong) == ExitCode.INVALID_DATA
+    assert capsys.readouterr().err == f"silo a: {wrong}\n"
+    told = PROGRESS.validate_json((tmp_path / "foedus/run/progress.jsonl").read_bytes())
+    assert isinstance(told, ProcessFailed)
+    assert told.message == (
+        "the data of silo a are not what the job needs; the silo's own log says where, for its holder to mend"
+    )
 
 
 def test_a_silo_draws_its_noise_from_the_production_sampler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

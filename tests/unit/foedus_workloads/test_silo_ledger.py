@@ -6,9 +6,10 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -25,15 +26,15 @@ from hypothesis.stateful import (
     rule,
 )
 
+from foedus_contract.durable import open_locked
 from foedus_contract.errors import Refused, Unavailable
 from foedus_contract.exit_codes import ExitCode
 from foedus_ledger.charge_log import log_path, read_charges
-from foedus_ledger.charges import LedgerBehind, is_signed, missing
+from foedus_ledger.charges import Charges, LedgerBehind, is_signed, missing, parse_charges
 from foedus_ledger.mechanisms import Mechanism
 from foedus_ledger.records import BudgetSpec
 from foedus_ledger.sqlite import LedgerMissing, SqliteLedger
 from foedus_workloads.training import silo_ledger
-from foedus_workloads.training.durable import open_lines
 from foedus_workloads.training.silo_ledger import SiloLedger
 
 KEY, OTHER_KEY = (Ed25519PrivateKey.from_private_bytes(bytes([n]) * 32) for n in (1, 2))
@@ -98,6 +99,52 @@ def test_a_newer_copy_that_lacks_the_charge_does_not_stand_for_it(path: Path, tm
         silo.charge("job-a", 2)
 
 
+def test_an_attempt_that_the_log_knows_is_not_charged_again_on_an_old_copy(path: Path) -> None:
+    silo, start = SiloLedger(path, KEY), path.read_bytes()
+    silo.charge("job-a", 0)
+    path.write_bytes(start)
+    with pytest.raises(LedgerBehind):
+        silo.charge("job-a", 0)
+
+
+def test_a_line_that_another_jobs_silo_wrote_for_a_charge_stands_for_it(path: Path) -> None:
+    SqliteLedger(path).reserve("job-b", MECHANISM, 9, "default/other")
+    silo, other = SiloLedger(path, KEY), SiloLedger(path, KEY)
+    with after_the_commit(other.open):
+        silo.charge("job-a", 0)
+    other.charge("job-b", 0)
+    assert silo.open().count == 2
+
+
+def test_what_another_process_appended_is_read_on_from_what_was_read_before(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silo, other = SiloLedger(path, KEY), SiloLedger(path, KEY)
+    for attempt in range(3):
+        silo.charge("job-a", attempt)
+    other.charge("job-a", 3)
+    parsed: list[int] = []
+
+    def parse(lines: Sequence[bytes], *arguments: Any, **named: Any) -> Charges:
+        parsed.append(len(lines))
+        return parse_charges(lines, *arguments, **named)
+
+    monkeypatch.setattr(silo_ledger, "parse_charges", parse)
+    silo.charge("job-a", 4)
+    assert sum(parsed) == 2  # its own last line, and the other's
+    assert silo.open().count == 5
+
+
+def test_a_log_that_was_cut_in_its_place_is_read_anew(path: Path) -> None:
+    silo = SiloLedger(path, KEY)
+    for attempt in range(2):
+        silo.charge("job-a", attempt)
+    first, _, _ = log_path(path).read_bytes().partition(b"\n")
+    log_path(path).write_bytes(first + b"\n")
+    assert silo.open().count == 2
+    assert read_charges(log_path(path)).accounts["job-a"].charged == 2
+
+
 def test_a_log_signed_with_another_key_is_refused(path: Path) -> None:
     SiloLedger(path, KEY).charge("job-a", 0)
     other = SiloLedger(path, OTHER_KEY)
@@ -136,7 +183,7 @@ def test_a_full_volume_is_said_and_leaves_no_half_line(path: Path, monkeypatch: 
 def test_a_log_that_another_process_holds_too_long_is_unavailable(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(silo_ledger, "LOCK_SECONDS", 0.0)
     with (
-        open_lines(log_path(path), owner="silo"),
+        open_locked(log_path(path), owner="silo"),
         pytest.raises(Unavailable, match="another process of this silo"),
     ):
         SiloLedger(path, KEY).charge("job-a", 0)
@@ -160,16 +207,21 @@ def dying(when: str) -> Iterator[None]:
 
 
 @contextmanager
-def restoring(path: Path, copy: Path) -> Iterator[None]:
-    """Put an old copy in the ledger's place right after its charge is committed."""
+def after_the_commit(act: Callable[[], object]) -> Iterator[None]:
+    """Let something happen right after a charge of the ledger is committed."""
     charge: Callable[..., object] = SqliteLedger.charge
 
-    def charge_and_lose(self: SqliteLedger, *arguments: object, **named: object) -> None:
+    def charge_then_act(self: SqliteLedger, *arguments: object, **named: object) -> None:
         charge(self, *arguments, **named)
-        shutil.copy(copy, path)
+        act()
 
-    with patch.object(SqliteLedger, "charge", charge_and_lose):
+    with patch.object(SqliteLedger, "charge", charge_then_act):
         yield
+
+
+def restoring(path: Path, copy: Path) -> AbstractContextManager[None]:
+    """Put an old copy in the ledger's place right after its charge is committed."""
+    return after_the_commit(lambda: shutil.copy(copy, path))
 
 
 class RestoredLedgers(RuleBasedStateMachine):
@@ -182,6 +234,7 @@ class RestoredLedgers(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(dir=MEMORY))
         self.ledger = SqliteLedger(self.folder / "ledger.sqlite")
         self.ledger.create(SPEC)
+        self.silos = {job: SiloLedger(self.ledger.path, KEY) for job in JOBS}
         self.released = Counter[str]()
         self.attempts = 0
 
@@ -208,7 +261,7 @@ class RestoredLedgers(RuleBasedStateMachine):
         self.attempts += 1
         was_behind = self.is_behind()
         try:
-            SiloLedger(self.ledger.path, KEY).charge(job, self.attempts)
+            self.silos[job].charge(job, self.attempts)
         except (Refused, Died):
             return
         assert not was_behind
@@ -230,10 +283,24 @@ class RestoredLedgers(RuleBasedStateMachine):
     def charge_and_die(self, job: str, when: str) -> None:
         with dying(when):
             self.charge(job)
+        self.silos[job] = SiloLedger(self.ledger.path, KEY)
 
     @rule(job=st.sampled_from(JOBS))
     def close(self, job: str) -> None:
         self.ledger.close(job)
+
+    @rule(job=st.sampled_from(JOBS))
+    def charge_while_another_job_starts(self, job: str) -> None:
+        def start() -> None:
+            with suppress(Refused):
+                SiloLedger(self.ledger.path, KEY).open()
+
+        account, released = self.ledger.read().accounts.get(job), self.released[job]
+        fits = account is not None and account.state == "Open" and account.charged < account.reserved
+        wanted = fits and not self.is_behind()
+        with after_the_commit(start):
+            self.charge(job)
+        assert self.released[job] == released + wanted
 
     @rule()
     def start(self) -> None:

@@ -103,18 +103,6 @@ def test_targets_name_modules_as_peft_does(original, adapter, modules):
 
 
 @pytest.mark.parametrize(
-    ("adapter", "counts"),
-    [
-        (None, {"None": 99}),  # 3 labels · (32 + 1)
-        (lora("query", "value"), {"B": 99 + 64, "A": 99 + 64}),
-        (lora("output.dense", rank=2), {"B": 99 + 2 * 64, "A": 99 + 2 * 96}),
-    ],
-)
-def test_coordinates_are_counted_without_a_framework(original, adapter, counts):
-    assert check_base(original).coordinates(plan("sha256:" + "0" * 64, adapter=adapter)) == counts
-
-
-@pytest.mark.parametrize(
     ("adapter", "tokens", "where"),
     [
         (lora("query", "q_proj"), 16, "spec.lora.targetModules"),

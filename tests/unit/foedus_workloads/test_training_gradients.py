@@ -14,13 +14,16 @@ from support.training_plans import LABELS
 TARGETS = torch.tensor([0, 1, 1, 0, 1])
 EVERYTHING = ("query", "key", "value", "output.dense", "intermediate.dense")
 CASES = [
-    (LoraPlan(rank=2, alpha=4, target_modules=("query", "value"), last_layers=1), "B"),
-    (LoraPlan(rank=2, alpha=4, target_modules=("query", "value"), last_layers=1), "A"),
-    (LoraPlan(rank=1, alpha=1, target_modules=EVERYTHING, last_layers=2), "B"),
-    (LoraPlan(rank=2, alpha=1, target_modules=("query", "value"), last_layers=2, query_damping=0.5), "A"),
-    (LoraPlan(rank=1, alpha=3, target_modules=("value", "query"), last_layers=1, query_damping=1.0), "B"),
-    (LoraPlan(rank=3, alpha=1, target_modules=EVERYTHING, last_layers=2), "A"),
-    (None, "None"),
+    (LoraPlan(rank=2, alpha=4, target_modules=("query", "value"), last_layers=1), 0.0, "B"),
+    (LoraPlan(rank=2, alpha=4, target_modules=("query", "value"), last_layers=1), 0.0, "A"),
+    (LoraPlan(rank=1, alpha=1, target_modules=EVERYTHING, last_layers=2), 0.0, "B"),
+    (LoraPlan(rank=2, alpha=1, target_modules=("query", "value"), last_layers=2), 0.5, "A"),
+    (LoraPlan(rank=1, alpha=3, target_modules=("value", "query"), last_layers=1), 1.0, "B"),
+    (LoraPlan(rank=3, alpha=1, target_modules=EVERYTHING, last_layers=2), 0.0, "A"),
+    (LoraPlan(rank=2, alpha=2, target_modules=("output.dense", "intermediate.dense"), last_layers=1), 0.0, "A"),
+    (LoraPlan(rank=1, alpha=2, target_modules=("intermediate.dense",), last_layers=1), 0.0, "B"),
+    (None, 0.0, "None"),
+    (None, 0.5, "None"),
 ]  # fmt: skip
 
 
@@ -29,9 +32,9 @@ def folder(tmp_path_factory):
     return write_tiny_bert(tmp_path_factory.mktemp("gradients") / "tiny")
 
 
-def trained(folder, lora):
+def trained(folder, lora, damping):
     """A model whose every trained number differs from zero."""
-    plan = ModelPlan(digest=check_base(folder).digest, labels=LABELS, max_tokens=16, lora=lora)
+    plan = ModelPlan(digest=check_base(folder).digest, labels=LABELS, max_tokens=16, lora=lora, query_damping=damping)
     model = AdaptedModel.load(folder, plan, seed=3)
     generator = np.random.default_rng(0)
     for factor in model.factors:
@@ -62,9 +65,9 @@ def one_by_one(model, factor):
     return torch.stack(rows)
 
 
-@pytest.mark.parametrize(("lora", "factor"), CASES)
-def test_they_equal_a_loop_over_single_examples(folder, lora, factor):
-    model = trained(folder, lora)
+@pytest.mark.parametrize(("lora", "damping", "factor"), CASES)
+def test_they_equal_a_loop_over_single_examples(folder, lora, damping, factor):
+    model = trained(folder, lora, damping)
     got = example_gradients(model, factor, model.encode(SENTENCES, batch=5), TARGETS)
     want = one_by_one(model, factor)
     assert got.shape == want.shape == (5, model.coordinates(factor))
@@ -74,7 +77,7 @@ def test_they_equal_a_loop_over_single_examples(folder, lora, factor):
 
 def test_every_block_has_a_gradient(folder):
     """A silent no-update would leave a factor at zero while the loss falls."""
-    model = trained(folder, CASES[0][0])
+    model = trained(folder, CASES[0][0], damping=0.0)
     got = example_gradients(model, "A", model.encode(SENTENCES, batch=5), TARGETS)
     blocks = torch.split(got, [parameter.numel() for _, parameter in model._active("A")], dim=1)
     assert all(block.abs().amax(dim=1).min() > 0 for block in blocks)
@@ -91,7 +94,7 @@ def test_while_b_is_zero_a_has_no_gradient_and_b_has(folder):
 
 
 def test_no_hook_and_no_gradient_stays_behind(folder):
-    model = trained(folder, CASES[0][0])
+    model = trained(folder, CASES[0][0], damping=0.0)
     example_gradients(model, "B", model.encode(SENTENCES, batch=5), TARGETS)
     assert all(parameter.grad is None for parameter in model.peft.parameters())
     assert not any(module._forward_hooks for module in model.peft.modules())

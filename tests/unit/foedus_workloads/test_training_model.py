@@ -8,6 +8,7 @@ import torch
 from foedus_contract.errors import InvalidInput
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.plan import LoraPlan, ModelPlan
+from foedus_contract.size import training_size
 from foedus_workloads.training.base import check_base
 from foedus_workloads.training.model import AdaptedModel, adapter_digest
 from support.tiny_bert import SENTENCES, write_tiny_bert
@@ -17,8 +18,14 @@ TEXTS = [*SENTENCES, "short", "", " ".join(SENTENCES)]  # one is cut, one is emp
 LORAS = {
     "one layer": LoraPlan(rank=2, alpha=4, target_modules=("query", "value"), last_layers=1),
     "two layers": LoraPlan(rank=1, alpha=1, target_modules=("key", "output.dense"), last_layers=2),
-    "damped query": LoraPlan(rank=2, alpha=3, target_modules=("query", "value"), last_layers=2, query_damping=0.5),
+    "after attention": LoraPlan(rank=2, alpha=1, target_modules=("intermediate.dense", "output.dense"), last_layers=1),
     "head alone": None,
+}
+# Name: LoRA, and how much of the first token's query is taken back.
+ADAPTERS = {
+    **{name: (lora, 0.0) for name, lora in LORAS.items()},
+    "damped query": (LoraPlan(rank=2, alpha=3, target_modules=("query", "value"), last_layers=2), 0.5),
+    "head alone on a damped query": (None, 0.5),
 }
 
 
@@ -27,19 +34,16 @@ def folder(tmp_path_factory):
     return write_tiny_bert(tmp_path_factory.mktemp("model") / "tiny")
 
 
-@pytest.fixture(params=LORAS.values(), ids=LORAS.keys())
+@pytest.fixture(params=ADAPTERS.values(), ids=ADAPTERS.keys())
 def model(folder, request):
-    return load(folder, request.param)
+    lora, damping = request.param
+    return load(folder, lora, damping=damping)
 
 
-def load(folder, lora, seed=1, **changes):
-    plan = ModelPlan(digest=check_base(folder).digest, labels=LABELS, max_tokens=16, lora=lora)
-    plan = plan.model_copy(update=changes)
+def load(folder, lora, seed=1, damping=0.0):
+    digest = check_base(folder).digest
+    plan = ModelPlan(digest=digest, labels=LABELS, max_tokens=16, lora=lora, query_damping=damping)
     return AdaptedModel.load(folder, plan, seed)
-
-
-def damped(model):
-    return model.plan.lora is not None and model.plan.lora.query_damping > 0
 
 
 def shake(model, seed=0):
@@ -69,32 +73,8 @@ def test_cached_activations_and_the_first_token_alone_give_the_whole_models_scor
 
 def test_a_fresh_adapter_changes_nothing(model):
     assert plain_logits(model, TEXTS).abs().max() == 0
-    fixed = ("head.centre", "encoder.layer.1.attention.self.query.B" if damped(model) else "")
+    fixed = ("head.centre", "encoder.layer.1.attention.self.query.B" if model.plan.query_damping else "")
     assert all(not value.any() for name, value in model.adapter().items() if not name.endswith((".A", *fixed)))
-
-
-@pytest.mark.parametrize("lora", LORAS.values(), ids=LORAS.keys())
-def test_a_head_may_start_where_the_model_sees_the_labels_names(folder, lora):
-    names = ("good old days", "bad news", "the weather")
-    model = load(folder, lora, labels=names, head_start="LabelNames")
-    encodings = [model._tokenizer.encode(name) for name in ("", *names)]
-    with torch.no_grad():
-        centre, *seen = model._bert(
-            input_ids=torch.tensor([encoding.ids for encoding in encodings]),
-            attention_mask=torch.tensor([encoding.attention_mask for encoding in encodings]),
-        ).pooler_output
-    for row, name in zip(model.head.weight, seen, strict=True):
-        away = name - sum(seen) / 3
-        assert torch.allclose(row, 4 * away / away.norm(), atol=1e-4)
-    assert torch.allclose(model.head.bias, -model.head.weight @ centre, atol=1e-4)
-    assert model.coordinates("B" if lora else "None") == load(folder, lora, labels=names).coordinates(
-        "B" if lora else "None"
-    )
-
-
-def test_names_that_the_model_cannot_tell_apart_start_at_zero(folder):
-    model = load(folder, None, labels=("[UNK]", "[UNK] "), head_start="LabelNames")
-    assert model.head.weight.abs().max() == 0
 
 
 def test_only_adapter_and_head_may_move_and_nothing_is_dropped_out(model):
@@ -140,6 +120,13 @@ def test_a_step_in_centred_coordinates_is_a_step_of_the_scores_around_the_centre
     assert torch.allclose(model.logits(encoded), want, atol=1e-5)
 
 
+LORAS_WITH_QUERY = [
+    LoraPlan(rank=2, alpha=3, target_modules=("query", "value"), last_layers=1),
+    LoraPlan(rank=1, alpha=1, target_modules=("query",), last_layers=2),
+    None,
+]
+
+
 def first_token_queries(model, texts):
     """What the last layer's query makes of the first token, by transformers and peft alone."""
     seen = []
@@ -150,17 +137,17 @@ def first_token_queries(model, texts):
     return seen[0]
 
 
+@pytest.mark.parametrize("lora", LORAS_WITH_QUERY, ids=["two ranks", "two layers", "head alone"])
 @pytest.mark.parametrize("damping", [0.25, 0.5, 1.0])
-def test_a_damped_query_starts_lower_at_the_first_token(folder, damping):
-    lora = LoraPlan(rank=2, alpha=3, target_modules=("query", "value"), last_layers=1)
+def test_a_damped_query_is_lower_at_the_first_token(folder, lora, damping):
     plain = first_token_queries(load(folder, lora), [""])
-    model = load(folder, lora.model_copy(update={"query_damping": damping}))
+    model = load(folder, lora, damping=damping)
     assert torch.allclose(first_token_queries(model, [""]), (1 - damping) * plain, atol=1e-5)
 
 
 def test_nobody_trains_the_damping(folder):
-    lora = LORAS["damped query"]
-    model, undamped = load(folder, lora), load(folder, lora.model_copy(update={"query_damping": 0.0}))
+    lora, damping = ADAPTERS["damped query"]
+    model, undamped = load(folder, lora, damping=damping), load(folder, lora)
     name = "encoder.layer.1.attention.self.query"
     before = {factor: model.adapter()[f"{name}.{factor}"] for factor in "AB"}
     shake(model)
@@ -201,8 +188,9 @@ def test_factors_alternate_with_b_first(folder, number, factor):
     assert load(folder, None).factor_of_round(number) == "None"
 
 
-def test_lengths_agree_with_the_bases_arithmetic(model):
-    assert {factor: model.coordinates(factor) for factor in model.factors} == model.base.coordinates(model.plan)
+def test_lengths_agree_with_the_plans_arithmetic(model):
+    size = training_size(model.plan.lora, len(model.plan.labels), model.base.hidden, model.base.modules)
+    assert {factor: model.coordinates(factor) for factor in model.factors} == size.released
     assert model.head_coordinates() == 66
     with pytest.raises(InvalidInput, match="not trained by this plan"):
         model.coordinates("C")

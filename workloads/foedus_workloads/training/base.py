@@ -20,21 +20,13 @@ from foedus_contract.exit_codes import ExitCode
 from foedus_contract.paths import locate
 from foedus_contract.plan import LoraPlan, ModelPlan
 from foedus_contract.run_spec import ModelSource
+from foedus_contract.size import Modules, adapted_by, bert_modules, named_by
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
 MAX_SAFETENSORS_HEADER = 100_000_000  # the safetensors format's own bound
 WEIGHT_TYPES = frozenset({"F32", "F16", "BF16"})
-# A vector a row of the layer's table: module path and the sizes (out, in) in hidden (h) or intermediate (i) units.
-LINEARS: Mapping[str, tuple[str, str]] = {
-    "attention.self.query": ("h", "h"),
-    "attention.self.key": ("h", "h"),
-    "attention.self.value": ("h", "h"),
-    "attention.output.dense": ("h", "h"),
-    "intermediate.dense": ("i", "h"),
-    "output.dense": ("h", "i"),
-}
 
 
 @dataclass(frozen=True)
@@ -49,20 +41,17 @@ class BaseModel:
     positions: int
 
     @property
-    def modules(self) -> dict[str, tuple[int, int]]:
-        """Return (inputs, outputs) of each linear module of a layer by its path inside the layer."""
-        size = {"h": self.hidden, "i": self.intermediate}
-        return {path: (size[inputs], size[outputs]) for path, (outputs, inputs) in LINEARS.items()}
+    def modules(self) -> Modules:
+        """Return the linear maps of one layer."""
+        return bert_modules(self.hidden, self.intermediate)
 
     def adapted_modules(self, lora: LoraPlan) -> tuple[tuple[str, int, int], ...]:
         """Return (name, outputs, inputs) of each adapted linear module, in the order of the gradient vector.
 
-        A target matches as `peft` matches: the whole path inside the layer, or its last parts. Raises InvalidInput
-        for a target that matches nothing.
+        Raises InvalidInput for a target that matches nothing.
         """
-        matches = {target: [path for path in LINEARS if _matches(path, target)] for target in lora.target_modules}
-        for target, paths in matches.items():
-            if not paths:
+        for target in lora.target_modules:
+            if not named_by(target, self.modules):
                 _refuse(
                     "spec.lora.targetModules",
                     f"{target!r} is not a module that LoRA can adapt",
@@ -74,24 +63,11 @@ class BaseModel:
                 f"{lora.last_layers} layers are to be adapted, the model has {self.layers}",
                 "lower it",
             )
-        chosen = [path for path in LINEARS if any(path in paths for paths in matches.values())]
-        size = {"h": self.hidden, "i": self.intermediate}
         return tuple(
-            (f"encoder.layer.{layer}.{path}", size[LINEARS[path][0]], size[LINEARS[path][1]])
+            (f"encoder.layer.{layer}.{path}", outputs, inputs)
             for layer in range(self.layers - lora.last_layers, self.layers)
-            for path in chosen
+            for path, (inputs, outputs) in adapted_by(lora, self.modules).items()
         )
-
-    def coordinates(self, model: ModelPlan) -> dict[str, int]:
-        """Return how many coordinates a round releases, by its active factor ("B" and "A", or "None")."""
-        head = len(model.labels) * (self.hidden + 1)
-        if model.lora is None:
-            return {"None": head}
-        modules = self.adapted_modules(model.lora)
-        return {
-            "B": head + sum(model.lora.rank * outputs for _, outputs, _ in modules),
-            "A": head + sum(model.lora.rank * inputs for _, _, inputs in modules),
-        }
 
 
 def resolve(source: ModelSource, root: Path | None) -> Path:
@@ -136,11 +112,8 @@ def check_plan(base: BaseModel, model: ModelPlan) -> None:
             f"{model.max_tokens} tokens are asked for, the model takes {base.positions}",
             "lower it",
         )
-    base.coordinates(model)
-
-
-def _matches(path: str, target: str) -> bool:
-    return path == target or path.endswith("." + target)
+    if model.lora is not None:
+        base.adapted_modules(model.lora)
 
 
 def _inside_package(package: str, inside: str) -> Path:
@@ -226,9 +199,9 @@ def _safetensors_header(file: Path) -> dict[str, Any]:
 
 def _needed(layers: int) -> list[str]:
     """Return the names of all weights and biases of a BertModel with pooler."""
-    norms = ["attention.output.LayerNorm", "output.LayerNorm"]
+    linears, norms = bert_modules(1, 1), ["attention.output.LayerNorm", "output.LayerNorm"]  # by name alone
     modules = ["embeddings.LayerNorm", "pooler.dense"]
-    modules += [f"encoder.layer.{layer}.{path}" for layer in range(layers) for path in [*LINEARS, *norms]]
+    modules += [f"encoder.layer.{layer}.{path}" for layer in range(layers) for path in [*linears, *norms]]
     tables = [f"embeddings.{name}_embeddings.weight" for name in ("word", "position", "token_type")]
     return tables + [f"{module}.{part}" for module in modules for part in ("weight", "bias")]
 

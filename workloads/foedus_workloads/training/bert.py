@@ -51,7 +51,7 @@ def load_classifier(base: BaseModel, plan: ModelPlan, lora: LoraPlan) -> Any:
                 layers_to_transform=list(range(base.layers - lora.last_layers, base.layers)),
                 layers_pattern="layer",
                 bias="none",
-                **_damped_query(base, lora),
+                **_damped_query(base, plan, lora),
             )
             model = get_peft_model(classifier, config)
     except (OSError, RuntimeError, ValueError) as error:
@@ -61,9 +61,9 @@ def load_classifier(base: BaseModel, plan: ModelPlan, lora: LoraPlan) -> Any:
     return model.eval()
 
 
-def _damped_query(base: BaseModel, lora: LoraPlan) -> dict[str, Any]:
+def _damped_query(base: BaseModel, plan: ModelPlan, lora: LoraPlan) -> dict[str, Any]:
     """Return the settings that give the last layer's query one more rank, for its fixed part, at the same scale."""
-    if lora.query_damping == 0:
+    if plan.query_damping == 0:
         return {}
     name = rf"layer\.{base.layers - 1}\.{QUERY}"
     rank = lora.rank + 1

@@ -12,9 +12,9 @@ import safetensors.numpy
 
 from foedus_contract import limits
 from foedus_contract.canonical import bytes_digest
+from foedus_contract.durable import unwritable, write_durably
 from foedus_contract.errors import InvalidInput
 from foedus_contract.exit_codes import ExitCode
-from foedus_workloads.training.durable import unwritable, write_durably
 
 Adapter = dict[str, npt.NDArray[np.float32]]
 Velocity = dict[str, npt.NDArray[np.float64]]

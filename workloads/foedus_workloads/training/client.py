@@ -10,10 +10,12 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foedus_contract.errors import FoedusError, InvalidInput, Refused, Unavailable
 from foedus_contract.exit_codes import ExitCode
+from foedus_contract.plan import SiloPlan
 from foedus_contract.progress import CACHING, IdentityReady, Preparing
 from foedus_contract.run_spec import ClientRunSpec
 from foedus_contract.wire import AttemptId, JobOver, Join, LedgerHead, Refuse
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from foedus_workloads.privacy.noise import Sampler
+    from foedus_workloads.training.data import Records
     from foedus_workloads.training.local_step import LocalStep
     from foedus_workloads.training.model import AdaptedModel
     from foedus_workloads.training.silo_ledger import SiloLedger
@@ -114,23 +117,13 @@ async def run_client(spec: ClientRunSpec, around: Surroundings, sampler: Sampler
 def prepare(
     spec: ClientRunSpec, around: Surroundings, progress: ProgressWriter, signing_key: Ed25519PrivateKey
 ) -> tuple[AdaptedModel, LocalStep, SiloLedger, LedgerHead]:
-    """Check data, ledger and its log against the plan, load the model, and cache what the rounds do not change."""
-    from foedus_workloads.training.data import read_records
+    """Check ledger, its log and the data against the plan, load the model, and cache what the rounds do not change."""
     from foedus_workloads.training.silo_ledger import SiloLedger
 
-    path = around.path(spec.data)
-    records = read_records(path, spec.plan.model.labels)
-    expected = next((silo for silo in spec.plan.silos if silo.name == spec.silo), None)
-    if expected is None or (expected.data_digest, expected.records) != (records.digest, records.count):
-        raise InvalidInput(
-            "the data is not what the plan was made for",
-            where=str(path),
-            cure="make a budget for this very data, or put the old data back",
-            code=ExitCode.INVALID_DATA,
-        )
     ledger = SiloLedger(around.path(spec.ledger), signing_key)
     head = ledger.open()
     check_account(spec, ledger)
+    records = read_data(spec, around.path(spec.data), ledger.read().spec.labels)
     progress.write(Preparing(at=around.wall_clock(), what="loading the model"))
 
     import torch
@@ -153,6 +146,25 @@ def prepare(
     return model, local, ledger, head
 
 
+def read_data(spec: ClientRunSpec, path: Path, labels: Sequence[str]) -> Records:
+    """Return the records; raises InvalidInput, for the silo's own log, unless they are those of the plan.
+
+    `labels` are their holder's own. Compared with a list of the job's author, records would answer one question a job.
+    """
+    from foedus_workloads.training.data import read_records
+
+    records = read_records(path, labels)
+    expected = _silo_plan(spec)
+    if (expected.data_digest, expected.records) != (records.digest, records.count):
+        raise InvalidInput(
+            "the data is not what the plan was made for",
+            where=str(path),
+            cure="make a budget for this very data, or put the old data back",
+            code=ExitCode.INVALID_DATA,
+        )
+    return records
+
+
 def check_gap(spec: ClientRunSpec, ledger: SiloLedger, coordinates: int) -> None:
     """Raise Refused when the plan's grid is coarser than the reservation allows for: σ alone does not say that."""
     from foedus_workloads.training.spending import Spending
@@ -169,18 +181,26 @@ def check_gap(spec: ClientRunSpec, ledger: SiloLedger, coordinates: int) -> None
 
 def check_account(spec: ClientRunSpec, ledger: SiloLedger) -> None:
     """Raise Refused unless the silo's ledger holds this data and an open reservation of the job with enough noise."""
-    record = ledger.read()
-    expected = next(silo for silo in spec.plan.silos if silo.name == spec.silo)
+    record, expected = ledger.read(), _silo_plan(spec)
     account = record.accounts.get(spec.plan.uid)
     problem = ""
     if (record.spec.digest, record.spec.records) != (expected.data_digest, expected.records):
         problem = "the budget is for other data"
+    elif not record.spec.labels or not set(record.spec.labels) <= set(spec.plan.model.labels):
+        problem = "the plan does not have all labels that the budget declares"
     elif account is None or account.state != "Open":
         problem = "the budget holds no open reservation of this job"
     elif spec.plan.privacy.noise_multiplier < account.mechanism.noise_multiplier:
         problem = "the plan draws less noise than was reserved for"
     if problem:
         raise Refused(problem, where=spec.budget, cure="start the job through the engine, which reserves")
+
+
+def _silo_plan(spec: ClientRunSpec) -> SiloPlan:
+    expected = next((silo for silo in spec.plan.silos if silo.name == spec.silo), None)
+    if expected is None:
+        raise Refused("the plan does not name this silo", where=spec.silo, cure="start the job through the engine")
+    return expected
 
 
 async def _wait_for_policy(

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from foedus_contract.durable import append_durably, open_lines, unwritable
 from foedus_contract.errors import InvalidInput
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.models import first_problem
 from foedus_workloads.training.coordinator_entries import ENTRY, CoordinatorEntry, Recovered, cut_off, follow
-from foedus_workloads.training.durable import append_durably, open_lines, unwritable
 
 
 class CoordinatorJournal:

@@ -53,7 +53,7 @@ def read_records(path: Path, labels: Sequence[str] | None = None) -> Records:
         record = _parse(line, where=f"{path}:{number}")
         if labels is not None and record.label not in labels:
             _refuse(
-                f"{path}:{number}", "the label is not one of " + ", ".join(labels), "correct it or spec.model.labels"
+                f"{path}:{number}", "the label is not one of " + ", ".join(labels), "correct it or the list of labels"
             )
         items.append(record)
         if len(items) > limits.MAX_RECORDS:
@@ -63,17 +63,15 @@ def read_records(path: Path, labels: Sequence[str] | None = None) -> Records:
     return Records(tuple(items), records_digest(items))
 
 
-def dataset_digest(path: Path) -> tuple[str, int]:
-    """Return (digest, number of records) of `path`, whatever its labels are."""
-    records = read_records(path)
-    return records.digest, records.count
-
-
 def records_digest(records: Iterable[Record]) -> str:
     """Return `sha256:…` of the multiset of records."""
     # A multiset of hashes: 32 bytes a record are kept, and the order of lines does not count.
-    parts = sorted(hashlib.sha256(canonical_json({"text": r.text, "label": r.label})).hexdigest() for r in records)
-    return digest("foedus/data", {"records": parts})
+    return digest("foedus/data", {"records": sorted(record_hash(record).hex() for record in records)})
+
+
+def record_hash(record: Record) -> bytes:
+    """Return the SHA-256 of one record, 32 bytes; as private as the record, which can be guessed from it."""
+    return hashlib.sha256(canonical_json({"text": record.text, "label": record.label})).digest()
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:

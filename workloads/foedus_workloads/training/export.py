@@ -43,14 +43,17 @@ def export_adapter(
 
 def model_card(plan: TrainingPlan, metrics: Metrics, base_name: str) -> str:
     """Return the model card: how the adapter was made, what is promised about the data, and how to load it."""
-    lora, privacy = plan.model.lora, plan.privacy
+    return "\n".join((_origin(plan, base_name), _privacy(plan), _metrics(metrics), _loading(plan)))
+
+
+def _origin(plan: TrainingPlan, base_name: str) -> str:
+    lora = plan.model.lora
     trained = (
-        "a linear head (the LoRA factors are zero)"
+        "a linear head"
         if lora is None
         else f"LoRA rank {lora.rank}, alpha {lora.alpha:g}, on {', '.join(lora.target_modules)} of the last "
         f"{lora.last_layers} layer(s), and a linear head"
     )
-    rows = "".join(f"| {name} | {value} |\n" for name, value in sorted(metrics.items()))
     return f"""---
 library_name: peft
 tags: [text-classification, differential-privacy, federated-learning]
@@ -61,9 +64,13 @@ Text classifier over the classes {", ".join(plan.model.labels)}.
 Trained by Foedus across {len(plan.silos)} silos with {plan.total_records} records in all: {trained}.
 
 - Base model: {base_name} ({plan.model.digest})
-- Plan: {plan.digest()}
+- Plan: {plan.digest()}{_damping(plan)}
+"""
 
-## Privacy
+
+def _privacy(plan: TrainingPlan) -> str:
+    privacy = plan.privacy
+    return f"""## Privacy
 
 Each record of each silo is protected with (ε = {privacy.epsilon:g}, δ = {privacy.delta:g}) differential privacy:
 replacing one record by an empty one changes the distribution of everything that was released, all
@@ -71,15 +78,22 @@ replacing one record by an empty one changes the distribution of everything that
 The promise holds against: {privacy.adversary}.
 {_rests_on(privacy)}
 Silos are separate data sets: a person whose records lie in two of them is protected less.
+"""
 
-## Metrics
+
+def _metrics(metrics: Metrics) -> str:
+    rows = "".join(f"| {name} | {value} |\n" for name, value in sorted(metrics.items()))
+    return f"""## Metrics
 
 | name | value |
 |---|---|
 {rows}
 Accuracy is measured on public held-out records, never on the silos' data.
+"""
 
-## Loading
+
+def _loading(plan: TrainingPlan) -> str:
+    return f"""## Loading
 
 ```python
 from peft import PeftModel
@@ -94,6 +108,11 @@ scores = model(**batch).logits
 
 The base model's folder holds {CONFIG_FILE}, {WEIGHTS_FILE} and its tokenizer.
 """
+
+
+def _damping(plan: TrainingPlan) -> str:
+    share = plan.model.query_damping
+    return f"\n- The last layer's query is lowered by {share:g} at the first token, by a fixed rank" if share else ""
 
 
 def _rests_on(privacy: PrivacyPlan) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from foedus_contract.durable import create_durably, unwritable
 from foedus_contract.errors import InvalidInput, Refused
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.run_spec import SiloPolicy
-from foedus_workloads.training.durable import sync_folder, unwritable
 
 KEY_FILE = "identity.key"
 KEY_BYTES = 32
@@ -26,7 +25,7 @@ def load_identity(folder: Path, entropy: Callable[[int], bytes]) -> Ed25519Priva
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            _create(path, entropy(KEY_BYTES))
+            create_durably(path, entropy(KEY_BYTES))
         seed = path.read_bytes()
     except OSError as error:
         raise unwritable(path, error) from error
@@ -66,22 +65,3 @@ def read_policy(path: Path, *, silo: str, own_key: bytes) -> dict[str, bytes] | 
             code=ExitCode.IDENTITY_REFUSED,
         )
     return pinned
-
-
-def _create(path: Path, seed: bytes) -> None:
-    # Written beside its place and linked there in one step: a crash leaves no half key, and of two processes one wins.
-    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
-    draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    try:
-        os.write(descriptor, seed)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        return
-    finally:
-        draft.unlink(missing_ok=True)
-    sync_folder(path.parent)

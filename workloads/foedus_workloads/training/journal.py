@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from foedus_contract.durable import append_durably, open_lines, unwritable, write_durably
 from foedus_contract.errors import InvalidInput, Refused
 from foedus_contract.exit_codes import ExitCode
-from foedus_workloads.training.durable import append_durably, open_lines, unwritable, write_durably
 from foedus_workloads.training.silo_entries import Entry, check_follows
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from foedus_contract import limits
+from foedus_contract.durable import unwritable, write_durably
 from foedus_contract.errors import InvalidInput
 from foedus_contract.wire import StartAttempt, decode_frame, encode_frame
-from foedus_workloads.training.durable import unwritable, write_durably
 from foedus_workloads.training.journal import name_of
 
 MAX_FILE_BYTES = 4 + limits.MAX_HEADER_BYTES + limits.MAX_PAYLOAD_BYTES

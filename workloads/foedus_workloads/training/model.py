@@ -3,18 +3,17 @@
 Trained are, for each adapted module, B (outputs × rank) and A (rank × inputs), added as alpha/rank · B·A, and the
 head (labels × hidden, and one bias a label). Pooler and everything below stay frozen; there is no dropout.
 
-With `query_damping` λ the last layer's query has one rank more, which is fixed: it lowers the query q that the first
-token makes of its usual input x by λ q, so that attention spreads over the text instead of resting on a few marks.
-x and q are the empty text's at the bare base model, so public; at MiniLM's last layer x is on average within 7 % of a
-real text's.
+With the plan's `query_damping` λ the last layer's query has one rank more, which is fixed: it lowers the query q that
+the first token makes of its usual input x by λ q, so that attention spreads over the text instead of resting on a few
+marks. x and q are the empty text's at the bare base model, so public.
 
 The one order of a round's vector: the active factor of each adapted module, layer by layer in the order of
 `base.LINEARS`, each row by row; then the head's weight row by row; then its bias.
 
 The head's part is in centred coordinates: scores = W (z − c) + β b', where c is public: the mean pooled output of the
 job's public records at the start, or of the empty text where there are none. It is broadcast with the adapter.
-Pooled outputs share a large constant part, on which a clipped gradient would spend its norm
-instead of on what tells the classes apart; β < 1 keeps the bias, which every example pulls at, from taking the rest.
+Pooled outputs share a large constant part, on which a clipped gradient would spend its norm instead of on what tells
+the classes apart; β < 1 keeps the bias, which every example pulls at, from taking the rest.
 `add` turns a step (ΔW, Δb') into the plain head's: ΔW, Δb = β Δb' − ΔW c.
 """
 
@@ -42,21 +41,20 @@ Floats = npt.NDArray[np.float32]
 
 ADAPTER = "default"  # the name under which peft keeps the one adapter
 HEAD_WEIGHT, HEAD_BIAS, HEAD_CENTRE = "head.weight", "head.bias", "head.centre"
-BIAS_SCALE = 0.1  # β; 0.1, 0.3 and 1 were compared on Debian's package descriptions (benchmarks/tune.py)
-# The norm of each label's row at its start from the labels' names; 0, 1, 2, 4, 6 and 8 were compared there too. Large
-# enough to tell the classes apart, small enough for noisy gradients to correct.
-START_NORM = 4.0
-LABEL_BATCH = 8  # labels' names encoded at a time
-# With no LoRA asked for, peft still needs one adapted module to save the head with: its B stays zero.
+BIAS_SCALE = 0.1  # β
+# With no LoRA asked for, peft still needs one adapted module to save the head with: its trained rank's B stays zero.
 HEAD_ONLY = LoraPlan(rank=1, alpha=1, target_modules=("query",), last_layers=1)
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Activations below the lowest adapted layer, one row a text, with the attention mask (1 where a token is)."""
+    """Activations below what is adapted, one row a text, with the attention mask (1 where a token is).
 
-    hidden: Tensor  # count × tokens × hidden size
-    mask: Tensor  # count × tokens
+    What only the first token needs is kept of it alone: see `AdaptedModel.kept_tokens`.
+    """
+
+    hidden: Tensor  # count × kept tokens × hidden size
+    mask: Tensor  # count × kept tokens
 
     @property
     def count(self) -> int:
@@ -103,6 +101,8 @@ class AdaptedModel:
         lora = plan.lora or HEAD_ONLY
         self._first_adapted = base.layers if plan.lora is None else base.layers - lora.last_layers
         self.modules = tuple(self._adapted(name) for name, _, _ in base.adapted_modules(lora))
+        inside = any(".attention.self." in module.name for module in self.modules)
+        self._after_attention = lora.last_layers == 1 and not inside
         self.head: torch.nn.Linear = self._classifier.classifier.modules_to_save[ADAPTER]
         self.centre = torch.zeros(base.hidden)
 
@@ -110,7 +110,7 @@ class AdaptedModel:
     def load(cls, path: Path, plan: ModelPlan, seed: int) -> Self:
         """Load the base model of `plan` from `path` with a fresh adapter.
 
-        A is drawn from `seed`, B is zero, the head starts as the plan says.
+        A is drawn from `seed`, B and the head are zero.
         """
         base = check_base(path)
         check_plan(base, plan)
@@ -125,12 +125,9 @@ class AdaptedModel:
                 module.B.weight.zero_()
             model.head.weight.zero_()
             model.head.bias.zero_()
-            empty = model.encode([""], batch=1)
-            if lora.query_damping > 0:
-                model._damp_query(empty, lora)
-            model.centre.copy_(model._pooled(empty)[0])
-            if plan.head_start == "LabelNames":
-                model._start_at_label_names()
+            if plan.query_damping > 0:
+                model._damp_query(lora)
+            model.centre.copy_(model._pooled(model.encode([""], batch=1))[0])
         return model
 
     @property
@@ -196,13 +193,23 @@ class AdaptedModel:
             raise _bad_adapter("it is not safetensors") from None
         self.load_adapter(tensors)
 
+    @property
+    def kept_tokens(self) -> int:
+        """How many vectors of a text are kept.
+
+        All tokens' for an adapted attention; the first token's and its attention's outcome where only what follows the
+        last layer's attention is adapted; the first token's at the pooler for a head alone.
+        """
+        if self.plan.lora is None:
+            return 1
+        return 2 if self._after_attention else self.plan.max_tokens
+
     def encoded_bytes(self, count: int) -> int:
         """Return the memory that `count` encoded texts take."""
-        tokens = 1 if self.plan.lora is None else self.plan.max_tokens
-        return count * tokens * self.base.hidden * 4  # float32
+        return count * self.kept_tokens * self.base.hidden * 4  # float32
 
     def encode(self, texts: Sequence[str], *, batch: int, report: Callable[[int, int], None] | None = None) -> Encoded:
-        """Tokenise at the fixed length and run everything below the lowest adapted layer, `batch` texts at a time.
+        """Tokenise at the fixed length and run everything below what is adapted, `batch` texts at a time.
 
         The last batch is padded to the same size, so that a text's activations do not depend on how many there are.
         `report` is told (texts done, texts in all) after each batch.
@@ -225,46 +232,50 @@ class AdaptedModel:
             pooled = torch.cat([self._pooled(encoded.rows(start, batch)) for start in starts])[: encoded.count]
             self.centre.copy_(pooled.mean(dim=0))
 
-    def _damp_query(self, empty: Encoded, lora: LoraPlan) -> None:
+    def _damp_query(self, lora: LoraPlan) -> None:
         """Set the fixed rank of the last layer's query: A x = 1 and s·B = −λ q at the empty text's first token."""
         module = next(module for module in self.modules if module.name.endswith(f"{self.base.layers - 1}.{QUERY}"))
-        first = self._below_last(empty)[0, 0]
+        first = self._run([""], self.base.layers - 1).hidden[0, 0]
         query = self._bert.encoder.layer[-1].attention.self.query.base_layer(first)
         module.A.weight[-1] = first / first.square().sum()
-        module.B.weight[:, -1] = -lora.query_damping * query * lora.rank / lora.alpha
-
-    def _start_at_label_names(self) -> None:
-        """Point each label's row at what tells the pooled output of its name from the other labels' names."""
-        pooled = self._pooled(self.encode(self.plan.labels, batch=LABEL_BATCH))
-        rows = torch.nn.functional.normalize(pooled - pooled.mean(dim=0)) * START_NORM
-        self.head.weight.copy_(rows)
-        self.head.bias.copy_(-rows @ self.centre)
+        module.B.weight[:, -1] = -self.plan.query_damping * query * lora.rank / lora.alpha
 
     def _pooled(self, encoded: Encoded) -> Tensor:
-        hidden = self._below_last(encoded)
-        if self.plan.lora is not None:
-            hidden = _first_token(self._bert.encoder.layer[-1], hidden, _additive(encoded.mask))
-        return self._bert.pooler(hidden[:, :1])  # type: ignore[no-any-return]
-
-    def _below_last(self, encoded: Encoded) -> Tensor:
-        """Return what enters the last layer, or the pooler where no layer is adapted."""
-        hidden, mask = encoded.hidden, _additive(encoded.mask)
-        for layer in self._bert.encoder.layer[self._first_adapted : -1]:
-            hidden = layer(hidden, mask)
-        return hidden
+        """Return the pooler's output; it reads the first token alone, so the last layer is run for that one."""
+        hidden, last = encoded.hidden, self._bert.encoder.layer[-1]
+        if self.plan.lora is None:
+            return self._bert.pooler(hidden)  # type: ignore[no-any-return]
+        if self._after_attention:
+            first, context = hidden[:, :1], hidden[:, 1:]
+        else:
+            mask = _additive(encoded.mask)
+            for layer in self._bert.encoder.layer[self._first_adapted : -1]:
+                hidden = layer(hidden, mask)
+            first, context = hidden[:, :1], _first_context(last, hidden, mask)
+        return self._bert.pooler(last.feed_forward_chunk(last.attention.output(context, first)))  # type: ignore[no-any-return]
 
     def _encode_batch(self, texts: Sequence[str], batch: int) -> Encoded:
-        encodings = self._tokenizer.encode_batch([*texts, *[""] * (batch - len(texts))])
+        encoded = self._run([*texts, *[""] * (batch - len(texts))], self._first_adapted)
+        if self.kept_tokens < self.plan.max_tokens:
+            kept = [encoded.hidden[:, :1]]
+            if self.plan.lora is not None:
+                with torch.no_grad():
+                    last, mask = self._bert.encoder.layer[-1], _additive(encoded.mask)
+                    kept.append(_first_context(last, encoded.hidden, mask))
+            encoded = Encoded(torch.cat(kept, dim=1), encoded.mask[:, : len(kept)].clone())
+        return encoded.rows(0, len(texts))
+
+    def _run(self, texts: Sequence[str], layers: int) -> Encoded:
+        """Return what leaves the first `layers` layers."""
+        encodings = self._tokenizer.encode_batch(list(texts))
         ids = torch.tensor([encoding.ids for encoding in encodings])
         mask = torch.tensor([encoding.attention_mask for encoding in encodings])
         additive = _additive(mask)
         with torch.no_grad():
             hidden = self._bert.embeddings(input_ids=ids)
-            for layer in self._bert.encoder.layer[: self._first_adapted]:
+            for layer in self._bert.encoder.layer[:layers]:
                 hidden = layer(hidden, additive)
-        if self.plan.lora is None:  # the head reads the first token alone: the rest need not be kept
-            hidden, mask = hidden[:, :1].clone(), mask[:, :1].clone()
-        return Encoded(hidden[: len(texts)], mask[: len(texts)])
+        return Encoded(hidden, mask)
 
     def _adapted(self, name: str) -> AdaptedModule:
         module = self._bert.get_submodule(name)
@@ -301,11 +312,8 @@ def _additive(mask: Tensor) -> Tensor:
     return (1.0 - mask[:, None, None, :].float()) * torch.finfo(torch.float32).min
 
 
-def _first_token(layer: Any, hidden: Tensor, mask: Tensor) -> Tensor:
-    """Return a BERT layer's output at the first token, the only one that the pooler reads.
-
-    Keys and values come from all tokens, the query and all that follows from the first alone: a sixth of the work.
-    """
+def _first_context(layer: Any, hidden: Tensor, mask: Tensor) -> Tensor:
+    """Return what the first token's attention of a BERT layer gathers: keys and values come from all tokens."""
     attention = layer.attention.self
     heads = (attention.num_attention_heads, attention.attention_head_size)
     first = hidden[:, :1]
@@ -313,9 +321,7 @@ def _first_token(layer: Any, hidden: Tensor, mask: Tensor) -> Tensor:
     key = attention.key(hidden).unflatten(-1, heads).transpose(1, 2)
     value = attention.value(hidden).unflatten(-1, heads).transpose(1, 2)
     weights = torch.softmax(query @ key.transpose(2, 3) * attention.scaling + mask, dim=-1)
-    context = (weights @ value).transpose(1, 2).flatten(2)
-    after_attention = layer.attention.output(context, first)
-    return layer.feed_forward_chunk(after_attention)  # type: ignore[no-any-return]
+    return (weights @ value).transpose(1, 2).flatten(2)  # type: ignore[no-any-return]
 
 
 def _bad_adapter(what: str) -> InvalidInput:

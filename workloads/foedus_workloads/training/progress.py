@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from foedus_contract.durable import unwritable
 from foedus_contract.models import ContractModel
-from foedus_workloads.training.durable import unwritable
 
 
 class ProgressWriter:

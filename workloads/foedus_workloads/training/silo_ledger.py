@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 import functools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from foedus_contract.durable import append_durably, open_locked, sync_folder, take_lines, unwritable
 from foedus_contract.errors import Refused
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.wire import LedgerHead
-from foedus_ledger.charge_log import log_path, read_charges
+from foedus_ledger.charge_log import log_path
 from foedus_ledger.charges import (
-    ChargeLine,
+    MAX_LOG_BYTES,
     Charges,
     LedgerBehind,
     add_line,
     check_not_behind,
+    damaged,
     head_of,
     next_lines,
+    parse_charges,
 )
-from foedus_ledger.records import BudgetRecord
+from foedus_ledger.records import NO_ATTEMPT, BudgetRecord
 from foedus_ledger.sqlite import SqliteLedger
-from foedus_workloads.training.durable import append_durably, open_lines, unwritable
 
 LOCK_SECONDS = 10.0  # another job's silo on the same budget holds the log for milliseconds
+
+
+@dataclass(frozen=True)
+class _Read:
+    """How much of which file has been read and checked, and what it says up to there."""
+
+    inode: int
+    size: int = 0
+    lines: int = 0
+    charges: Charges = field(default_factory=Charges)
 
 
 class SiloLedger:
@@ -35,6 +51,7 @@ class SiloLedger:
         self._log = log_path(path)
         self._key = key
         self._identity = key.public_key().public_bytes_raw()
+        self._read_already = _Read(inode=0)
 
     def open(self) -> LedgerHead:
         """Compare ledger and log, bring the log up to the ledger, and return its head.
@@ -43,8 +60,7 @@ class SiloLedger:
         Refused for a log that is not this silo's.
         """
         record = self._ledger.read()
-        charges, _ = self._follow()
-        return head_of(charges, record.spec.digest, self._key.sign)
+        return head_of(self._follow(), record.spec.digest, self._key.sign)
 
     def read(self) -> BudgetRecord:
         """Return the ledger's record as last committed."""
@@ -53,23 +69,27 @@ class SiloLedger:
     def charge(self, job_uid: str, attempt: int, *, noise_multiplier: float | None = None) -> None:
         """Charge one release; returns only once ledger and log hold it. After any error nothing may be released.
 
-        1. Charge the ledger.
-        2. Append to the log what it lacks of the ledger. That must include this charge: an old copy that was put in
-           the ledger's place has no more charges than the log, which holds every release, or lacks this attempt.
+        1. Read what the log says before.
+        2. Charge the ledger.
+        3. Append to the log what it lacks of the ledger, unless another job's silo has just done so. The log must
+           know this attempt now and not before: an old copy that was put in the ledger's place has no more charges
+           than the log, which holds every release, or lacks this attempt.
         """
+        with self._locked_log() as descriptor:
+            before = self._read_log(descriptor)
         self._ledger.charge(job_uid, attempt, noise_multiplier=noise_multiplier)
-        _, lines = self._follow()
-        if not any((line.job, line.account.last_attempt) == (job_uid, attempt) for line in lines):
+        after = self._follow()
+        if _last_attempt(before, job_uid) >= attempt or _last_attempt(after, job_uid) != attempt:
             raise LedgerBehind(
                 f"the ledger is an old copy: attempt {attempt} was charged where earlier charges are missing",
                 where=str(self._ledger.path),
                 cure="take them over as spent with: foedus budget reconcile",
             )
 
-    def _follow(self) -> tuple[Charges, tuple[ChargeLine, ...]]:
-        """Append the lines that the log lacks; return what it says then, and those lines."""
-        with open_lines(self._log, owner="silo", wait_seconds=LOCK_SECONDS) as (descriptor, _):
-            charges = self._read_own()
+    def _follow(self) -> Charges:
+        """Append the lines that the log lacks; return what it says then."""
+        with self._locked_log() as descriptor:
+            charges = self._read_log(descriptor)
             # After the log: who charges elsewhere commits to the ledger before it takes the log.
             record = self._ledger.read()
             check_not_behind(record, charges, str(self._ledger.path))
@@ -79,10 +99,26 @@ class SiloLedger:
                     append_durably(descriptor, line.to_json() + b"\n")
             except OSError as error:
                 raise unwritable(self._log, error) from error
-            return functools.reduce(add_line, lines, charges), lines
+            return functools.reduce(add_line, lines, charges)
 
-    def _read_own(self) -> Charges:
-        charges = read_charges(self._log)
+    @contextmanager
+    def _locked_log(self) -> Iterator[int]:
+        with open_locked(self._log, owner="silo", wait_seconds=LOCK_SECONDS) as descriptor:
+            yield descriptor
+
+    def _read_log(self, descriptor: int) -> Charges:
+        """Return what the log says. Only what was appended since it was last read is read and checked."""
+        status, known = os.fstat(descriptor), self._read_already
+        if status.st_size > MAX_LOG_BYTES:
+            raise damaged("it is too large", str(self._log))
+        if known.inode != status.st_ino or known.size > status.st_size:
+            known = _Read(status.st_ino)
+        try:
+            lines = take_lines(descriptor, known.size)
+            sync_folder(self._log.parent)
+        except OSError as error:
+            raise unwritable(self._log, error) from error
+        charges = parse_charges(lines, self._log, after=known.charges, first=known.lines + 1)
         if charges.identity not in (b"", self._identity):
             raise Refused(
                 "the charge log is signed with another key",
@@ -90,4 +126,11 @@ class SiloLedger:
                 cure="restore the identity key that it was signed with",
                 code=ExitCode.IDENTITY_REFUSED,
             )
+        size = known.size + sum(len(line) + 1 for line in lines)
+        self._read_already = _Read(status.st_ino, size, known.lines + len(lines), charges)
         return charges
+
+
+def _last_attempt(charges: Charges, job_uid: str) -> int:
+    account = charges.accounts.get(job_uid)
+    return NO_ATTEMPT if account is None else account.last_attempt

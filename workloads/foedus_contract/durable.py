@@ -15,11 +15,23 @@ LOOK_SECONDS = 0.02  # between two tries for a lock that is held for millisecond
 
 
 @contextmanager
-def open_lines(path: Path, *, owner: str, wait_seconds: float = 0.0) -> Iterator[tuple[int, tuple[bytes, ...]]]:
-    """Give the file's descriptor, for appending by this process alone, and its whole lines.
+def open_lines(path: Path, *, owner: str) -> Iterator[tuple[int, tuple[bytes, ...]]]:
+    """Give the file's descriptor, for appending by this process alone, and its whole lines; as `open_locked`."""
+    with open_locked(path, owner=owner) as descriptor:
+        try:
+            lines = take_lines(descriptor)
+            sync_folder(path.parent)
+        except OSError as error:
+            raise unwritable(path, error) from error
+        yield descriptor, lines
 
-    A last line without its line feed was never acted on and is cut off. Raises Unavailable while another process has
-    the file, which `owner` names, for longer than `wait_seconds`, or when the volume cannot be used.
+
+@contextmanager
+def open_locked(path: Path, *, owner: str, wait_seconds: float = 0.0) -> Iterator[int]:
+    """Give the file's descriptor, for reading and appending by this process alone; makes file and folder.
+
+    Raises Unavailable while another process has the file, which `owner` names, for longer than `wait_seconds`, or when
+    the volume cannot be used.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,15 +47,22 @@ def open_lines(path: Path, *, owner: str, wait_seconds: float = 0.0) -> Iterator
                 where=str(path.parent),
                 cure="wait until it has ended",
             ) from None
-        try:
-            whole, separator, _ = path.read_bytes().rpartition(b"\n")
-            os.ftruncate(descriptor, len(whole) + len(separator))
-            sync_folder(path.parent)
-        except OSError as error:
-            raise unwritable(path, error) from error
-        yield descriptor, tuple(whole.split(b"\n")) if separator else ()
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+def take_lines(descriptor: int, start: int = 0) -> tuple[bytes, ...]:
+    """Return the whole lines from byte `start` on; raises OSError.
+
+    A last line without its line feed was never acted on and is cut off.
+    """
+    with open(descriptor, "rb", closefd=False) as file:
+        file.seek(start)
+        content = file.read()
+    whole, separator, _ = content.rpartition(b"\n")
+    os.ftruncate(descriptor, start + len(whole) + len(separator))
+    return tuple(whole.split(b"\n")) if separator else ()
 
 
 def _lock(descriptor: int, wait_seconds: float) -> None:
@@ -70,15 +89,39 @@ def append_durably(descriptor: int, line: bytes) -> None:
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Make `path` hold `content`: after a crash it holds that or what it held before; raises OSError."""
+    """Make `path` hold `content`, for this user alone; after a crash it holds that or what it held before.
+
+    Raises OSError. Of one path there is one writer at a time.
+    """
     draft = path.with_name(path.name + ".draft")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(descriptor, "wb") as file:
+    _write_synced(draft, content)
+    draft.replace(path)
+    sync_folder(path.parent)
+
+
+def create_durably(path: Path, content: bytes) -> bool:
+    """Make `path` hold `content` unless there is such a file; say whether it was made now. Raises OSError.
+
+    Of two processes one wins, and no crash leaves half a file.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    try:
+        _write_synced(draft, content)
+        os.link(draft, path)
+    except FileExistsError:
+        return False
+    finally:
+        draft.unlink(missing_ok=True)
+    sync_folder(path.parent)
+    return True
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    path.unlink(missing_ok=True)  # what a crash left could have another mode
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    draft.replace(path)
-    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,0 +1,97 @@
+"""The API server's paths over the embedded engine's store, and which right each request takes.
+
+What it answers need not be all that a real API server says: it lets the operator's own code make its requests without
+one. The same life is lived on a real API server in `contract/test_chart_install.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from foedus_engine.cluster.protocol import NotFound
+from foedus_engine.cluster.store import ObjectStore
+from foedus_engine.decide.plan import ObjectKey
+from foedus_operator.api_server import Answer, ApiServer
+from foedus_operator.kube import RESOURCES
+
+_PATH = re.compile(
+    r"/(?:api|apis/(?P<group>[^/]+))/(?P<version>v[^/]+)(?:/namespaces/(?P<namespace>[^/]+))?/(?P<plural>[a-z]+)"
+    r"(?:/(?P<name>[^/]+)(?:/(?P<sub>status|log))?)?"
+)
+_KINDS = {(version, each.plural): kind for (version, kind), each in RESOURCES.items()}
+
+Right = tuple[str, str]  # resource.group, verb
+
+
+class StoreServer(ApiServer):
+    """Answers requests from the store; `used` holds the rights that they took."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self.used: set[Right] = set()
+        self._store = store
+
+    async def text(self, verb: str, path: str, **_: Any) -> bytes:
+        """Return the log of a pod: an empty one."""
+        self._note(_parts(path), "get")
+        return b""
+
+    async def request(
+        self,
+        verb: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "",
+    ) -> Answer:
+        """Return what the store says."""
+        parts = _parts(path)
+        version = "/".join(filter(None, (parts["group"], parts["version"])))
+        kind = _KINDS[version, parts["plural"]]
+        key = ObjectKey(version, kind, parts["namespace"] or "", parts["name"] or "")
+        if verb == "GET" and not key.name:
+            self._note(parts, "list")
+            labels = dict(each.split("=") for each in (query or {}).get("labelSelector", "").split(",") if each)
+            return {"items": self._store.list(version, kind, parts["namespace"], labels), "metadata": {}}
+        if verb == "GET":
+            self._note(parts, "get")
+            return self._store.get(key)
+        return self._write(verb, parts, key, body or {})
+
+    def _write(self, verb: str, parts: Mapping[str, Any], key: ObjectKey, body: Mapping[str, Any]) -> Answer:
+        self._note(parts, {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}[verb])
+        if verb == "POST":
+            return dict(self._store.create(body, manager="test"))
+        if verb == "PUT":
+            write = self._store.update_status if parts["sub"] else lambda obj: self._store.update(obj, manager="test")
+            return dict(write(body))
+        if verb == "PATCH":
+            if not self._is_there(key):
+                self._note(parts, "create")  # the API server asks for it, too
+            return dict(self._store.apply(body, manager="test", force=True))
+        self._store.delete(key, cascade=True)
+        return {}
+
+    def _is_there(self, key: ObjectKey) -> bool:
+        try:
+            self._store.get(key)
+        except NotFound:
+            return False
+        return True
+
+    def _note(self, parts: Mapping[str, Any], verb: str) -> None:
+        self.used.add((resource(parts["group"] or "", parts["plural"], parts["sub"] or ""), verb))
+
+
+def resource(group: str, plural: str, subresource: str = "") -> str:
+    """Return how rights name a resource here: `jobs.batch`, `pods/log`."""
+    name = f"{plural}/{subresource}" if subresource else plural
+    return f"{name}.{group}" if group else name
+
+
+def _parts(path: str) -> dict[str, Any]:
+    found = _PATH.fullmatch(path)
+    assert found, path
+    return found.groupdict()
