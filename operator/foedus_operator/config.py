@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from foedus_contract import paths
 from foedus_contract.errors import InvalidInput
+from foedus_contract.run_spec import LedgerService
+from foedus_engine import names
 from foedus_engine.build.pods import Settings
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
@@ -39,6 +43,7 @@ def read_config(environ: Mapping[str, str]) -> Config:
         health_port=_port(environ, "HEALTH_PORT", Config.health_port),
         workload=Settings(
             image=image or Settings.image,
+            ledger=_ledger(environ),
             image_pull_secrets=_names(environ, "IMAGE_PULL_SECRETS"),
             poll_seconds=POLL_SECONDS,
         ),
@@ -56,6 +61,21 @@ def _names(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
     """Return the names in a comma-separated list."""
     parts = filter(None, environ.get(PREFIX + name, "").split(","))
     return tuple(_name({PREFIX + name: part}, name) for part in parts)
+
+
+def _ledger(environ: Mapping[str, str]) -> LedgerService | None:
+    """Return where jobs find the ledger service, and the authorities that may have signed its certificate."""
+    if not environ.get(f"{PREFIX}LEDGER_HOST"):
+        return None
+    host = _name(environ, "LEDGER_HOST")
+    try:
+        ca = Path(environ.get(f"{PREFIX}LEDGER_CA", "")).read_text("ascii")
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=ca)
+    except (OSError, ValueError):  # ssl.SSLError is an OSError
+        cure = "mount the authority's certificate, and name its file, as the chart does"
+        raise InvalidInput("names no file with PEM certificates", where=f"{PREFIX}LEDGER_CA", cure=cure) from None
+    token = names.mounted(paths.LEDGER_TOKEN_FOLDER, paths.LEDGER_TOKEN_FILE)
+    return LedgerService(host=host, port=_port(environ, "LEDGER_PORT", 8443), ca=ca, token=token)
 
 
 def _port(environ: Mapping[str, str], name: str, default: int) -> int:

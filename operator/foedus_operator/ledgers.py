@@ -59,9 +59,9 @@ class KubeLedgers:
             budget, lambda record: ledger.reserve(record, job_uid, mechanism, count, claimant), whole=True
         )
 
-    async def charge(self, budget: BudgetKey, *, job_uid: str, attempt: int, noise_multiplier: float) -> None:
+    async def charge(self, budget: BudgetKey, *, job_uid: str, attempt: int, noise_multiplier: float) -> BudgetRecord:
         """Charge one release; returns only once that is durable. After any error the attempt counts as charged."""
-        await self._change(
+        return await self._change(
             budget,
             lambda record: ledger.charge(record, job_uid, attempt, noise_multiplier=noise_multiplier),
             whole=True,
@@ -83,9 +83,21 @@ class KubeLedgers:
             # A conflict ends the pass, and the next one finds what is still to be kept.
             await self._put_status(obj, {"head": head.model_dump(mode="json", exclude={"dataset"})})
 
+    async def take_over(self, budget: BudgetKey, logged: Mapping[str, Account]) -> BudgetRecord:
+        """Take over charges of the silo's log that are missing here, as spent; the same log again changes nothing.
+
+        It needs the verb `reconcile` on the budget.
+        """
+        return await self._change(budget, lambda record: ledger.import_charges(record, logged), ledger.check_import)
+
     async def _change(
-        self, budget: BudgetKey, decide: Callable[[BudgetRecord], BudgetRecord], *, whole: bool = False
-    ) -> None:
+        self,
+        budget: BudgetKey,
+        decide: Callable[[BudgetRecord], BudgetRecord],
+        check: Callable[[BudgetRecord, BudgetRecord], None] = ledger.check_transition,
+        *,
+        whole: bool = False,
+    ) -> BudgetRecord:
         """Change the ledger; one that is an old copy is not changed where it must be `whole`."""
         for _ in range(MAX_CONFLICTS):
             try:
@@ -95,7 +107,7 @@ class KubeLedgers:
                     _check_reaches(obj, old)
                 new = _decide(decide, old, budget)
                 if new is not old:
-                    ledger.check_transition(old, new)
+                    check(old, new)
                     await self._put_status(obj, {"accounts": write_accounts(new.accounts)})
             except Conflict:
                 continue
@@ -103,7 +115,7 @@ class KubeLedgers:
                 cure = "its holder runs `foedus budget create`"
                 raise Refused("there is no budget here", where=f"PrivacyBudget {budget}", cure=cure) from None
             else:
-                return
+                return new
         raise Unavailable("other writers keep changing the ledger", where=f"PrivacyBudget {budget}", cure="try again")
 
     async def _get(self, budget: BudgetKey) -> Object:

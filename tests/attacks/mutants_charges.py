@@ -20,7 +20,7 @@ CHARGES_MUTANTS = {
         Patch(SILO_LEDGER, 'append_durably(descriptor, line.to_json() + b"\\n")', "pass"),
     ),
     "old-copies-charged": fails(
-        OLD_COPY, Patch(SILO_LEDGER, "            check_not_behind(record, charges, str(self._ledger.path))\n", "")
+        OLD_COPY, Patch(SILO_LEDGER, "            check_not_behind(record, charges, self._ledger.where)\n", "")
     ),
     "charges-that-the-log-knows-released": fails(
         OLD_COPY,
@@ -67,7 +67,7 @@ CHARGES_MUTANTS = {
     ),
     "heads-not-kept": fails(
         f"{OF_ENGINE}::test_ledger_and_log_restored_together_are_behind_what_the_engine_saw",
-        Patch(EMBEDDED, "                _write(path, head.to_json())", "                pass"),
+        Patch(EMBEDDED, "            write_durably(path, head.to_json())", "            pass"),
     ),
     "heads-not-compared": fails(SEEN, Patch(CHARGES, "    if held < head.count:", "    if False:")),
     "heads-of-anybody-taken": fails(SEEN, Patch(GATHER, " and is_signed(head, identities[silo])", "")),

@@ -139,6 +139,21 @@ async def test_an_answer_that_is_lost_is_unavailable_and_the_charge_stands(
         await book.charge("job-a", 0)
 
 
+async def test_charges_are_taken_over_as_spent_and_once(book: Book) -> None:
+    await book.reserve("job-a")
+    await book.charge("job-a", 0)
+    record = await book.ledgers.read(book.key)
+    assert record is not None
+    held = record.accounts["job-a"]
+    newer = held.model_copy(update={"charged": 5, "last_attempt": 6})
+    for _ in range(2):
+        await book.ledgers.take_over(book.key, {"job-a": newer, "job-b": newer})
+    assert await book.account("job-a") == newer
+    assert await book.account("job-b") == newer.model_copy(update={"state": "Closed"})
+    await book.ledgers.take_over(book.key, {"job-a": held})
+    assert await book.account("job-a") == newer
+
+
 async def test_a_ledger_that_contradicts_itself_is_not_trusted(book: Book) -> None:
     await book.reserve("job-a")
     cluster = KubeCluster(book.server, KeyFeed())

@@ -25,7 +25,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 POLICIES = Path(__file__).parents[2] / "charts/foedus/policies/ledger.yaml"
 OPERATOR = "system:serviceaccount:foedus-system:foedus-operator"
 LEDGER = "system:serviceaccount:foedus-system:foedus-ledger"
-ADMIN = "mallory"
+ADMIN = "mallory"  # may do everything, so `reconcile`, too
+EDITOR = "oscar"  # may write budgets and their status
 U = "status.accounts.uid-1"
 
 
@@ -49,10 +50,12 @@ async def servers() -> AsyncIterator[dict[str, ApiServer]]:
         api_server(ADMIN) as admin,
         api_server(OPERATOR) as operator,
         api_server(LEDGER) as ledger,
+        api_server(EDITOR) as editor,
     ):
         await install_crds(root)
         await make_administrators(root, ADMIN, OPERATOR, LEDGER)
-        yield {"root": root, ADMIN: admin, OPERATOR: operator, LEDGER: ledger}
+        await make_editor(root, EDITOR)
+        yield {"root": root, ADMIN: admin, OPERATOR: operator, LEDGER: ledger, EDITOR: editor}
         for document in documents():
             await root.request("DELETE", path_of_policy(document))
 
@@ -110,6 +113,21 @@ async def make_administrators(root: ApiServer, *users: str) -> None:
         await root.request("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", body=body)
 
 
+async def make_editor(root: ApiServer, user: str) -> None:
+    rbac, name = "/apis/rbac.authorization.k8s.io/v1", "foedus-policy-tests-editor"
+    resources = ["privacybudgets", "privacybudgets/status"]
+    rules = [{"apiGroups": ["foedus.dev"], "resources": resources, "verbs": ["get", "update", "patch", "delete"]}]
+    subject = {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}
+    binding = {"metadata": {"name": name}, "roleRef": role, "subjects": [subject]}
+    for plural, body in (
+        ("clusterroles", {"metadata": {"name": name}, "rules": rules}),
+        ("clusterrolebindings", binding),
+    ):
+        with suppress(AlreadyExists):
+            await root.request("POST", f"{rbac}/{plural}", body=body)
+
+
 NEW = account(charged=0, lastAttempt=-1)
 
 
@@ -125,9 +143,13 @@ NEW = account(charged=0, lastAttempt=-1)
         (LEDGER, f"{U}.charged", 5, "one release at a time"),
         (LEDGER, f"{U}.state", "Closed", "one release at a time"),
         (LEDGER, "status.accounts.uid-2", NEW, "one release at a time"),
-        (ADMIN, f"{U}.charged", 4, "only Foedus' ledger identities write status"),
-        (ADMIN, "status.epsilonSpent", 0.5, "only Foedus' ledger identities write status"),
-        ("root", f"{U}.state", "Closed", "only Foedus' ledger identities write status"),
+        (EDITOR, f"{U}.charged", 4, "only Foedus' ledger identities write status"),
+        (EDITOR, "status.epsilonSpent", 0.5, "only Foedus' ledger identities write status"),
+        (ADMIN, f"{U}.charged", 5, None),
+        (ADMIN, "status.accounts.uid-2", account(charged=2, state="Closed"), None),
+        (ADMIN, "status.accounts.uid-2", NEW, "neither opens nor closes"),
+        (ADMIN, "status.epsilonSpent", 0.5, "takes over charges"),
+        ("root", f"{U}.state", "Closed", "neither opens nor closes"),
     ],
 )
 async def test_who_may_write_the_ledger(budget: Budget, user: str, path: str, value: Any, refusal: str | None) -> None:
@@ -138,7 +160,7 @@ async def test_who_may_write_the_ledger(budget: Budget, user: str, path: str, va
         await budget.put(user, path, value)
 
 
-@pytest.mark.parametrize("user", [ADMIN, OPERATOR, LEDGER])
+@pytest.mark.parametrize("user", [ADMIN, OPERATOR, LEDGER, EDITOR])
 async def test_nobody_lowers_or_deletes(budget: Budget, user: str) -> None:
     with pytest.raises(Forbidden, match="kept for ever"):
         await budget.servers[user].request("DELETE", budget.path, query={"dryRun": "All"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
 from foedus_contract.errors import InvalidInput
 from foedus_contract.models import ContractModel, SiloName, first_problem
@@ -27,6 +27,15 @@ class TlsFiles(ContractModel):
     ca: str
 
 
+class LedgerService(ContractModel):
+    """Where the ledger service of a cluster answers, by whose certificate it is known, and what the pod shows it."""
+
+    host: Annotated[str, StringConstraints(min_length=1, max_length=253)]
+    port: Annotated[int, Field(ge=1, le=65535)]
+    ca: Annotated[str, StringConstraints(min_length=1, max_length=65536)]  # PEM: the authorities that may have signed
+    token: str  # file with the pod's token; the kubelet renews it
+
+
 class CoordinatorRunSpec(ContractModel):
     """What a coordinator is told."""
 
@@ -40,6 +49,7 @@ class CoordinatorRunSpec(ContractModel):
     evaluation_data: str | None  # public held-out records
     output: str  # folder for adapter, model card and metrics
     progress: str  # JSON-lines file
+    ledger_service: LedgerService | None = None  # in a cluster; it says which incarnation this process is
     threads: Annotated[int, Field(ge=1, le=256)] = 1
 
 
@@ -56,7 +66,8 @@ class ClientRunSpec(ContractModel):
     model: ModelSource
     data: str  # JSON-lines file of records
     state: str  # folder that outlives the process: journal
-    ledger: str  # this silo's ledger file; its folder outlives jobs and also keeps the identity key
+    ledger: str  # this silo's ledger file; its folder outlives jobs and keeps identity key and log of charges, too
+    ledger_service: LedgerService | None = None  # in a cluster: holds the ledger in place of the file
     budget: str  # namespace/name of its PrivacyBudget
     policy: str  # file with the pinned identity keys; appears once all silos have made theirs
     progress: str

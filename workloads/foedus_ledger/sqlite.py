@@ -61,6 +61,11 @@ class SqliteLedger:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    @property
+    def where(self) -> str:
+        """Return the file, for people."""
+        return str(self.path)
+
     def create(self, spec: BudgetSpec) -> BudgetRecord:
         """Create the file with `spec`; raises Refused (BUDGET_EXISTS) when there is one."""
         record = BudgetRecord(spec=spec)

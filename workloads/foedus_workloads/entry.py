@@ -107,6 +107,10 @@ async def run_until_told(spec: AnyRunSpec, around: Surroundings) -> Result | Non
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     if isinstance(spec, InspectorRunSpec):
         return await asyncio.to_thread(run_inspector, spec, around)
+    if spec.ledger_service is not None:
+        from foedus_workloads.training.held_ledgers import claim_incarnation
+
+        spec = await claim_incarnation(spec, around)
     if isinstance(spec, CoordinatorRunSpec):
         from foedus_workloads.training.coordinator import run_coordinator
 

@@ -18,6 +18,7 @@ from foedus_contract.run_spec import (
 from foedus_engine import names
 from foedus_engine.api.training import ClientSpec, FederatedTrainingJob
 from foedus_engine.build.metadata import Owner, build_metadata
+from foedus_engine.build.pods import Settings
 
 TLS = TlsFiles(
     certificate=names.mounted(paths.TLS_FOLDER, names.CERTIFICATE_KEY),
@@ -26,7 +27,9 @@ TLS = TlsFiles(
 )
 
 
-def build_coordinator_config(owner: Owner, job: FederatedTrainingJob, plan: TrainingPlan) -> dict[str, Any]:
+def build_coordinator_config(
+    owner: Owner, job: FederatedTrainingJob, plan: TrainingPlan, settings: Settings
+) -> dict[str, Any]:
     """Return the ConfigMap with the coordinator's run spec."""
     evaluation = job.spec.evaluation
     spec = CoordinatorRunSpec(
@@ -38,13 +41,14 @@ def build_coordinator_config(owner: Owner, job: FederatedTrainingJob, plan: Trai
         evaluation_data=None if evaluation is None else _data_path(evaluation.data.persistent_volume_claim.path),
         output=paths.OUTPUT_FOLDER,
         progress=paths.PROGRESS_FILE,
+        ledger_service=settings.ledger,
     )
     name = names.coordinator(owner.name)
     return _config_map(owner, name, names.COORDINATOR_ROLE, "", {paths.RUN_SPEC_KEY: _text(spec.to_json())})
 
 
 def build_client_config(
-    owner: Owner, job: FederatedTrainingJob, client: ClientSpec, plan: TrainingPlan
+    owner: Owner, job: FederatedTrainingJob, client: ClientSpec, plan: TrainingPlan, settings: Settings
 ) -> dict[str, Any]:
     """Return the ConfigMap with one silo's run spec."""
     spec = ClientRunSpec(
@@ -57,6 +61,7 @@ def build_client_config(
         data=_data_path(client.data.persistent_volume_claim.path),
         state=paths.STATE_FOLDER,
         ledger=names.mounted(paths.LEDGER_FOLDER, names.LEDGER_FILE),
+        ledger_service=settings.ledger,
         budget=names.object_key(owner.namespace, client.budget_ref.name),
         policy=names.mounted(paths.POLICY_FOLDER, names.POLICY_KEY),
         progress=paths.PROGRESS_FILE,

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from foedus_contract.run_spec import LedgerService
 from foedus_engine import names
 from foedus_engine.build.metadata import Owner, build_labels, build_metadata
+from foedus_engine.build.pods import Settings
 
 DNS_PORT = 53
 # Where names are resolved, as every distribution labels it. A node-local cache has the node's own addresses: egress to
@@ -48,25 +50,39 @@ def build_denial(owner: Owner) -> dict[str, Any]:
     return _policy(owner, names.denial(owner.name), "network", pods, {"policyTypes": ["Ingress", "Egress"]})
 
 
-def build_coordinator_edges(owner: Owner) -> dict[str, Any]:
-    """Return the NetworkPolicy that lets the job's silos reach the coordinator."""
+def build_coordinator_edges(owner: Owner, settings: Settings) -> dict[str, Any]:
+    """Return the NetworkPolicy that lets the job's silos reach the coordinator, and it the ledger service."""
     role = names.COORDINATOR_ROLE
     silos = {"podSelector": {"matchLabels": _role(owner, names.CLIENT_ROLE)}}
     ingress = [{"from": [silos], "ports": [_tcp(names.COORDINATOR_PORT)]}]
-    name = names.edges(owner.name, role)
-    return _policy(owner, name, role, _role(owner, role), {"policyTypes": ["Ingress"], "ingress": ingress})
+    egress = [*_to_ledger(settings.ledger), _to_dns()] if settings.ledger else []
+    spec = {"policyTypes": ["Ingress", "Egress"], "ingress": ingress, "egress": egress}
+    return _policy(owner, names.edges(owner.name, role), role, _role(owner, role), spec)
 
 
-def build_client_edges(owner: Owner) -> dict[str, Any]:
-    """Return the NetworkPolicy that lets silos reach the coordinator, and resolve its name."""
+def build_client_edges(owner: Owner, settings: Settings) -> dict[str, Any]:
+    """Return the NetworkPolicy that lets silos reach coordinator and ledger service, and resolve their names."""
     role = names.CLIENT_ROLE
     coordinator = {"podSelector": {"matchLabels": _role(owner, names.COORDINATOR_ROLE)}}
     egress = [
         {"to": [coordinator], "ports": [_tcp(names.COORDINATOR_PORT)]},
-        {"to": [dict(DNS_PODS)], "ports": [{"protocol": "UDP", "port": DNS_PORT}, _tcp(DNS_PORT)]},
+        *(_to_ledger(settings.ledger) if settings.ledger else ()),
+        _to_dns(),
     ]
     name = names.edges(owner.name, role)
     return _policy(owner, name, role, _role(owner, role), {"policyTypes": ["Egress"], "egress": egress})
+
+
+def _to_ledger(service: LedgerService) -> list[dict[str, Any]]:
+    """Return the edge to the ledger service's pods; its host is `service.namespace.svc`, as the chart has it."""
+    _, _, place = service.host.partition(".")
+    namespace = {"matchLabels": {"kubernetes.io/metadata.name": place.partition(".")[0]}}
+    pods = {"namespaceSelector": namespace, "podSelector": {"matchLabels": dict(names.LEDGER_PODS)}}
+    return [{"to": [pods], "ports": [_tcp(service.port)]}]
+
+
+def _to_dns() -> dict[str, Any]:
+    return {"to": [dict(DNS_PODS)], "ports": [{"protocol": "UDP", "port": DNS_PORT}, _tcp(DNS_PORT)]}
 
 
 def _policy(

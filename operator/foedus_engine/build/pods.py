@@ -8,12 +8,15 @@ from typing import Any
 
 from foedus_contract import paths
 from foedus_contract.exit_codes import FINAL_EXIT_CODES
+from foedus_contract.ledger_wire import AUDIENCE
+from foedus_contract.run_spec import LedgerService
 from foedus_engine import names
 from foedus_engine.build.metadata import Owner, build_labels, build_metadata
 
 CONTAINER = "workload"
 RUN_FOLDER = paths.PROGRESS_FILE.rpartition("/")[0]
 READ_BY_GROUP = 0o440  # the kubelet gives a Secret's files to root and the pod's group
+TOKEN_SECONDS = 3600  # the kubelet renews it after four fifths of that
 UNPRIVILEGED = 65532  # "nonroot" of the distroless images
 GRACE_SECONDS = 30  # a client finishes its fsync, a coordinator its result file
 
@@ -25,6 +28,7 @@ class Settings:
     image: str = "ghcr.io/foedus-dev/foedus:0.1.0"
     image_pull_secrets: tuple[str, ...] = ()  # Secrets of the job's namespace
     poll_seconds: float = 1.0  # between two looks at what running pods report; nothing announces it
+    ledger: LedgerService | None = None  # in a cluster: who charges for the silos; None: each has its file
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,15 @@ def claim_mount(name: str, path: str, claim: str, *, read_only: bool) -> Mount:
     """Return a PersistentVolumeClaim's folder."""
     source: dict[str, Any] = {"claimName": claim}
     return Mount(name, path, {"persistentVolumeClaim": source | ({"readOnly": True} if read_only else {})}, read_only)
+
+
+def ledger_mounts(settings: Settings) -> list[Mount]:
+    """Return the token that the pod shows to the ledger service, and that is worth nothing elsewhere."""
+    if settings.ledger is None:
+        return []
+    token = {"audience": AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": paths.LEDGER_TOKEN_FILE}
+    source = {"defaultMode": READ_BY_GROUP, "sources": [{"serviceAccountToken": token}]}
+    return [Mount("ledger-token", paths.LEDGER_TOKEN_FOLDER, {"projected": source})]
 
 
 def build_job(owner: Owner, workload: Workload, settings: Settings) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from foedus_engine.build.pods import (
     build_job,
     claim_mount,
     config_mount,
+    ledger_mounts,
     secret_mount,
 )
 
@@ -42,6 +43,7 @@ def build_coordinator_job(
         secret_mount("tls", paths.TLS_FOLDER, names.tls_secret(name)),
         claim_mount("output", paths.OUTPUT_FOLDER, names.coordinator_output(owner.name), read_only=False),
         *_model_mount(job),
+        *ledger_mounts(settings),
     ]
     if job.spec.evaluation is not None:
         claim = job.spec.evaluation.data.persistent_volume_claim.claim_name
@@ -80,6 +82,7 @@ def build_client_job(
         claim_mount("state", paths.STATE_FOLDER, names.client_state(owner.name, client.name), read_only=False),
         claim_mount("ledger", paths.LEDGER_FOLDER, ledger, read_only=False),
         *_model_mount(job),
+        *ledger_mounts(settings),
     ]
     asked = job.spec.resources.client if job.spec.resources else None
     scheduling = job.spec.scheduling.client if job.spec.scheduling else None

@@ -13,9 +13,10 @@ from datetime import datetime
 from typing import Any
 
 from foedus_engine.api.budget import BudgetConditionType, BudgetReason
+from foedus_engine.build.storage import build_ledger_claim
 from foedus_engine.decide.conditions import Condition, merge_conditions
 from foedus_engine.decide.observed import ObjectMeta
-from foedus_engine.decide.plan import BudgetKey, Close, Plan
+from foedus_engine.decide.plan import BudgetKey, Close, Ensure, Plan
 
 RETRY_SECONDS = 60.0  # a ledger that is damaged or behind is looked at again; its holder mends it
 
@@ -44,14 +45,18 @@ def decide_problem(obj: Mapping[str, Any], problem: LedgerProblem, *, now: datet
 
 
 def decide_budget(obj: Mapping[str, Any], used: Used, orphans: Collection[str], *, now: datetime) -> Plan:
-    """Return what is to be done: close the accounts of the jobs `orphans`, or say what is used."""
+    """Return what is to be done: close the accounts of the jobs `orphans`, or say what is used.
+
+    A budget has a claim of its own for what its silo keeps of it; a job's pod mounts it.
+    """
     meta = ObjectMeta.from_document(obj)
     if orphans:
         # The write changes the object, and its next pass says what is left.
         key = BudgetKey(meta.namespace, meta.name)
         return Plan(ledger=tuple(Close(key, uid) for uid in sorted(orphans)))
+    claim = Ensure(build_ledger_claim(meta.namespace, meta.name, meta.uid))
     fields = {"epsilonSpent": used.spent, "epsilonReserved": used.reserved}
-    return Plan(status=_status(meta, fields, _condition(used), now))
+    return Plan(ensure=(claim,), status=_status(meta, fields, _condition(used), now))
 
 
 def _condition(used: Used) -> Condition:

@@ -64,12 +64,14 @@ def inspecting_children(job: FederatedTrainingJob, owner: Owner, settings: Setti
     )
 
 
-def told_children(job: FederatedTrainingJob, owner: Owner, plan: TrainingPlan) -> tuple[Manifest, ...]:
+def told_children(
+    job: FederatedTrainingJob, owner: Owner, plan: TrainingPlan, settings: Settings
+) -> tuple[Manifest, ...]:
     """Return what the processes are told of the plan: a run spec each."""
     clients = sorted(job.spec.clients, key=lambda client: client.name)
     return (
-        build_coordinator_config(owner, job, plan),
-        *(build_client_config(owner, job, client, plan) for client in clients),
+        build_coordinator_config(owner, job, plan, settings),
+        *(build_client_config(owner, job, client, plan, settings) for client in clients),
     )
 
 
@@ -86,8 +88,8 @@ def applied_children(
         build_service_account(owner, names.COORDINATOR_ROLE),
         build_service_account(owner, names.CLIENT_ROLE),
         build_denial(owner),
-        build_coordinator_edges(owner),
-        build_client_edges(owner),
+        build_coordinator_edges(owner, settings),
+        build_client_edges(owner, settings),
         build_disruption_budget(owner, threshold(job)),
         build_coordinator_service(owner),
         build_coordinator_job(owner, job, settings, suspend=suspend or coordinator_waits),

@@ -49,7 +49,7 @@ def decide_run(
             *_absent(ensured_children(job, owner, renew=are_due(job, observed, now)), observed),
             *_policy(job, observed, now),
         ),
-        apply=drifted((*told_children(job, owner, plan), *_untold(job, observed, settings)), observed),
+        apply=drifted((*told_children(job, owner, plan, settings), *_untold(job, observed, settings)), observed),
         delete=superfluous_inspector(observed, now),
         status=status,
         events=news(observed, status),

@@ -16,7 +16,14 @@ import yaml
 from foedus_contract import paths
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.limits import MAX_MANIFEST_BYTES
-from foedus_contract.run_spec import ClientRunSpec, CoordinatorRunSpec, InspectorRunSpec, SiloPolicy, parse_run_spec
+from foedus_contract.run_spec import (
+    ClientRunSpec,
+    CoordinatorRunSpec,
+    InspectorRunSpec,
+    LedgerService,
+    SiloPolicy,
+    parse_run_spec,
+)
 from foedus_engine.build.config import (
     build_client_config,
     build_coordinator_config,
@@ -73,19 +80,27 @@ QUEUED = JOB.model_copy(update={"metadata": JOB.metadata.model_copy(update={"lab
 PLAN = make_training_plan(JOB, reserved(), CALIBRATED)
 SETTINGS = Settings(image="example.org/foedus:test")
 PULLING = Settings(image="example.org/foedus:test", image_pull_secrets=("registry",))
+SERVICE = LedgerService(
+    host="foedus-ledger.foedus-system.svc", port=8443, ca="PEM\n", token="/foedus/ledger-token/token"
+)
+ON_CLUSTER = Settings(image="example.org/foedus:test", ledger=SERVICE)
 
 BUILT: dict[str, Any] = {
     "ca-secret": build_ca_secret(OWNER),
-    "client-config": build_client_config(OWNER, JOB, JOB.spec.clients[0], PLAN),
+    "client-config": build_client_config(OWNER, JOB, JOB.spec.clients[0], PLAN, SETTINGS),
     "client-job": build_client_job(OWNER, JOB, JOB.spec.clients[0], SETTINGS, suspend=False),
+    "client-config-cluster": build_client_config(OWNER, JOB, JOB.spec.clients[0], PLAN, ON_CLUSTER),
+    "client-job-cluster": build_client_job(OWNER, JOB, JOB.spec.clients[0], ON_CLUSTER, suspend=False),
     "client-job-volume": build_client_job(OWNER, ON_VOLUME, ON_VOLUME.spec.clients[0], SETTINGS, suspend=True),
-    "client-edges": build_client_edges(OWNER),
+    "client-edges": build_client_edges(OWNER, SETTINGS),
+    "client-edges-cluster": build_client_edges(OWNER, ON_CLUSTER),
     "client-job-queued": build_client_job(OWNER, QUEUED, QUEUED.spec.clients[0], PULLING, suspend=False),
     "client-secret": build_client_secret(OWNER, "silo-1"),
     "client-state": build_state_claim(OWNER, "silo-1"),
-    "coordinator-config": build_coordinator_config(OWNER, JOB, PLAN),
-    "coordinator-config-volume": build_coordinator_config(OWNER, ON_VOLUME, PLAN),
-    "coordinator-edges": build_coordinator_edges(OWNER),
+    "coordinator-config": build_coordinator_config(OWNER, JOB, PLAN, SETTINGS),
+    "coordinator-config-volume": build_coordinator_config(OWNER, ON_VOLUME, PLAN, SETTINGS),
+    "coordinator-edges": build_coordinator_edges(OWNER, SETTINGS),
+    "coordinator-edges-cluster": build_coordinator_edges(OWNER, ON_CLUSTER),
     "coordinator-job": build_coordinator_job(OWNER, JOB, SETTINGS, suspend=False),
     "coordinator-job-volume": build_coordinator_job(OWNER, ON_VOLUME, SETTINGS, suspend=True),
     "coordinator-output": build_output_claim(OWNER),
@@ -127,6 +142,9 @@ def test_run_specs_parse_as_the_pods_parse_them() -> None:
     assert coordinator.plan == client.plan == PLAN
     assert coordinator.listen_service == client.coordinator_service == "demo-coordinator.team-a"
     assert client.budget == "team-a/budget-silo-1"
+    assert client.ledger_service is None
+    on_cluster = parse_run_spec(BUILT["client-config-cluster"]["data"][paths.RUN_SPEC_KEY].encode())
+    assert on_cluster.ledger_service == SERVICE
 
 
 def test_the_policy_parses_to_the_same_keys() -> None:

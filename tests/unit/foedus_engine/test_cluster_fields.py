@@ -71,7 +71,7 @@ def emitted() -> list[Mapping[str, Any]]:
     plan: TrainingPlan = tiny_plan(ANY_DIGEST)
     ensured = [*ensured_children(job, owner), policy_child(owner, {"silo-1": b"k" * 32})]
     inspecting = inspecting_children(job, owner, Settings())
-    applied = (*inspecting, *told_children(job, owner, plan), *applied_children(job, owner, Settings()))
+    applied = (*inspecting, *told_children(job, owner, plan, Settings()), *applied_children(job, owner, Settings()))
     return [*applied, *(each.manifest for each in ensured)]
 
 

@@ -15,7 +15,7 @@ from foedus_ledger.charges import LedgerBehind, LogDamaged
 from foedus_ledger.mechanisms import Mechanism
 from foedus_ledger.records import BudgetRecord, BudgetSpec
 from foedus_ledger.sqlite import LedgerDamaged, SqliteLedger
-from foedus_workloads.training.silo_ledger import SiloLedger
+from support.silo_ledgers import file_ledger
 
 BUDGET = BudgetKey("default", "silo-1")
 SPEC = BudgetSpec(digest="sha256:" + "a" * 64, records=5, epsilon=50.0, delta=1e-5)
@@ -54,7 +54,7 @@ async def used(tmp_path: Path) -> tuple[EmbeddedLedgers, Path, dict[Path, bytes 
         BUDGET, job_uid="uid", mechanism=Mechanism(noise_multiplier=9.0), count=3, claimant="default/job"
     )
     before: dict[Path, bytes | None] = {path: path.read_bytes(), log_path(path): None}
-    SiloLedger(path, KEY).charge("uid", 0)
+    file_ledger(path, KEY).charge("uid", 0)
     await ledgers.close(BUDGET, job_uid="uid")
     return ledgers, path, before
 
@@ -90,7 +90,7 @@ async def test_a_log_that_is_lost_alone_takes_nothing_from_the_ledger(used: tupl
     ledgers, path, before = used
     restore(before, log_path(path))
     assert await ledgers.read(BUDGET) is not None
-    assert SiloLedger(path, KEY).open().count == 1
+    assert file_ledger(path, KEY).open().count == 1
 
 
 async def test_a_log_that_cannot_be_trusted_is_refused_each_time(used: tuple) -> None:

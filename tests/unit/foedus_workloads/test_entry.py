@@ -27,9 +27,9 @@ from foedus_workloads.privacy.noise import OpenDpSampler
 from foedus_workloads.training.client import prepare
 from foedus_workloads.training.data import Record, read_records, write_records
 from foedus_workloads.training.progress import ProgressWriter
-from foedus_workloads.training.silo_ledger import SiloLedger
 from foedus_workloads.training.surroundings import Surroundings
 from support.certificates import Authority
+from support.silo_ledgers import file_ledger
 
 DIGEST = "sha256:" + "0" * 64
 TLS = TlsFiles(certificate="/tls/tls.crt", key="/tls/tls.key", ca="/tls/ca.crt")
@@ -204,7 +204,7 @@ def _close(root: Path) -> None:
 def _restore(root: Path) -> None:
     _reserve(root)
     copy = (root / "ledger.sqlite").read_bytes()
-    SiloLedger(root / "ledger.sqlite", KEY).charge("uid", 0)
+    file_ledger(root / "ledger.sqlite", KEY).charge("uid", 0)
     (root / "ledger.sqlite").write_bytes(copy)
 
 

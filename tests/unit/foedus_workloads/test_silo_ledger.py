@@ -35,7 +35,7 @@ from foedus_ledger.mechanisms import Mechanism
 from foedus_ledger.records import BudgetSpec
 from foedus_ledger.sqlite import LedgerMissing, SqliteLedger
 from foedus_workloads.training import silo_ledger
-from foedus_workloads.training.silo_ledger import SiloLedger
+from support.silo_ledgers import file_ledger
 
 KEY, OTHER_KEY = (Ed25519PrivateKey.from_private_bytes(bytes([n]) * 32) for n in (1, 2))
 SPEC = BudgetSpec(digest="sha256:" + "a" * 64, records=5, epsilon=50.0, delta=1e-5)
@@ -53,13 +53,13 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_a_charge_is_in_ledger_and_log_and_the_head_counts_it(path: Path) -> None:
-    silo = SiloLedger(path, KEY)
+    silo = file_ledger(path, KEY)
     assert silo.open().count == 0
     for attempt in (0, 2):
         silo.charge("job-a", attempt, noise_multiplier=20.0)
     assert silo.read().accounts["job-a"].charged == 2
     assert read_charges(log_path(path)).accounts == {"job-a": silo.read().accounts["job-a"]}
-    head = SiloLedger(path, KEY).open()
+    head = file_ledger(path, KEY).open()
     assert (head.count, head.dataset) == (2, SPEC.digest)
     assert is_signed(head, KEY.public_key().public_bytes_raw())
 
@@ -67,12 +67,12 @@ def test_a_charge_is_in_ledger_and_log_and_the_head_counts_it(path: Path) -> Non
 def test_a_log_that_begins_late_starts_with_what_the_ledger_holds(path: Path) -> None:
     for attempt in range(3):
         SqliteLedger(path).charge("job-a", attempt)
-    assert SiloLedger(path, KEY).open().count == 3
+    assert file_ledger(path, KEY).open().count == 3
     assert len(log_path(path).read_bytes().splitlines()) == 1
 
 
 def test_an_old_copy_is_refused_at_the_start_and_at_the_next_charge(path: Path, tmp_path: Path) -> None:
-    silo = SiloLedger(path, KEY)
+    silo = file_ledger(path, KEY)
     silo.charge("job-a", 0)
     shutil.copy(path, tmp_path / "old")
     silo.charge("job-a", 1)
@@ -88,7 +88,7 @@ def test_an_old_copy_is_refused_at_the_start_and_at_the_next_charge(path: Path, 
 
 
 def test_a_newer_copy_that_lacks_the_charge_does_not_stand_for_it(path: Path, tmp_path: Path) -> None:
-    silo, start = SiloLedger(path, KEY), path.read_bytes()
+    silo, start = file_ledger(path, KEY), path.read_bytes()
     silo.charge("job-a", 0)
     with dying("before the line"), pytest.raises(Died):
         silo.charge("job-a", 1)
@@ -100,7 +100,7 @@ def test_a_newer_copy_that_lacks_the_charge_does_not_stand_for_it(path: Path, tm
 
 
 def test_an_attempt_that_the_log_knows_is_not_charged_again_on_an_old_copy(path: Path) -> None:
-    silo, start = SiloLedger(path, KEY), path.read_bytes()
+    silo, start = file_ledger(path, KEY), path.read_bytes()
     silo.charge("job-a", 0)
     path.write_bytes(start)
     with pytest.raises(LedgerBehind):
@@ -109,7 +109,7 @@ def test_an_attempt_that_the_log_knows_is_not_charged_again_on_an_old_copy(path:
 
 def test_a_line_that_another_jobs_silo_wrote_for_a_charge_stands_for_it(path: Path) -> None:
     SqliteLedger(path).reserve("job-b", MECHANISM, 9, "default/other")
-    silo, other = SiloLedger(path, KEY), SiloLedger(path, KEY)
+    silo, other = file_ledger(path, KEY), file_ledger(path, KEY)
     with after_the_commit(other.open):
         silo.charge("job-a", 0)
     other.charge("job-b", 0)
@@ -119,7 +119,7 @@ def test_a_line_that_another_jobs_silo_wrote_for_a_charge_stands_for_it(path: Pa
 def test_what_another_process_appended_is_read_on_from_what_was_read_before(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    silo, other = SiloLedger(path, KEY), SiloLedger(path, KEY)
+    silo, other = file_ledger(path, KEY), file_ledger(path, KEY)
     for attempt in range(3):
         silo.charge("job-a", attempt)
     other.charge("job-a", 3)
@@ -136,7 +136,7 @@ def test_what_another_process_appended_is_read_on_from_what_was_read_before(
 
 
 def test_a_log_that_was_cut_in_its_place_is_read_anew(path: Path) -> None:
-    silo = SiloLedger(path, KEY)
+    silo = file_ledger(path, KEY)
     for attempt in range(2):
         silo.charge("job-a", attempt)
     first, _, _ = log_path(path).read_bytes().partition(b"\n")
@@ -146,8 +146,8 @@ def test_a_log_that_was_cut_in_its_place_is_read_anew(path: Path) -> None:
 
 
 def test_a_log_signed_with_another_key_is_refused(path: Path) -> None:
-    SiloLedger(path, KEY).charge("job-a", 0)
-    other = SiloLedger(path, OTHER_KEY)
+    file_ledger(path, KEY).charge("job-a", 0)
+    other = file_ledger(path, OTHER_KEY)
     for act in (other.open, lambda: other.charge("job-a", 1)):
         with pytest.raises(Refused, match="charge log is signed with another key") as caught:
             act()
@@ -156,22 +156,22 @@ def test_a_log_signed_with_another_key_is_refused(path: Path) -> None:
 
 def test_without_a_ledger_no_log_is_begun(tmp_path: Path) -> None:
     with pytest.raises(LedgerMissing):
-        SiloLedger(tmp_path / "ledger.sqlite", KEY).open()
+        file_ledger(tmp_path / "ledger.sqlite", KEY).open()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_half_a_line_is_cut_off_and_its_charge_is_noted_again(path: Path) -> None:
-    silo = SiloLedger(path, KEY)
+    silo = file_ledger(path, KEY)
     silo.charge("job-a", 0)
     with dying("half a line"), pytest.raises(Died):
         silo.charge("job-a", 1)
     assert not log_path(path).read_bytes().endswith(b"\n")
-    assert SiloLedger(path, KEY).open().count == 2
+    assert file_ledger(path, KEY).open().count == 2
     assert [line[-1:] for line in log_path(path).read_bytes().splitlines()] == [b"}", b"}"]
 
 
 def test_a_full_volume_is_said_and_leaves_no_half_line(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    silo = SiloLedger(path, KEY)
+    silo = file_ledger(path, KEY)
     silo.charge("job-a", 0)
     whole, write = log_path(path).read_bytes(), os.write
     monkeypatch.setattr(os, "write", lambda descriptor, line: write(descriptor, line[:9]))
@@ -186,7 +186,7 @@ def test_a_log_that_another_process_holds_too_long_is_unavailable(path: Path, mo
         open_locked(log_path(path), owner="silo"),
         pytest.raises(Unavailable, match="another process of this silo"),
     ):
-        SiloLedger(path, KEY).charge("job-a", 0)
+        file_ledger(path, KEY).charge("job-a", 0)
 
 
 class Died(Exception):
@@ -234,7 +234,7 @@ class RestoredLedgers(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(dir=MEMORY))
         self.ledger = SqliteLedger(self.folder / "ledger.sqlite")
         self.ledger.create(SPEC)
-        self.silos = {job: SiloLedger(self.ledger.path, KEY) for job in JOBS}
+        self.silos = {job: file_ledger(self.ledger.path, KEY) for job in JOBS}
         self.released = Counter[str]()
         self.attempts = 0
 
@@ -283,7 +283,7 @@ class RestoredLedgers(RuleBasedStateMachine):
     def charge_and_die(self, job: str, when: str) -> None:
         with dying(when):
             self.charge(job)
-        self.silos[job] = SiloLedger(self.ledger.path, KEY)
+        self.silos[job] = file_ledger(self.ledger.path, KEY)
 
     @rule(job=st.sampled_from(JOBS))
     def close(self, job: str) -> None:
@@ -293,7 +293,7 @@ class RestoredLedgers(RuleBasedStateMachine):
     def charge_while_another_job_starts(self, job: str) -> None:
         def start() -> None:
             with suppress(Refused):
-                SiloLedger(self.ledger.path, KEY).open()
+                file_ledger(self.ledger.path, KEY).open()
 
         account, released = self.ledger.read().accounts.get(job), self.released[job]
         fits = account is not None and account.state == "Open" and account.charged < account.reserved
@@ -305,7 +305,7 @@ class RestoredLedgers(RuleBasedStateMachine):
     @rule()
     def start(self) -> None:
         try:
-            head = SiloLedger(self.ledger.path, KEY).open()
+            head = file_ledger(self.ledger.path, KEY).open()
         except LedgerBehind:
             assert self.is_behind()
         else:

@@ -118,9 +118,11 @@ def prepare(
     spec: ClientRunSpec, around: Surroundings, progress: ProgressWriter, signing_key: Ed25519PrivateKey
 ) -> tuple[AdaptedModel, LocalStep, SiloLedger, LedgerHead]:
     """Check ledger, its log and the data against the plan, load the model, and cache what the rounds do not change."""
+    from foedus_ledger.charge_log import log_path
+    from foedus_workloads.training.held_ledgers import held_ledger
     from foedus_workloads.training.silo_ledger import SiloLedger
 
-    ledger = SiloLedger(around.path(spec.ledger), signing_key)
+    ledger = SiloLedger(held_ledger(spec, around), log_path(around.path(spec.ledger)), signing_key)
     head = ledger.open()
     check_account(spec, ledger)
     records = read_data(spec, around.path(spec.data), ledger.read().spec.labels)

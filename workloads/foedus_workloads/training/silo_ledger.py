@@ -15,7 +15,6 @@ from foedus_contract.durable import append_durably, open_locked, sync_folder, ta
 from foedus_contract.errors import Refused
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.wire import LedgerHead
-from foedus_ledger.charge_log import log_path
 from foedus_ledger.charges import (
     MAX_LOG_BYTES,
     Charges,
@@ -28,7 +27,7 @@ from foedus_ledger.charges import (
     parse_charges,
 )
 from foedus_ledger.records import NO_ATTEMPT, BudgetRecord
-from foedus_ledger.sqlite import SqliteLedger
+from foedus_workloads.training.held_ledgers import HeldLedger
 
 LOCK_SECONDS = 10.0  # another job's silo on the same budget holds the log for milliseconds
 
@@ -44,11 +43,11 @@ class _Read:
 
 
 class SiloLedger:
-    """The ledger that a silo charges; `key` is its identity, which signs the log beside it."""
+    """The ledger that a silo charges, and its log; `key` is its identity, which signs the log."""
 
-    def __init__(self, path: Path, key: Ed25519PrivateKey) -> None:
-        self._ledger = SqliteLedger(path)
-        self._log = log_path(path)
+    def __init__(self, ledger: HeldLedger, log: Path, key: Ed25519PrivateKey) -> None:
+        self._ledger = ledger
+        self._log = log
         self._key = key
         self._identity = key.public_key().public_bytes_raw()
         self._read_already = _Read(inode=0)
@@ -82,7 +81,7 @@ class SiloLedger:
         if _last_attempt(before, job_uid) >= attempt or _last_attempt(after, job_uid) != attempt:
             raise LedgerBehind(
                 f"the ledger is an old copy: attempt {attempt} was charged where earlier charges are missing",
-                where=str(self._ledger.path),
+                where=self._ledger.where,
                 cure="take them over as spent with: foedus budget reconcile",
             )
 
@@ -92,7 +91,7 @@ class SiloLedger:
             charges = self._read_log(descriptor)
             # After the log: who charges elsewhere commits to the ledger before it takes the log.
             record = self._ledger.read()
-            check_not_behind(record, charges, str(self._ledger.path))
+            check_not_behind(record, charges, self._ledger.where)
             lines = tuple(next_lines(charges, record, self._identity, self._key.sign))
             try:
                 for line in lines:

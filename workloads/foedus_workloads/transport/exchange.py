@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import get_args
 
@@ -16,6 +16,7 @@ from foedus_contract.exit_codes import ExitCode
 from foedus_contract.wire import CoordinatorMessage
 from foedus_workloads.transport.framing import COORDINATOR_HEADER, PATH, SEQUENCE_HEADER, read_frame
 from foedus_workloads.transport.sessions import NoSession
+from foedus_workloads.transport.tls_faults import dates_refused, identity_refused, version_refused
 
 Frame = tuple[CoordinatorMessage, bytes]
 Answer = tuple[int, Frame] | None
@@ -23,7 +24,6 @@ Answer = tuple[int, Frame] | None
 MAX_ANSWER_TEXT = 300  # characters kept of a refusal's one line
 PROBE_SECONDS = 1.0  # a refusal comes within a round trip; an accepted connection stays open far longer
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
-DATE_FAULTS = frozenset({9, 10})  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 _COORDINATOR_KINDS = get_args(CoordinatorMessage)
 
 
@@ -108,16 +108,16 @@ class Exchange:
             raise Unavailable("the coordinator has no address yet", where=self.hostname) from None
 
     def _fault(self, error: BaseException, where: str) -> FoedusError:
-        if (dates := _dates_refused(error)) is not None:
+        if (dates := dates_refused(error)) is not None:
             return Refused(
                 f"the coordinator's certificate is refused ({dates})",
                 where=f"{self.hostname} at {where}",
                 cure="compare both machines' clocks, or create the job again: each job has certificates of its own",
                 code=ExitCode.IDENTITY_REFUSED,
             )
-        if _identity_refused(error):
+        if identity_refused(error):
             return _certificate_refused(f"{self.hostname} at {where}")
-        if _version_refused(error):
+        if version_refused(error):
             return Refused(
                 "the coordinator does not speak TLS 1.3",
                 where=f"{self.hostname} at {where}",
@@ -172,37 +172,3 @@ async def _refusal(response: aiohttp.ClientResponse) -> FoedusError:
     if response.status in TRANSIENT:
         return Unavailable(text)
     return InvalidInput(f"status {response.status}, {text}")
-
-
-def _version_refused(error: BaseException) -> bool:
-    return any(isinstance(each, ssl.SSLError) and "PROTOCOL" in _reason(each) for each in _chain(error))
-
-
-def _reason(error: ssl.SSLError) -> str:
-    return str(getattr(error, "reason", ""))  # aiohttp's own kind of SSLError is made without one
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__ or seen.__context__
-
-
-def _dates_refused(error: BaseException) -> str | None:
-    """Return what OpenSSL says of a certificate that is not good now; None when that is not the fault."""
-    for seen in _chain(error):
-        # aiohttp's own kind of this error is made without OpenSSL's words; the one that it was made from follows.
-        if isinstance(seen, ssl.SSLCertVerificationError) and getattr(seen, "verify_code", None) in DATE_FAULTS:
-            return seen.verify_message
-    return None
-
-
-def _identity_refused(error: BaseException) -> bool:
-    """Tell a certificate that was refused, by us or by the other side's alert, from a connection that broke."""
-    for seen in _chain(error):
-        if isinstance(seen, ssl.SSLCertVerificationError | aiohttp.ClientConnectorCertificateError):
-            return True
-        if isinstance(seen, ssl.SSLError) and any(word in _reason(seen) for word in ("CERTIFICATE", "UNKNOWN_CA")):
-            return True
-    return False

@@ -1,0 +1,235 @@
+"""What happens to the operator's work when its leader is killed, or stopped and woken again.
+
+Two operators run against a real API server, under the admission policies.
+
+killed   The leader gets SIGKILL, a job is created at once, and the clock runs until its status is there: the other one
+         has waited out the lease, looked at everything, and reconciled. ROUNDS times; the value is the longest.
+stopped  The leader gets SIGSTOP in the middle of writes to ledgers: jobs that have ended hold accounts on four budgets,
+         which it closes one by one. After 60 s it is woken. The audit log must show no write of its to a ledger that
+         was accepted after the other one took over, it must have ended by itself, and one more pass of the new leader
+         over every object must change nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+from e2e.cluster.cluster import Cluster
+from e2e.cluster.kubectl import wait_for
+from e2e.cluster.progress import Progress
+from tests.support.brain import SILOS
+
+from benchmarks.api_cluster import OPERATOR, POLICIES, apply, control_plane, namespace
+from benchmarks.harness import Benchmark, Outcome
+from benchmarks.jobs import create_all, end_all, privacy_budget, training_job
+from benchmarks.operators import (
+    Operator,
+    audit_entries,
+    credential_of,
+    operators,
+    seconds_until,
+    wait_for_leader,
+)
+from foedus_contract.exit_codes import ExitCode
+from foedus_engine.decide.plan import BudgetKey
+from foedus_ledger.mechanisms import Mechanism
+from foedus_operator.api_server import connect, load_configuration
+from foedus_operator.ledgers import KubeLedgers
+
+ROUNDS = int(os.environ.get("ROUNDS", "5"))
+JOBS = 30  # that have ended and hold accounts: 120 ledger writes
+STOPPED_SECONDS = 60.0
+NAMESPACE = "bench-failover"
+LEASE = "bench-lease"
+PATIENCE = 180.0
+SETTLE_SECONDS = 10.0  # a pass over some forty objects takes one or two
+WRITES = frozenset({"create", "update", "patch", "delete"})
+
+
+def measure(folder: Path) -> Outcome:
+    """Kill leaders, then stop one; the value is the longest time to the next reconcile."""
+    progress = Progress()
+    with control_plane(folder, progress) as cluster:
+        apply(cluster, namespace(NAMESPACE, {"foedus.dev/budgets": "kept"}))
+        apply(cluster, *(privacy_budget(NAMESPACE, silo) for silo in SILOS))
+        apply(cluster, *yaml.safe_load_all(POLICIES.read_text("utf-8")))
+        with operators(cluster, folder, LEASE, "one", "two") as pair:
+            seconds = [kill_leader(cluster, pair, number, progress) for number in range(ROUNDS)]
+            for operator in pair:
+                operator.end()
+            found = stop_leader(cluster, pair, progress)
+    met = not found["acceptedLedgerWrites"] and not found["acceptedWrites"] and not found["changed"] and found["ended"]
+    met = met and 0 < found["closedBefore"] < found["accounts"] == found["closedAfter"]
+    details = {"rounds": ROUNDS, "seconds": [round(each, 2) for each in seconds], "stopped": found}
+    return Outcome(value=max(seconds), met=met, details=details)
+
+
+def kill_leader(cluster: Cluster, pair: list[Operator], number: int, progress: Progress) -> float:
+    """Return the seconds from the leader's end to the next reconcile."""
+    first, second = pair if number % 2 == 0 else pair[::-1]
+    if first.process is None:
+        first.start()
+    wait_for_leader(cluster, LEASE, first.name)
+    create_suspended(cluster, f"before-{number}")
+    wait_for("the leader's work", lambda: is_reconciled(cluster, f"before-{number}"), PATIENCE)
+    second.end()
+    second.start()
+    wait_for("the other one", lambda: is_up(second), PATIENCE)
+    since = time.monotonic()
+    first.signal(signal.SIGKILL)
+    first.wait(10)
+    create_suspended(cluster, f"after-{number}")
+    name = f"after-{number}"
+    took = seconds_until(lambda: is_reconciled(cluster, name), since, "the next reconcile", PATIENCE)
+    progress.say(f"the next reconcile came {took:.1f} s after SIGKILL")
+    return took
+
+
+def is_up(operator: Operator) -> bool:
+    """Say whether the process answers on its health port, which it does before it waits for the lease."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", int(operator.environ["FOEDUS_OPERATOR_HEALTH_PORT"]))) == 0
+
+
+def create_suspended(cluster: Cluster, name: str) -> None:
+    """Create a job that the operator has only to tell the status of."""
+    apply(cluster, training_job(NAMESPACE, name, suspend=True))
+
+
+def is_reconciled(cluster: Cluster, name: str) -> bool:
+    """Say whether the job has a status."""
+    status = cluster.kubectl.get("-n", NAMESPACE, "federatedtrainingjob", name).get("status") or {}
+    return status.get("phase") == "Suspended"
+
+
+def stop_leader(cluster: Cluster, pair: list[Operator], progress: Progress) -> dict[str, Any]:
+    """Stop the leader amid ledger writes, wake it later; return what it did and what is left."""
+    old, new = pair
+    old.start()
+    wait_for_leader(cluster, LEASE, old.name)
+    new.start()
+    wait_for("the other one", lambda: is_up(new), PATIENCE)
+    made = asyncio.run(reserve_on_all(cluster))
+    asyncio.run(end_all(cluster.layout.kubeconfig, made))
+    accounts = JOBS * len(SILOS)
+    wait_for("some closings", lambda: closed(cluster) > accounts // 10, PATIENCE, pause=0.02)
+    old.signal(signal.SIGSTOP)
+    stopped = time.monotonic()
+    before = closed(cluster)
+    wait_for_leader(cluster, LEASE, new.name)
+    progress.say(f"the leader was stopped after {before} of {accounts} closings")
+    wait_for("all closings", lambda: closed(cluster) == accounts, PATIENCE)
+    time.sleep(max(0.0, stopped + STOPPED_SECONDS - time.monotonic()))
+    old.signal(signal.SIGCONT)
+    ended = old.wait(60)
+    changed = pass_again(cluster)
+    writes = writes_after_takeover(cluster, old, new)
+    ledger = [entry for entry in writes if entry["objectRef"].get("resource") == "privacybudgets"]
+    return {
+        "accounts": accounts,
+        "closedBefore": before,
+        "closedAfter": closed(cluster),
+        "ended": ended == ExitCode.UNAVAILABLE,
+        "exitCode": ended,
+        "acceptedLedgerWrites": [shown(entry) for entry in ledger if is_accepted(entry)],
+        "acceptedWrites": [shown(entry) for entry in writes if is_accepted(entry)],
+        "refusedWrites": [shown(entry) for entry in writes if not is_accepted(entry)],
+        "changed": changed,
+    }
+
+
+async def reserve_on_all(cluster: Cluster) -> list[dict[str, Any]]:
+    """Create suspended jobs, reserve on their budgets as the operator does, and return them."""
+    jobs = [training_job(NAMESPACE, f"ended-{number:03}", suspend=True) for number in range(JOBS)]
+    made = await create_all(cluster.layout.kubeconfig, jobs)
+    async with connect(await load_configuration(cluster.layout.kubeconfig)) as server:
+        server._client.set_default_header("Impersonate-User", OPERATOR)
+        ledgers, mechanism = KubeLedgers(server), Mechanism(noise_multiplier=1000.0)
+        for job in made:
+            for silo in SILOS:
+                key = BudgetKey(NAMESPACE, f"budget-{silo}")
+                uid, name = job["metadata"]["uid"], job["metadata"]["name"]
+                await ledgers.reserve(key, job_uid=uid, mechanism=mechanism, count=4, claimant=name)
+    return made
+
+
+def closed(cluster: Cluster) -> int:
+    """Return how many accounts are closed."""
+    budgets = cluster.kubectl.get("-n", NAMESPACE, "privacybudgets")["items"]
+    accounts = [account for budget in budgets for account in (budget.get("status") or {}).get("accounts", {}).values()]
+    return sum(account["state"] == "Closed" for account in accounts)
+
+
+def pass_again(cluster: Cluster) -> list[str]:
+    """Touch every job, let the leader look at it, and return which objects it changed."""
+    before = stamps(cluster)
+    cluster.kubectl("-n", NAMESPACE, "annotate", "federatedtrainingjobs", "--all", "bench=again", "--overwrite")
+    time.sleep(SETTLE_SECONDS)
+    after = stamps(cluster)
+    return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+
+
+def stamps(cluster: Cluster) -> dict[str, str]:
+    """Return what every object says, the annotation that a pass is asked for with left out."""
+    kinds = "federatedtrainingjobs,privacybudgets,jobs,configmaps,services,persistentvolumeclaims"
+    found = {}
+    for item in cluster.kubectl.get("-n", NAMESPACE, kinds)["items"]:
+        told = {name: part for name, part in item.items() if name != "metadata"}
+        found[f"{item['kind']}/{item['metadata']['name']}"] = json.dumps(told, sort_keys=True)
+    return found
+
+
+def writes_after_takeover(cluster: Cluster, old: Operator, new: Operator) -> list[dict[str, Any]]:
+    """Return the old leader's writes that the API server answered after the new one had taken the lease."""
+    entries = [entry for entry in audit_entries(cluster) if entry["verb"] in WRITES]
+    taken = max(
+        entry["stageTimestamp"]
+        for entry in entries
+        if credential_of(entry) == new.credential
+        and entry["objectRef"].get("resource") == "leases"
+        and is_accepted(entry)
+        and not _renews(entries, entry, new)
+    )
+    return [entry for entry in entries if credential_of(entry) == old.credential and entry["stageTimestamp"] > taken]
+
+
+def _renews(entries: list[dict[str, Any]], entry: dict[str, Any], new: Operator) -> bool:
+    """Say whether the write of the lease before this one was the same process's."""
+    before = [
+        each
+        for each in entries
+        if each["objectRef"].get("resource") == "leases"
+        and is_accepted(each)
+        and each["objectRef"].get("namespace") == LEASE
+        and each["stageTimestamp"] < entry["stageTimestamp"]
+    ]
+    return bool(before) and credential_of(max(before, key=lambda each: each["stageTimestamp"])) == new.credential
+
+
+def is_accepted(entry: dict[str, Any]) -> bool:
+    """Say whether a request took effect."""
+    return int(entry["responseStatus"]["code"]) < 300
+
+
+def shown(entry: dict[str, Any]) -> str:
+    """Return a request in one line."""
+    about, code = entry["objectRef"], entry["responseStatus"]["code"]
+    return f"{entry['stageTimestamp']} {entry['verb']} {about.get('resource')}/{about.get('name')} {code}"
+
+
+BENCHMARK = Benchmark(
+    name="failover",
+    shows="seconds from SIGKILL of the leading operator to the next reconcile; one that wakes up writes nothing",
+    unit="s",
+    target=20,
+    bound="at most",
+    measure=measure,
+)
