@@ -43,6 +43,7 @@ from foedus_engine.build.storage import (
     build_ca_secret,
     build_client_secret,
     build_coordinator_secret,
+    build_ledger_claim,
     build_output_claim,
     build_state_claim,
 )
@@ -85,6 +86,8 @@ SERVICE = LedgerService(
 )
 ON_CLUSTER = Settings(image="example.org/foedus:test", ledger=SERVICE)
 
+OUTLIVES = {"ledger-claim": "uid-of-the-budget"}  # what belongs to a budget, and not to a job
+
 BUILT: dict[str, Any] = {
     "ca-secret": build_ca_secret(OWNER),
     "client-config": build_client_config(OWNER, JOB, JOB.spec.clients[0], PLAN, SETTINGS),
@@ -112,6 +115,7 @@ BUILT: dict[str, Any] = {
     "inspector-job": build_inspector_job(OWNER, JOB, SETTINGS),
     "inspector-job-volume": build_inspector_job(OWNER, ON_VOLUME, SETTINGS),
     "service-account": build_service_account(OWNER, "client"),
+    "ledger-claim": build_ledger_claim("team-a", "budget-silo-1", OUTLIVES["ledger-claim"]),
     "policy": build_policy(OWNER, KEYS),
 }
 
@@ -212,7 +216,7 @@ def test_what_a_pod_needs_is_made_before_its_job() -> None:
         assert set(kinds[kinds.index("Job") :]) == {"Job"}
 
 
-def test_no_pod_has_a_token_and_each_role_has_an_account_of_its_own() -> None:
+def test_no_pod_has_a_token_of_the_cluster_and_each_role_has_an_account_of_its_own() -> None:
     accounts = {}
     for manifest in job_manifests():
         pod = manifest["spec"]["template"]
@@ -222,10 +226,10 @@ def test_no_pod_has_a_token_and_each_role_has_an_account_of_its_own() -> None:
 
 
 def test_every_child_is_owned_and_labelled() -> None:
-    for manifest in BUILT.values():
+    for name, manifest in BUILT.items():
         metadata = manifest["metadata"]
-        assert metadata["ownerReferences"][0]["uid"] == meta().uid
-        assert metadata["labels"]["foedus.dev/job"] == "demo"
+        assert [owner["uid"] for owner in metadata["ownerReferences"]] == [OUTLIVES.get(name, meta().uid)]
+        assert metadata["labels"].get("foedus.dev/job") == (None if name in OUTLIVES else "demo")
         assert len(yaml.safe_dump(manifest)) < MAX_MANIFEST_BYTES
 
 

@@ -80,6 +80,9 @@ async def test_a_fresh_budget_is_available_and_its_accounts_stay_as_they_were_re
     assert plan.status is not None
     assert (plan.status["epsilonSpent"], plan.status["epsilonReserved"], plan.status["observedGeneration"]) == (0, 0, 3)
     assert plan.status["accounts"] is STORED["accounts"]
+    (claim,) = [ensure.manifest for ensure in plan.ensure]
+    assert (claim["kind"], claim["metadata"]["name"]) == ("PersistentVolumeClaim", "b-ledger")
+    assert [owner["uid"] for owner in claim["metadata"]["ownerReferences"]] == ["u"]
 
 
 async def test_what_is_spent_and_what_may_still_be_spent_is_said_in_epsilon() -> None:
