@@ -58,7 +58,9 @@ async def gather_training(
         return Observed(meta)
     found, foreign = await _children(cluster, job, meta)
     children = {key: _child(each) for key, each in found.items()}
-    pods = await cluster.pods([each for (kind, _), each in found.items() if kind == "Job"])
+    jobs = [each for (kind, _), each in found.items() if kind == "Job"]
+    # What the pods of a job that is over would say has been heard.
+    pods: Mapping[str, PodsView] = {} if is_terminal(meta.status) else await cluster.pods(jobs)
     identities, failures = _silo_reports(job, meta, pods)
     coordinator = pods.get(names.coordinator(meta.name), PodsView())
     records, faults = await _budgets(ledgers, job, meta, _heads(coordinator, identities))
