@@ -49,6 +49,7 @@ from foedus_workloads.training.silo_ledger import SiloLedger
 
 T = TypeVar("T")
 OPERATIONS = int(os.environ.get("OPS", "100000"))
+KILLS = max(10, OPERATIONS // 1000)
 WRITERS, BUDGETS = 8, 4
 NAMESPACE = "bench-ledger"
 EPSILON, DELTA = 1.0, 1e-5
@@ -56,6 +57,7 @@ LIMIT = limit_of(EPSILON, DELTA)
 FILLED = 0.95  # of each budget, by an account that nobody charges
 FILLERS = 1000  # releases of that account
 CLOSINGS = 25  # a writer's, so that a budget has some hundred accounts at most
+MOST_CLOSINGS = 0.02  # of its operations
 UNGUARDED = 600  # operations of the build without resourceVersion
 START_SECONDS = 600.0  # of an API server; it takes ten, and far more on a machine that does other work
 SEED = 7
@@ -85,7 +87,7 @@ class Session:
     @property
     def capacity(self) -> int:
         """Return how many releases a budget has room for beside what fills it: somewhat less than are asked for."""
-        return max(8, self.operations * WRITERS // len(self.budgets) * 3 // 4)
+        return max(8, self.operations * WRITERS // len(self.budgets) * 4 // 5)
 
     @property
     def noise(self) -> float:
@@ -102,10 +104,11 @@ class Session:
         self.tasks = parent.stdin
         try:
             async with asyncio.TaskGroup() as group:
-                listener = group.create_task(self.listen(parent.stdout, group))
+                listeners = [group.create_task(self.listen(parent.stdout, group)), group.create_task(self.tidy())]
                 supervisors = [group.create_task(self.supervise(number)) for number in range(WRITERS)]
                 await asyncio.wait(supervisors)
-                listener.cancel()
+                for listener in listeners:
+                    listener.cancel()
         finally:
             parent.stdin.close()
             await parent.wait()
@@ -119,6 +122,13 @@ class Session:
             else:
                 group.create_task(self.hear(word))
         raise RuntimeError("the writers' parent has ended")
+
+    async def tidy(self) -> None:
+        """Remove the full files of the audit log, which nobody reads here, now and then."""
+        while True:
+            for file in self.cluster.layout.logs.glob("audit-*.log"):
+                file.unlink()
+            await asyncio.sleep(10)
 
     def history(self, number: int) -> Path:
         """Return a writer's notes."""
@@ -138,24 +148,27 @@ class Session:
                 operations=self.operations,
                 capacity=self.capacity,
                 noise=self.noise,
-                closings=CLOSINGS / self.operations,
+                closings=min(MOST_CLOSINGS, CLOSINGS / self.operations),
                 seed=SEED,
                 die_at="" if last else POINTS[(kill + number) % len(POINTS)],
                 die_after=self.rng.randint(life // 2, life),
                 kill_after=self.rng.randint(1, life) if kill < self.server_kills else 0,
                 guarded=self.guarded,
             )
-            await self.live(task)
+            if not await self.live(task):
+                return
 
-    async def live(self, task: Task) -> None:
-        """Run a writer until it is killed or done."""
+    async def live(self, task: Task) -> bool:
+        """Run a writer until it is done, or killed, which is said."""
         self.tasks.write(json.dumps(asdict(task)).encode() + b"\n")
         await self.tasks.drain()
         code = await self.ended[task.number].get()
-        if code == -signal.SIGKILL:
-            self.done[task.die_at] += 1
-        elif code != 0:
+        if code == 0:
+            return False
+        if code != -signal.SIGKILL:
             raise RuntimeError(f"writer {task.number} ended with {code}")
+        self.done[task.die_at] += 1
+        return True
 
     async def hear(self, word: str) -> None:
         """Do what a writer asks for."""
@@ -311,8 +324,6 @@ def measure(folder: Path) -> Outcome:
     """Run all four parts; the value is the number of violations."""
     progress = Progress()
     each = max(10, OPERATIONS // WRITERS)
-    kills = max(10, OPERATIONS // 1000)
-    server_kills = max(1, kills // 10)
     with control_plane(folder, progress) as cluster:
         apply(cluster, namespace(NAMESPACE, {"foedus.dev/budgets": "kept"}), administrators(OPERATOR, LEDGER))
         apply(cluster, *yaml.safe_load_all(POLICIES.read_text("utf-8")))
@@ -321,8 +332,8 @@ def measure(folder: Path) -> Outcome:
             folder,
             tuple(f"budget-{number}" for number in range(BUDGETS)),
             each,
-            -(-kills // WRITERS),
-            -(-server_kills // WRITERS),
+            KILLS * 5 // 4 // WRITERS + 1,  # some lives end before their kill
+            KILLS // 10 // WRITERS + 1,
             snapshot=folder.absolute() / "half.db",
         )
         asyncio.run(make_budgets(session))
@@ -362,7 +373,7 @@ def report(
     seen_old = all(all(each) for each in restored["flagged"].values())
     met = (
         len(entries) >= session.operations * WRITERS
-        and kills >= WRITERS * session.kills
+        and kills >= KILLS
         and all(session.done[point] for point in (*POINTS, ASK_KILL))
         and lost > 0
         and seen_old

@@ -135,7 +135,7 @@ def _limits(done: Iterable[Entry], final: Final, limit: float) -> Iterator[str]:
 
 def _versions(entries: Iterable[Entry], done: Iterable[Entry], final: Final) -> Iterator[str]:
     sure = sum(entry.wrote for entry in done)
-    maybe = sum(entry.outcome != "done" and entry.sent and entry.op != "read" for entry in entries)
+    maybe = sum(entry.sent and not entry.wrote and entry.op != "read" for entry in entries)
     if not sure <= final.version <= sure + maybe:
         yield f"version {final.version} after {sure} answered writes and {maybe} that may have happened"
 

@@ -156,6 +156,7 @@ def read_record(obj: Object) -> BudgetRecord:
                 delta=spec.delta,
                 owner=spec.owner,
                 labels=spec.labels,
+                least_colluders=spec.least_colluders,
             ),
             accounts=accounts,
             version=sum(1 + each.charged + (each.state == "Closed") for each in accounts.values()),

@@ -237,6 +237,9 @@ JOBS += [
 ]
 BUDGETS: list[tuple[str, Any, str | None]] = [
     ("spec.owner", "Hospital A", None),
+    ("spec.leastColluders", 0, None),
+    ("spec.leastColluders", -1, "spec.leastColluders: must be at least 0"),
+    ("spec.leastColluders", 51, "spec.leastColluders: must be at most 50"),
     ("spec.labels", ["sport", "tech"], None),
     ("spec.labels", [], None),
     ("spec.labels", [""], "spec.labels[0]: must not be empty"),

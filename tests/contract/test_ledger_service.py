@@ -378,7 +378,7 @@ async def test_older_tls_plain_text_and_foreign_authorities_are_refused(
 async def test_without_its_right_to_write_nothing_is_said_to_be_charged(
     server: ApiServer, job: TrainingJob, tmp_path: Path
 ) -> None:
-    rules = [rule for rule in RULES if rule["resources"] != ["privacybudgets/status"]]
+    rules = [rule for rule in RULES if rule.get("resources") != ["privacybudgets/status"]]
     identity = await make_identity(server, f"reader-{uuid.uuid4().hex[:8]}", rules, tmp_path)
     token = await job.token_file(await job.start("silo-1"))
     async with ledger_service(identity, tmp_path) as reader:

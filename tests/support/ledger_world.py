@@ -1,7 +1,7 @@
 """The ledger service as a process beside a real API server, and pods of real Jobs that ask it.
 
-The service runs as its own ServiceAccount with the rights below and no others. No node is needed: a pod that is Pending
-has a UID, an owner and tokens.
+The service runs as its own ServiceAccount with the rights that the chart gives it and no others. No node is needed: a
+pod that is Pending has a UID, an owner and tokens.
 """
 
 from __future__ import annotations
@@ -45,14 +45,12 @@ from support.kubernetes import kubeconfig, make_namespace
 SYSTEM = "foedus-system"
 MECHANISM = Mechanism(noise_multiplier=100.0)
 QUICK = ClientSettings(patience_seconds=0.0, pause_seconds=0.1)
-RULES = [
-    {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]},
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]},
-    {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["get"]},
-    {"apiGroups": ["foedus.dev"], "resources": ["federatedtrainingjobs", "privacybudgets"], "verbs": ["get"]},
-    {"apiGroups": ["foedus.dev"], "resources": ["privacybudgets/status"], "verbs": ["update"]},
-    {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]},
-]
+CHART = Path(__file__).parents[1] / "golden/chart/default.yaml"
+RULES: list[dict[str, Any]] = next(
+    document["rules"]
+    for document in yaml.safe_load_all(CHART.read_text("utf-8"))
+    if document and (document["kind"], document["metadata"]["name"]) == ("ClusterRole", "foedus-ledger")
+)
 
 
 async def make_identity(server: ApiServer, name: str, rules: list[dict[str, Any]], folder: Path) -> Path:

@@ -88,6 +88,12 @@ def append_durably(descriptor: int, line: bytes) -> None:
         raise
 
 
+def read_at_most(path: Path, most: int) -> bytes:
+    """Return what the file holds, at most one byte more than `most`: so that a longer one is known; raises OSError."""
+    with path.open("rb") as file:
+        return file.read(most + 1)
+
+
 def write_durably(path: Path, content: bytes) -> None:
     """Make `path` hold `content`, for this user alone; after a crash it holds that or what it held before.
 

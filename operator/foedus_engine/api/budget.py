@@ -38,6 +38,8 @@ class PrivacyBudgetSpec(ApiModel):
     """Who decides about the dataset."""
     labels: Annotated[tuple[Label, ...], Field(max_length=limits.MAX_LABELS, json_schema_extra=ATOMIC)] = ()
     """All labels that records may bear; public. A job must know them all, and without them no job may use the data."""
+    least_colluders: Annotated[int, Field(ge=0, le=limits.MAX_SILOS)] = 1
+    """How many silos a job must assume, at least, to tell the coordinator all they know; not asked with local noise."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(

@@ -212,8 +212,17 @@ def _view(key: BudgetKey, record: BudgetRecord | None, uid: str) -> BudgetView |
     )
     spec = record.spec
     others = {held.claimant for other, held in record.accounts.items() if other != uid and held.state == "Open"}
-    held = tuple(sorted(others))
-    return BudgetView(key, spec.digest, spec.records, spec.epsilon, spec.delta, view, held, spec.labels)
+    return BudgetView(
+        key,
+        spec.digest,
+        spec.records,
+        spec.epsilon,
+        spec.delta,
+        account=view,
+        holders=tuple(sorted(others)),
+        labels=spec.labels,
+        least_colluders=spec.least_colluders,
+    )
 
 
 def _silo_reports(

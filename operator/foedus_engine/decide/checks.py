@@ -97,6 +97,19 @@ def check_labels(job: FederatedTrainingJob, observed: Observed) -> Problem | Non
     return None
 
 
+def check_colluders(job: FederatedTrainingJob, observed: Observed) -> Problem | None:
+    """The job assumes as many colluders as each holder wants assumed, unless a silo's own noise is all of it."""
+    assumed = job.spec.aggregation.colluders
+    for silo, budget in _budgets(observed).items():
+        if job.spec.privacy.noise != "Local" and assumed < budget.least_colluders:
+            return _not_accepted(
+                Reason.INVALID_SPEC,
+                f"spec.aggregation.colluders: {assumed} are assumed, PrivacyBudget {budget.key} of {silo} asks for at "
+                f"least {budget.least_colluders}; raise it, or set spec.privacy.noise: Local",
+            )
+    return None
+
+
 def check_datasets(job: FederatedTrainingJob, observed: Observed) -> Problem | None:
     """No two silos hold the same data: silos compose in parallel only over disjoint records."""
     seen: dict[str, str] = {}
@@ -230,6 +243,7 @@ CHECKS_WITHOUT_MODEL: tuple[Check, ...] = (
     check_ledgers,
     check_budgets,
     check_labels,
+    check_colluders,
     check_datasets,
     check_delta,
 )

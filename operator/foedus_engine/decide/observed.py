@@ -72,6 +72,7 @@ class BudgetView:
     account: AccountView | None = None
     holders: tuple[str, ...] = ()  # the claimants of other jobs' open accounts
     labels: tuple[str, ...] = ()  # all that records may bear, as their holder declared
+    least_colluders: int = 1  # that the holder wants assumed
 
 
 @dataclass(frozen=True)

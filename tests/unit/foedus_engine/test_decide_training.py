@@ -95,6 +95,13 @@ LARGE = replace(CALIBRATED, noise_multiplier=400.0, fresh_noise_multiplier=400.0
             "InvalidData",
             "silo silo-1: PrivacyBudget team-a/budget-silo-1 declares no labels",
         ),
+        (
+            fresh(),
+            {"aggregation": {"colluders": 0}},
+            "Accepted",
+            "InvalidSpec",
+            "0 are assumed, PrivacyBudget team-a/budget-silo-1 of silo-1 asks for at least 1",
+        ),
         (fresh(), {"privacy": {"delta": 0.0005}}, "Accepted", "DeltaTooLarge", "below 1/N = 0.0005 for the 2000"),
         (fresh(model=ModelView(problem="m: no config.json; x")), {}, "Accepted", "InvalidModel", "no config.json"),
         (fresh(model=replace(MODEL, positions=32)), {}, "Accepted", "InvalidModel", "64 tokens are asked for"),
@@ -138,6 +145,15 @@ def test_first_failure_is_the_reason_and_nothing_is_made(
 
 DAMAGED = LedgerFault("silo silo-3: PrivacyBudget team-a/budget-silo-3: the ledger cannot be trusted", reason="Damaged")
 AWAY, BEHIND = replace(DAMAGED, reason="Unavailable"), replace(DAMAGED, reason="Behind")
+
+
+@pytest.mark.parametrize(
+    ("least", "spec"),
+    [(1, {}), (0, {"aggregation": {"colluders": 0}}), (9, {"privacy": {"noise": "Local"}})],
+)
+def test_as_many_colluders_as_the_holders_ask_for_are_enough(least: int, spec: dict[str, Any]) -> None:
+    budgets = {silo: replace(budget(silo), least_colluders=least) for silo in SILOS}
+    assert condition(decide(fresh(budgets=budgets), **spec), "Accepted")[0] == "True"
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from foedus_workloads.training.job_effects import (
 from foedus_workloads.transport.events import Joined, Lost, Received
 from support.broadcasts import AUTHORITY, CHECKER, HOST, SIGNER, make_signer
 from support.certificates import Authority
+from support.heads import ANY_HEAD
 from support.training_plans import tiny_plan
 
 PLAN = tiny_plan("sha256:" + "0" * 64)  # 4 rounds and 1 spare attempt, 4 silos, t = 3
@@ -64,7 +65,7 @@ class Coordinator:
         self.state = step.state
         self.effects += step.effects
 
-    def join(self, *silos: str, head: LedgerHead | None = None) -> None:
+    def join(self, *silos: str, head: LedgerHead = ANY_HEAD) -> None:
         for silo in silos:
             join = Join(silo=silo, incarnation=1, identity=b"k" * 32, plan_digest=PLAN.digest(), head=head)
             self.take(Joined(silo, join))
