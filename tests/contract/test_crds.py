@@ -277,6 +277,10 @@ def test_pydantic_and_the_crd_agree(base: dict[str, Any], path: str, value: Any,
     assert found != []
 
 
+def head(count: int) -> dict[str, Any]:
+    return {"count": count, "hash": "sha256:" + "e" * 64, "signature": "c2ln"}
+
+
 U = "status.accounts.uid-1"
 CLOSED = changed(budget(), f"{U}.state", "Closed")
 TRANSITIONS: list[tuple[dict[str, Any], str, Any, str | None]] = [
@@ -310,6 +314,10 @@ TRANSITIONS: list[tuple[dict[str, Any], str, Any, str | None]] = [
     (budget(), U, GONE, "status.accounts: accounts cannot be removed"),
     (budget(), "status.accounts", GONE, "status.accounts: accounts cannot be removed"),
     (budget(), "status", GONE, "status: the ledger cannot be removed"),
+    (budget(), "status.head", head(2), None),
+    (changed(budget(), "status.head", head(2)), "status.head", head(3), None),
+    (changed(budget(), "status.head", head(2)), "status.head", head(1), "status.head: what was seen of the silo's log"),
+    (changed(budget(), "status.head", head(2)), "status.head", GONE, "status.head: what was seen of the silo's log"),
     (CLOSED, f"{U}.charged", 4, None),
     (CLOSED, f"{U}.charged", 2, f"{U}.charged: cannot fall: what was spent stays spent"),
     (CLOSED, f"{U}.state", "Open", f"{U}: a closed account is not opened again"),
