@@ -61,8 +61,7 @@ class StoreServer(ApiServer):
         key = ObjectKey(version, kind, parts["namespace"] or "", parts["name"] or "")
         if verb == "GET" and not key.name:
             self._note(parts, "list")
-            labels = dict(each.split("=") for each in (query or {}).get("labelSelector", "").split(",") if each)
-            return {"items": self._store.list(version, kind, parts["namespace"], labels), "metadata": {}}
+            return {"items": self._list(key, parts["namespace"], query or {}), "metadata": {}}
         if verb == "GET":
             self._note(parts, "get")
             return self._store.get(key)
@@ -75,6 +74,17 @@ class StoreServer(ApiServer):
         extra = {POD_NAME: [name], POD_UID: [pod["metadata"]["uid"]]}
         user = {"username": f"{ACCOUNT}{namespace}:default", "extra": extra}
         return {"status": {"authenticated": True, "audiences": [AUDIENCE], "user": user}}
+
+    def _list(self, kind: ObjectKey, namespace: str | None, query: Mapping[str, str]) -> list[Answer]:
+        """Return what bears all labels of `a=b,c=d`, or one of `a in (b,c)`; of events, those about one uid."""
+        selector, about = query.get("labelSelector", ""), query.get("fieldSelector", "")
+        among = re.fullmatch(r"(\S+) in \((.*)\)", selector)
+        labels = {} if among else dict(each.split("=") for each in selector.split(",") if each)
+        found = [dict(each) for each in self._store.list(kind.api_version, kind.kind, namespace, labels)]
+        if among:
+            wanted = among[2].split(",")
+            found = [each for each in found if each["metadata"].get("labels", {}).get(among[1]) in wanted]
+        return [each for each in found if not about or f"uid={each['involvedObject']['uid']}," in about]
 
     def _write(self, verb: str, parts: Mapping[str, Any], key: ObjectKey, body: Mapping[str, Any]) -> Answer:
         self._note(parts, {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}[verb])

@@ -62,6 +62,7 @@ def without(silo: str) -> dict[str, Any]:
     return {name: None if name == silo else budget(name) for name in SILOS}
 
 
+FOREIGN_SERVICE = ObjectKey("v1", "Service", "team-a", "demo-coordinator")
 FOREIGN = ObjectKey("v1", "Secret", "team-a", "demo-ca")
 SHORT = Unplannable("BudgetInsufficient", "PrivacyBudget team-a/b: nothing left")
 LARGE = replace(CALIBRATED, noise_multiplier=400.0, fresh_noise_multiplier=400.0)
@@ -103,7 +104,6 @@ LARGE = replace(CALIBRATED, noise_multiplier=400.0, fresh_noise_multiplier=400.0
         ),
         (fresh(), {"privacy": {"delta": 0.0005}}, "Accepted", "DeltaTooLarge", "below 1/N = 0.0005 for the 2000"),
         (fresh(model=ModelView(problem="m: no config.json; x")), {}, "Accepted", "InvalidModel", "no config.json"),
-        (fresh(model=None), {}, "Accepted", "InvalidModel", "spec.model.source"),
         (fresh(model=replace(MODEL, positions=32)), {}, "Accepted", "InvalidModel", "64 tokens are asked for"),
         (
             fresh(),
@@ -291,7 +291,24 @@ def test_makes_all_children_once_every_silo_has_reserved() -> None:
         "demo-silo-1-tls",
     ]
     kinds = [manifest["kind"] for manifest in plan.apply]
-    assert {kind: kinds.count(kind) for kind in kinds} == {"ConfigMap": 5, "Service": 1, "Job": 5}
+    assert {kind: kinds.count(kind) for kind in kinds} == {
+        "ServiceAccount": 2,
+        "NetworkPolicy": 3,
+        "PodDisruptionBudget": 1,
+        "ConfigMap": 5,
+        "Service": 1,
+        "Job": 5,
+    }
+
+
+@pytest.mark.parametrize(("silos", "coordinator"), [(0, False), (2, False), (3, True), (4, True)])
+def test_the_coordinator_starts_once_a_quorum_of_silos_has_a_process(silos: int, coordinator: bool) -> None:
+    plan = decide(reserved(started=frozenset(f"demo-{silo}" for silo in SILOS[:silos])))
+    held = {item["metadata"]["name"] for item in plan.apply if item["kind"] == "Job" and item["spec"]["suspend"]}
+
+    assert held == (set() if coordinator else {"demo-coordinator"})
+    assert plan.status is not None
+    assert plan.status.get("joinStartTime") == ("2026-03-01T12:00:00Z" if coordinator else None)
 
 
 def test_same_world_same_plan() -> None:
@@ -495,9 +512,19 @@ def test_running_processes_are_left_alone_when_the_plan_cannot_be_made_again(cha
     assert first.status is not None
     plan = decide(running(meta=meta(dict(first.status)), **change))
 
-    assert (plan.apply, plan.ensure, plan.delete, plan.ledger) == ((), (), (), ())
+    assert (plan.ensure, plan.delete, plan.ledger) == ((), (), ())
+    assert "ConfigMap" not in {made["kind"] for made in plan.apply}
     assert plan.status is not None
     assert plan.status["plan"] == first.status["plan"]
+
+
+@pytest.mark.parametrize("change", [{"model": ModelView(problem="gone")}, {"foreign": (FOREIGN_SERVICE,)}])
+def test_processes_whose_plan_cannot_be_made_again_can_still_be_suspended(change: dict[str, Any]) -> None:
+    plan = decide(running(**change), suspend=True)
+
+    assert {made["spec"]["suspend"] for made in plan.apply if made["kind"] == "Job"} == {True}
+    foreign = change.get("foreign", ())
+    assert not [made for made in plan.apply if key_of(made) in foreign]
 
 
 def test_an_unreadable_object_is_refused_and_not_tried_again() -> None:

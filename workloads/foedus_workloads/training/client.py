@@ -79,7 +79,7 @@ class Prepared:
 
 async def run_client(spec: ClientRunSpec, around: Surroundings, sampler: Sampler) -> JobOver:
     """Take part in the job until the coordinator says that it is over; raises FoedusError when this silo must stop."""
-    progress = ProgressWriter(around.path(spec.progress))
+    progress = around.progress(spec.progress)
     state = around.path(spec.state)
     tls = around.tls(spec.tls)
     context = client_context(tls)
