@@ -90,10 +90,14 @@ def decide_carry_on(
 ) -> Plan:
     """Leave what processes were told alone, although the job could not be started again as things are.
 
-    They can still be suspended, and what they run in is mended.
+    They can still be suspended, and what they run in is mended; no process is made that is not there.
     """
     status = _running_status(job, observed, None, now, message)
-    mended = [each for each in _untold(job, observed, settings) if key_of(each) not in observed.foreign]
+    mended = [
+        each
+        for each in _untold(job, observed, settings)
+        if key_of(each) not in observed.foreign and (each["kind"] != "Job" or _child_of(each) in observed.children)
+    ]
     return Plan(
         apply=drifted(mended, observed),
         status=status,
