@@ -110,10 +110,11 @@ class Life:
         for silo in SILOS:
             digest = "sha256:" + hashlib.sha256(silo.encode()).hexdigest()
             spec = {
-                "dataset": {"digest": digest, "records": RECORDS},
+                "dataset": {"digest": digest, "records": RECORDS, "labels": ["no", "yes"]},
                 "epsilon": 1,
                 "delta": 1e-5,
                 "owner": silo,
+                "labels": ["no", "yes"],
             }
             meta = {"name": f"budget-{silo}", "namespace": self._namespace}
             body = {"apiVersion": names.API_VERSION, "kind": names.BUDGET_KIND, "metadata": meta, "spec": spec}

@@ -100,8 +100,11 @@ def write_durably(path: Path, content: bytes) -> None:
     Raises OSError. Of one path there is one writer at a time.
     """
     draft = path.with_name(path.name + ".draft")
-    _write_synced(draft, content)
-    draft.replace(path)
+    try:
+        _write_synced(draft, content)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
