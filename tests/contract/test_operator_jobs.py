@@ -59,6 +59,7 @@ class World:
         for number, silo in enumerate(SILOS, 1):
             spec = {
                 "dataset": {"digest": "sha256:" + f"{number:02x}" * 32, "records": 500},
+                "labels": ["no", "yes"],
                 "epsilon": 1,
                 "delta": 1e-5,
             }
