@@ -1,7 +1,8 @@
 """The noise of a release as it comes out of the whole path, against what the plan promises; and broken builds.
 
-A job without any gradient: clipping, rounding, a silo's noise share, masks, dropouts and unmasking are the production
-code, driven in memory, so what is released is noise alone. It is put to two tests:
+Records without any gradient: clipping, rounding, a silo's noise share, masks, dropouts and unmasking are the production
+code, so what is released is noise alone. They are called one after the other in memory, by the driver that the tests of
+secure aggregation have; model, processes, ledger and network are no part of it. It is put to two tests:
 
 variance  the sum of squares over its promised variance is χ² with one degree a coordinate (the fourth moment of a
           discrete Gaussian this wide is the normal one's);
@@ -236,7 +237,9 @@ def _shown(found: Found) -> dict[str, float]:
 
 BENCHMARK = Benchmark(
     name="audit-noise",
-    shows="the released noise passes a variance and a χ² test; builds with too little or reused noise are caught",
+    shows="zero sums sent in memory through clipping, rounding, sampler and secure aggregation's state machines (no "
+    "processes, no network) come out as the promised noise by a variance and a χ² test; builds with too little or "
+    "reused noise are caught",
     unit="chance",
     target=CAUGHT,
     bound="at most",

@@ -13,6 +13,7 @@ from foedus_contract.plan import LoraPlan, ModelPlan
 from foedus_contract.run_spec import ModelSource
 from foedus_workloads.training.base import check_base, resolve
 from foedus_workloads.training.data import read_records
+from foedus_workloads.training.local_step import MAX_ENCODED
 from foedus_workloads.training.model import AdaptedModel, Encoded
 
 EPOCHS = 8  # passes over all texts; the loss on them has flattened by then
@@ -58,7 +59,7 @@ def _model_plan(spec: Mapping[str, Any], digest: str) -> ModelPlan:
 
 def _read(model: AdaptedModel, plan: ModelPlan, files: Sequence[Path]) -> Labelled:
     records = [record for file in files for record in read_records(file, plan.labels).items]
-    texts = model.encode([record.text for record in records], batch=BATCH)
+    texts = model.encode([record.text for record in records], batch=MAX_ENCODED)
     return Labelled(texts, torch.tensor([plan.labels.index(record.label) for record in records]))
 
 

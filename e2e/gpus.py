@@ -33,7 +33,7 @@ def _offer(kubectl: Kubectl, node: str, count: str | None) -> None:
     patch = json.dumps({"status": status})
     kubectl("patch", "node", node, "--subresource=status", "--type=merge", f"--patch={patch}")
     # A kubelet that was about to report may undo the second half; it makes it good from the first.
-    wait_for(f"{GPU} on {node}: {count}", lambda: _allocatable(kubectl, node).get(GPU) == count, 30)
+    wait_for(f"{GPU} on {node}: {count}", lambda: _allocatable(kubectl, node).get(GPU) == count)
 
 
 def _allocatable(kubectl: Kubectl, node: str) -> dict[str, str]:

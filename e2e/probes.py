@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from e2e.cluster.kubectl import Kubectl
+from e2e.cluster.kubectl import PATIENCE, Kubectl
 
 PORT = 8080
 # Answers each connection with the pod's name. nc serves one connection, then the loop goes on.
@@ -49,9 +49,8 @@ class Probes:
 
     def ready(self, name: str) -> None:
         """Wait until a pod is ready."""
-        self.kubectl(
-            "-n", self.namespace, "wait", "--for=condition=Ready", f"pod/{name}", "--timeout=120s", seconds=150
-        )
+        ready = ("wait", "--for=condition=Ready", f"pod/{name}", f"--timeout={PATIENCE}s")
+        self.kubectl("-n", self.namespace, *ready, seconds=2 * PATIENCE)
 
     def get(self, kind: str, name: str) -> dict[str, Any]:
         """Return an object of the namespace."""

@@ -45,7 +45,7 @@ def test_down_after_a_crash_at(cluster, tmp_path, moment):
     arguments = (f"--folder={tmp_path}", f"--slot={SLOT}")
     record = REGISTRY / str(SLOT) / "daemons" / f"{moment}.json"
     with subprocess.Popen([*COMMAND, "up", *arguments], start_new_session=True) as harness:
-        wait_for(moment, record.exists, 240, pause=0.01)
+        wait_for(moment, record.exists, pause=0.01)
         os.killpg(harness.pid, signal.SIGKILL)
     assert json.loads(record.read_text())["pid"]
     subprocess.run([*COMMAND, "down", *arguments[:1]], check=True)
@@ -59,7 +59,7 @@ def test_a_cluster_goes_on_where_a_crash_left_it(cluster, tmp_path):
     arguments = (f"--folder={tmp_path}", f"--slot={SLOT}")
     record = REGISTRY / str(SLOT) / "daemons" / "kube-controller-manager.json"
     with subprocess.Popen([*COMMAND, "up", *arguments], start_new_session=True) as harness:
-        wait_for("the controller-manager", record.exists, 240, pause=0.01)
+        wait_for("the controller-manager", record.exists, pause=0.01)
         os.killpg(harness.pid, signal.SIGKILL)
     try:
         subprocess.run([*COMMAND, "up", *arguments], check=True)

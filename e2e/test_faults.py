@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from e2e.cluster.kubectl import wait_for
+from e2e.cluster.kubectl import PATIENCE, wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -44,7 +44,7 @@ def test_what_was_acknowledged_survives_a_kill(whole, probes, victims):
 def test_a_killed_kubelet_makes_its_node_unready_until_it_is_back(whole):
     node = whole.layout.nodes[2]
     whole.daemons[f"{node.name}-kubelet"].signal(signal.SIGKILL)
-    wait_for("the node NotReady", lambda: is_ready(whole, node.name) == "Unknown", 120)
+    wait_for("the node NotReady", lambda: is_ready(whole, node.name) == "Unknown")
     whole.daemons[f"{node.name}-kubelet"].start()
     whole.wait_for_node(node)
 
@@ -53,11 +53,11 @@ def test_a_cut_cable_separates_a_node_until_it_is_mended(whole, probes):
     here, away = whole.layout.nodes[0], whole.layout.nodes[1]
     address = probes.serve("web", nodeName=away.name)
     probes.start("client", nodeName=here.name)
-    wait_for("the pod", lambda: probes.ask("client", address) == "web", 60)
+    wait_for("the pod", lambda: probes.ask("client", address) == "web")
     whole.partition(away)
     assert probes.ask("client", address) == ""
     whole.heal(away)
-    wait_for("the pod again", lambda: probes.ask("client", address) == "web", 120)
+    wait_for("the pod again", lambda: probes.ask("client", address) == "web")
 
 
 def test_a_power_cut_moves_a_deployments_pod_to_another_node(whole, probes):
@@ -72,7 +72,7 @@ def test_a_power_cut_moves_a_deployments_pod_to_another_node(whole, probes):
             "spec": {"replicas": 1, "selector": labels, "template": template},
         }
     )
-    probes.kubectl("-n", probes.namespace, "rollout", "status", "deployment/one", "--timeout=60s")
+    probes.kubectl("-n", probes.namespace, "rollout", "status", "deployment/one", seconds=PATIENCE)
 
     def running_on():
         pods = probes.kubectl.get("-n", probes.namespace, "pods")["items"]
@@ -81,7 +81,7 @@ def test_a_power_cut_moves_a_deployments_pod_to_another_node(whole, probes):
     (first,) = running_on()
     lost = next(node for node in whole.layout.nodes if node.name == first)
     whole.power_off(lost)
-    wait_for("a pod on another node", lambda: running_on() and first not in running_on(), 240)
+    wait_for("a pod on another node", lambda: running_on() and first not in running_on())
     whole.start_node(lost)
     whole.wait_for_node(lost)
 
@@ -106,7 +106,7 @@ def test_a_new_policy_cuts_connections_that_are_open(whole, probes):
     address = probes.get("pod", "talker")["status"]["podIP"]
     probes.start("listener", f"tail -f /dev/null | nc {address} 8080")
     heard = lambda: len(probes.kubectl("-n", probes.namespace, "logs", "listener").splitlines())
-    wait_for("the conversation", lambda: heard() > 3, 60)
+    wait_for("the conversation", lambda: heard() > 3)
     spec = {"podSelector": {"matchLabels": {"app": "talker"}}, "policyTypes": ["Ingress", "Egress"]}
     probes.apply(
         {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "deny"}, "spec": spec}
@@ -117,7 +117,7 @@ def test_a_new_policy_cuts_connections_that_are_open(whole, probes):
         probes.run("talker", "sleep 3")
         return heard() == before
 
-    wait_for("silence", silent, 60)
+    wait_for("silence", silent)
 
 
 def test_a_new_pod_is_closed_from_its_first_packet(whole, probes):
@@ -129,7 +129,7 @@ def test_a_new_pod_is_closed_from_its_first_packet(whole, probes):
     )
     probes.start("hasty", f"for i in 1 2 3 4 5 6; do nc -w 1 {address} 8080; done; echo over; sleep 100000")
     logs = lambda: probes.kubectl("-n", probes.namespace, "logs", "hasty")
-    wait_for("the attempts", lambda: "over" in logs(), 60)
+    wait_for("the attempts", lambda: "over" in logs())
     assert "web" not in logs()
 
 

@@ -40,12 +40,12 @@ def unplaced(probes, name):
 
 def test_a_pod_waits_until_a_node_has_a_gpu_and_lands_there(target, probes, node):
     ask_for_gpu(probes, "first")
-    wait_for("the scheduler's refusal", lambda: unplaced(probes, "first"), 60)
+    wait_for("the scheduler's refusal", lambda: unplaced(probes, "first"))
     with lend_gpus(target.kubectl, node):
         probes.ready("first")
         assert probes.get("pod", "first")["spec"]["nodeName"] == node
         ask_for_gpu(probes, "second")
-        wait_for("the second pod's refusal", lambda: unplaced(probes, "second"), 60)
+        wait_for("the second pod's refusal", lambda: unplaced(probes, "second"))
 
 
 def test_lent_gpus_are_gone_afterwards(target, node):

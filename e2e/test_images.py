@@ -46,7 +46,7 @@ def run_to_end(probes, image, **container):
     containers = [{"name": "once", "image": image, "securityContext": restricted, **container}]
     spec = {"restartPolicy": "Never", "automountServiceAccountToken": False, "containers": containers}
     probes.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "once"}, "spec": spec})
-    wait_for("the pod's end", lambda: probes.get("pod", "once")["status"]["phase"] in ("Succeeded", "Failed"), 240)
+    wait_for("the pod's end", lambda: probes.get("pod", "once")["status"]["phase"] in ("Succeeded", "Failed"))
     (status,) = probes.get("pod", "once")["status"]["containerStatuses"]
     return status["state"]["terminated"]["exitCode"], probes.kubectl("-n", probes.namespace, "logs", "once")
 

@@ -30,7 +30,7 @@ def sleeper(tmp_path):
 
 def test_a_started_daemon_runs_under_the_recorded_number(sleeper):
     pid = read_record(sleeper.record).pid
-    wait_for("sleep", lambda: Path(f"/proc/{pid}/comm").read_text() == "sleep\n", 30)
+    wait_for("sleep", lambda: Path(f"/proc/{pid}/comm").read_text() == "sleep\n")
     assert sleeper.running
 
 
@@ -61,7 +61,7 @@ def test_a_stopped_process_is_ended_too(sleeper):
 def test_what_ignores_sigterm_is_killed(tmp_path):
     one = daemon(tmp_path, "sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1; done")
     one.start()
-    wait_for("the trap", lambda: one.log.exists() and "ready" in one.log.read_text(), 30)
+    wait_for("the trap", lambda: one.log.exists() and "ready" in one.log.read_text())
     one.stop(patience=0.2)
     assert not one.running
 
@@ -96,7 +96,7 @@ def test_a_harness_that_dies_before_the_record_leaves_nothing(tmp_path):
     done = subprocess.run([sys.executable, "-c", DIE, str(tmp_path)], cwd=Path(__file__).parents[1], check=False)
     assert done.returncode == 7
     pid = int((tmp_path / "pid").read_text())
-    wait_for("the shell's end", lambda: not alive(pid), 30)
+    wait_for("the shell's end", lambda: not alive(pid))
     assert not (tmp_path / "ran").exists()
 
 

@@ -90,11 +90,11 @@ class Cluster:
             self.daemons["kube-controller-manager"].start()
             self.daemons["kube-scheduler"].start()
             account = ("-n", "default", "get", "serviceaccount", "default")
-            wait_for("the default ServiceAccount", lambda: self.kubectl.succeeds(*account), 120)
+            wait_for("the default ServiceAccount", lambda: self.kubectl.succeeds(*account))
 
-    def wait_for_api_server(self, seconds: float = 120) -> None:
+    def wait_for_api_server(self) -> None:
         """Return when the API server says that it is ready."""
-        wait_for("the API server", lambda: self.kubectl.succeeds("get", "--raw", "/readyz"), seconds)
+        wait_for("the API server", lambda: self.kubectl.succeeds("get", "--raw", "/readyz"))
 
     def start_node(self, node: Node) -> None:
         """Start a node's daemons; its images are there before its kubelet."""
@@ -103,7 +103,7 @@ class Cluster:
         write_node_configuration(node, self.images["busybox"].reference)
         daemons = node_daemons(node, self.programs, PATH)
         daemons["containerd"].start()
-        wait_for(f"containerd on {node.name}", lambda: _answers(node), 60)
+        wait_for(f"containerd on {node.name}", lambda: _answers(node))
         self.import_images(node, [(image.reference, image.tar(self.cache)) for image in self.images.values()])
         daemons["kubelet"].start()
         daemons["kube-proxy"].start()
@@ -153,16 +153,16 @@ class Cluster:
         with ThreadPoolExecutor(max_workers=len(self.layout.nodes)) as pool:
             list(pool.map(work, self.layout.nodes))
 
-    def wait_for_node(self, node: Node, seconds: float = 120) -> None:
+    def wait_for_node(self, node: Node) -> None:
         """Return when a node is Ready."""
         ready = ("wait", "--for=condition=Ready", f"node/{node.name}", "--timeout=5s")
-        wait_for(f"{node.name} Ready", lambda: self.kubectl.succeeds(*ready), seconds)
+        wait_for(f"{node.name} Ready", lambda: self.kubectl.succeeds(*ready))
 
-    def wait_for_deployments(self, deployments: Sequence[tuple[str, str]], seconds: float = 180) -> None:
+    def wait_for_deployments(self, deployments: Sequence[tuple[str, str]]) -> None:
         """Return when all of the Deployments, of namespace and name, are available."""
         for namespace, name in deployments:
             status = ("-n", namespace, "rollout", "status", f"deployment/{name}", "--timeout=5s")
-            wait_for(f"{namespace}/{name} available", partial(self.kubectl.succeeds, *status), seconds)
+            wait_for(f"{namespace}/{name} available", partial(self.kubectl.succeeds, *status))
 
 
 def policy_enforcer(layout: Layout) -> Daemon:

@@ -13,6 +13,9 @@ from typing import Any
 
 from e2e.cluster.errors import HarnessError
 
+# Seconds. Nothing is measured by it: it only ends what would never end, on a machine that may be slow.
+PATIENCE = 300
+
 
 @dataclass(frozen=True)
 class Kubectl:
@@ -21,7 +24,7 @@ class Kubectl:
     program: str
     kubeconfig: Path
 
-    def __call__(self, *arguments: str, stdin: str | None = None, seconds: float = 60.0) -> str:
+    def __call__(self, *arguments: str, stdin: str | None = None, seconds: float = 120.0) -> str:
         """Return what kubectl printed; an error with its message when it failed."""
         done = self.attempt(*arguments, stdin=stdin, seconds=seconds)
         if done.returncode:
@@ -29,7 +32,7 @@ class Kubectl:
         return done.stdout
 
     def attempt(
-        self, *arguments: str, stdin: str | None = None, seconds: float = 60.0
+        self, *arguments: str, stdin: str | None = None, seconds: float = 120.0
     ) -> subprocess.CompletedProcess[str]:
         """Return kubectl's exit code and output, whatever they are."""
         environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
@@ -60,7 +63,7 @@ class Kubectl:
             return False
 
 
-def wait_for(what: str, holds: Callable[[], bool], seconds: float, pause: float = 0.2) -> None:
+def wait_for(what: str, holds: Callable[[], bool], seconds: float = PATIENCE, pause: float = 0.2) -> None:
     """Return when something holds; an error that names it when it does not within the given time."""
     deadline = time.monotonic() + seconds
     while not holds():

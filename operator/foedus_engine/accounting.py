@@ -17,6 +17,7 @@ from foedus_contract.errors import FoedusError, InvalidInput, Refused
 from foedus_contract.scale import finest_grid, sensitivity
 from foedus_engine.api.training import FederatedTrainingJob
 from foedus_engine.api.training_parts import ModelSource
+from foedus_engine.decide.budget import Used
 from foedus_engine.decide.observed import Calibrated, ModelView, Unplannable
 from foedus_engine.decide.plan import BudgetKey
 from foedus_engine.decide.training_plan import attempts, min_honest, size_on
@@ -24,6 +25,7 @@ from foedus_ledger.accountants import composed_pld_epsilon, composed_rdp_epsilon
 from foedus_ledger.calibration import calibrate
 from foedus_ledger.filters import GdpFilter, admits, remaining
 from foedus_ledger.gap import Gap, discretisation_gap
+from foedus_ledger.ledger import epsilon_reserved, epsilon_spent
 from foedus_ledger.mechanisms import Mechanism
 from foedus_ledger.records import Account, BudgetRecord
 
@@ -31,6 +33,7 @@ K = TypeVar("K")
 T = TypeVar("T")
 V = TypeVar("V")
 
+EXHAUSTED_SHARE = 1e-4
 CACHED_ANSWERS = 1024  # a few hundred bytes each
 
 Budgets = Mapping[BudgetKey, BudgetRecord]
@@ -61,16 +64,22 @@ class Question:
 
 
 class Accounting:
-    """Answers what planning asks about models and noise; remembers answers, never failures to read a model."""
+    """Answers what planning asks about models and noise; remembers answers, never failures to read a model.
 
-    def __init__(self, read_model: ModelReader, executor: Executor | None = None) -> None:
+    Without a reader it knows no models: where the engine does not see them, a pod looks at them.
+    """
+
+    def __init__(self, read_model: ModelReader | None, executor: Executor | None = None) -> None:
         self._read_model = read_model
         self._executor = executor
         self._models: OrderedDict[str, ModelView] = OrderedDict()
         self._answers: OrderedDict[Question, Calibrated | Unplannable] = OrderedDict()
+        self._used: OrderedDict[str, Used] = OrderedDict()
 
-    async def model(self, source: ModelSource) -> ModelView:
-        """Return what is known of the base model; one that cannot be read has a problem."""
+    async def model(self, source: ModelSource) -> ModelView | None:
+        """Return what is known of the base model; one that cannot be read has a problem. None without a reader."""
+        if self._read_model is None:
+            return None
         key = source.model_dump_json()
         if key not in self._models:
             view = await self._work(_read, self._read_model, source)
@@ -88,8 +97,27 @@ class Accounting:
             _remember(self._answers, question, await self._work(answer, question))
         return self._answers[question]
 
+    async def used(self, record: BudgetRecord) -> Used:
+        """Return what is used of a budget."""
+        key = record.model_dump_json()
+        if key not in self._used:
+            _remember(self._used, key, await self._work(measure, record))
+        return self._used[key]
+
     async def _work(self, function: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
+
+
+def measure(record: BudgetRecord) -> Used:
+    """Return what is used of a budget. Pure; takes up to a second."""
+    left = remaining(record.spec, record.accounts.values()).mu_squared
+    capacity = remaining(record.spec, ()).mu_squared
+    return Used(
+        spent=epsilon_spent(record),
+        reserved=epsilon_reserved(record),
+        # Less than a hundredth of a per cent holds no release that anybody learns from.
+        exhausted=left < EXHAUSTED_SHARE * capacity,
+    )
 
 
 def make_question(job: FederatedTrainingJob, uid: str, budgets: Budgets, model: ModelView) -> Question:

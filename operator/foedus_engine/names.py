@@ -16,11 +16,16 @@ CHILD_API_VERSIONS = {
     "Secret": "v1",
     "Service": "v1",
     "PersistentVolumeClaim": "v1",
+    "ServiceAccount": "v1",
+    "NetworkPolicy": "networking.k8s.io/v1",
+    "PodDisruptionBudget": "policy/v1",
 }
 
 COORDINATOR_PORT = 8443
 COORDINATOR_ROLE = "coordinator"
 CLIENT_ROLE = "client"
+INSPECTOR_ROLE = "inspector"
+ROLES = (COORDINATOR_ROLE, CLIENT_ROLE, INSPECTOR_ROLE)
 POLICY_KEY = "policy.json"
 LEDGER_FILE = "ledger.sqlite"
 CA_CERTIFICATE_KEY = "ca.crt"
@@ -32,6 +37,13 @@ OWN_CLAIM_SUFFIXES = ("-ledger", "-state", "-coordinator-output")
 
 JOB_LABEL = f"{API_GROUP}/job"
 SILO_LABEL = f"{API_GROUP}/silo"
+MANAGER_LABEL = "app.kubernetes.io/managed-by"
+COMPONENT_LABEL = "app.kubernetes.io/component"
+OPERATOR = f"{API_GROUP}/operator"  # who runs a job that names nobody else in `managedBy`
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"  # Kueue's: on a training job it goes on to its Jobs
+DIGEST_ANNOTATION = f"{API_GROUP}/digest"  # of the manifest that a child was made from
+LEDGER_PODS = {"app.kubernetes.io/name": "foedus", COMPONENT_LABEL: "ledger"}  # of the ledger service, in the chart
+RESULT_FINALIZER = f"{API_GROUP}/result"  # keeps the coordinator's pod until its result is in the job's status
 
 
 def object_key(namespace: str, name: str) -> str:
@@ -47,6 +59,31 @@ def coordinator(job: str) -> str:
 def client(job: str, silo: str) -> str:
     """Return the name of a silo's Job and ConfigMap."""
     return f"{job}-{silo}"
+
+
+def inspector(job: str) -> str:
+    """Return the name of the Job and ConfigMap of the process that looks at the base model."""
+    return f"{job}-{INSPECTOR_ROLE}"
+
+
+def service_account(job: str, role: str) -> str:
+    """Return the name of the ServiceAccount that a role's pods have, without a token."""
+    return f"{job}-{role}"
+
+
+def denial(job: str) -> str:
+    """Return the name of the NetworkPolicy that shuts every pod of the job; others open its few edges."""
+    return f"{job}-deny"
+
+
+def edges(job: str, role: str) -> str:
+    """Return the name of the NetworkPolicy with a role's open edges."""
+    return f"{job}-{role}"
+
+
+def disruption_budget(job: str) -> str:
+    """Return the name of the PodDisruptionBudget of the silos' pods."""
+    return f"{job}-{CLIENT_ROLE}"
 
 
 def ca_secret(job: str) -> str:
@@ -100,8 +137,8 @@ def labels(job: str, component: str) -> dict[str, str]:
     return {
         "app.kubernetes.io/name": "foedus",
         "app.kubernetes.io/instance": job,
-        "app.kubernetes.io/component": component,
-        "app.kubernetes.io/managed-by": MANAGER,
+        COMPONENT_LABEL: component,
+        MANAGER_LABEL: MANAGER,
         JOB_LABEL: job,
     }
 

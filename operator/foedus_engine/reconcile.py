@@ -13,7 +13,7 @@ from contextlib import suppress
 from foedus_contract.errors import FoedusError, describe_defect
 from foedus_engine.cluster.execute import execute, is_transient
 from foedus_engine.cluster.protocol import Cluster, Forbidden, Ledgers, Object, find
-from foedus_engine.decide.plan import ContentFactory, Event, ObjectKey, Plan
+from foedus_engine.decide.plan import RECONCILE_FAILED, ContentFactory, Event, ObjectKey, Plan
 from foedus_engine.workqueue import WorkQueue
 
 RESYNC_SECONDS = 600.0  # level-based: a lost change is seen after this at the latest
@@ -21,6 +21,7 @@ WORKERS = 4  # passes wait for disk or network most of the time
 
 Decide = Callable[[Object], Awaitable[Plan]]  # parse, gather, decide: reads, and never writes
 Kinds = Mapping[tuple[str, str], Decide]  # (apiVersion, kind) -> its function
+Labels = Mapping[tuple[str, str], Mapping[str, str]]  # of a kind's objects that are ours, where others are not
 Report = Callable[[ObjectKey, FoedusError], None]
 
 _logger = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class Reconciler:
         *,
         clock: Callable[[], float],
         report: Report | None = None,
+        labels: Labels | None = None,
     ) -> None:
         self._cluster = cluster
         self._ledgers = ledgers
@@ -45,6 +47,7 @@ class Reconciler:
         self._kinds = kinds
         self._clock = clock
         self._report = report
+        self._labels = labels or {}
         self._queue = WorkQueue()
         self._news = asyncio.Event()
 
@@ -78,7 +81,8 @@ class Reconciler:
         while True:
             await asyncio.sleep(RESYNC_SECONDS)
             for api_version, kind in self._kinds:
-                for obj in await self._cluster.list(api_version, kind):
+                labels = self._labels.get((api_version, kind))
+                for obj in await self._cluster.list(api_version, kind, labels=labels):
                     meta = obj["metadata"]
                     self.add(ObjectKey(api_version, kind, meta["namespace"], meta["name"]))
 
@@ -130,6 +134,6 @@ class Reconciler:
 
     async def _publish(self, key: ObjectKey, error: FoedusError) -> None:
         try:
-            await self._cluster.publish(key, Event("Warning", "ReconcileFailed", str(error)))
+            await self._cluster.publish(key, Event("Warning", RECONCILE_FAILED, str(error)))
         except Exception:  # the error has been told; an event that is lost must not end the loop
             _logger.exception("%s: an event is lost", key)

@@ -26,14 +26,19 @@ def training_kinds(
     *,
     clock: Callable[[], datetime],
     settings: Settings | None = None,
+    manager: str | None = None,
 ) -> Kinds:
-    """Return the table that a Reconciler needs for training jobs."""
+    """Return the table that a Reconciler needs for training jobs; with a `manager`, for those that are its own."""
 
     async def decide(obj: Object) -> Plan:
+        if obj["metadata"].get("deletionTimestamp"):
+            return Plan()  # it is going, and what belongs to it: nothing is made any more
         try:
             job = parse_stored(FederatedTrainingJob, obj)
         except InvalidInput as error:
             return decide_invalid(ObjectMeta.from_document(obj), error, now=clock())
+        if manager is not None and (job.spec.managed_by or names.OPERATOR) != manager:
+            return Plan()
         observed = await gather_training(cluster, ledgers, accounting, job)
         return decide_training(job, observed, now=clock(), settings=settings)
 

@@ -16,6 +16,7 @@ from foedus_engine.build.pods import Settings
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 PREFIX = "FOEDUS_OPERATOR_"
+POLL_SECONDS = 5.0  # a job's status changes at most so often by progress; reading it takes a request a pod
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,12 @@ def read_config(environ: Mapping[str, str]) -> Config:
         kubeconfig=Path(kubeconfig) if kubeconfig else None,
         lease=_name(environ, "LEASE", Config.lease),
         health_port=_port(environ, "HEALTH_PORT", Config.health_port),
-        workload=Settings(image=image or Settings.image, ledger=_ledger(environ)),
+        workload=Settings(
+            image=image or Settings.image,
+            ledger=_ledger(environ),
+            image_pull_secrets=_names(environ, "IMAGE_PULL_SECRETS"),
+            poll_seconds=POLL_SECONDS,
+        ),
     )
 
 
@@ -49,6 +55,12 @@ def _name(environ: Mapping[str, str], name: str, default: str = "") -> str:
     if not _NAME.fullmatch(value) or len(value) > 253:
         raise InvalidInput("must be a lower-case DNS name", where=PREFIX + name, cure="set it, as the chart does")
     return value
+
+
+def _names(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
+    """Return the names in a comma-separated list."""
+    parts = filter(None, environ.get(PREFIX + name, "").split(","))
+    return tuple(_name({PREFIX + name: part}, name) for part in parts)
 
 
 def _ledger(environ: Mapping[str, str]) -> LedgerService | None:

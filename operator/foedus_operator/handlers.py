@@ -51,6 +51,10 @@ WATCHED: Sequence[Watched] = (
     Watched("", "v1", "configmaps", names.JOB_LABEL),
     Watched("", "v1", "services", names.JOB_LABEL),
     Watched("", "v1", "persistentvolumeclaims", names.JOB_LABEL),
+    Watched("", "v1", "serviceaccounts", names.JOB_LABEL),
+    Watched("networking.k8s.io", "v1", "networkpolicies", names.JOB_LABEL),
+    Watched("policy", "v1", "poddisruptionbudgets", names.JOB_LABEL),
+    Watched(GROUP, VERSION, "privacybudgets"),
 )
 
 
@@ -103,10 +107,10 @@ def build_registry(
     """Return one handler a kind, and the login."""
     registry = kopf.OperatorRegistry()
 
-    async def notice(body: kopf.Body, **_: Any) -> None:
+    async def notice(body: kopf.Body, type: str | None, **_: Any) -> None:  # noqa: A002 - kopf names it so
         pulse()
         feed.notice(body)
-        for key in keys_of_owner(body):
+        for key in (*keys_of_job(body), *(keys_of_budgets(body) if type == "DELETED" else ())):
             feed.add(key)
 
     for kind in watched:
@@ -115,11 +119,19 @@ def build_registry(
     return registry
 
 
-def keys_of_owner(body: Object) -> Sequence[ObjectKey]:
+def keys_of_job(body: Object) -> Sequence[ObjectKey]:
     """Return the training job that an object's label names; a pod's owner is a Job, so the label is what leads on."""
     meta = body["metadata"]
     job = meta.get("labels", {}).get(names.JOB_LABEL)
     return [ObjectKey(names.API_VERSION, names.TRAINING_KIND, meta["namespace"], job)] if job else []
+
+
+def keys_of_budgets(body: Object) -> Sequence[ObjectKey]:
+    """Return the budgets of a training job: when it is gone, what it had reserved is given back."""
+    clients = body.get("spec", {}).get("clients", ())
+    budgets = {client.get("budgetRef", {}).get("name", "") for client in clients} - {""}
+    place = body["metadata"]["namespace"]
+    return [ObjectKey(names.API_VERSION, names.BUDGET_KIND, place, budget) for budget in sorted(budgets)]
 
 
 def build_settings(watched: Sequence[Watched]) -> kopf.OperatorSettings:

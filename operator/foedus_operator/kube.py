@@ -6,32 +6,31 @@ their precondition in the request, so that a late one changes nothing that it wa
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import ValidationError
-
-from foedus_contract import limits
-from foedus_contract.progress import TrainingResult
 from foedus_engine import names
 from foedus_engine.cluster.feed import KeyFeed
 from foedus_engine.cluster.protocol import (
     FIELD_MANAGER,
     AlreadyExists,
     Object,
-    Progress,
     find,
 )
+from foedus_engine.decide.observed import PodsView
 from foedus_engine.decide.plan import Event, Manifest, ObjectKey, key_of
+from foedus_engine.decide.pod_state import has_started, result_of, trouble_of
 from foedus_operator.api_server import SERVER_SIDE_APPLY, ApiServer
 from foedus_operator.pod_logs import PodLogs
 
 PAGE = 500  # objects of a list in one answer: at 2 KiB each a megabyte
 MAX_EVENT_MESSAGE = 1024  # the API server's own limit
+JOB_UID_LABEL = "batch.kubernetes.io/controller-uid"
 STRICT = {"fieldValidation": "Strict"}  # an unknown field of ours is a defect, not something to drop in silence
 
 
@@ -51,8 +50,11 @@ RESOURCES: Mapping[tuple[str, str], Resource] = {
     ("v1", "Pod"): Resource("pods"),
     ("v1", "Secret"): Resource("secrets"),
     ("v1", "Service"): Resource("services"),
+    ("v1", "ServiceAccount"): Resource("serviceaccounts"),
     ("batch/v1", "Job"): Resource("jobs"),
     ("coordination.k8s.io/v1", "Lease"): Resource("leases"),
+    ("networking.k8s.io/v1", "NetworkPolicy"): Resource("networkpolicies"),
+    ("policy/v1", "PodDisruptionBudget"): Resource("poddisruptionbudgets"),
     (names.API_VERSION, names.TRAINING_KIND): Resource("federatedtrainingjobs"),
     (names.API_VERSION, names.BUDGET_KIND): Resource("privacybudgets"),
 }
@@ -87,9 +89,14 @@ class KubeCluster:
         self, api_version: str, kind: str, namespace: str | None = None, labels: Mapping[str, str] | None = None
     ) -> tuple[Object, ...]:
         """Return the objects of a kind in name order: of one namespace or of all, bearing all of `labels`."""
-        query = {"limit": str(PAGE)}
-        if labels:
-            query["labelSelector"] = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
+        selector = ",".join(f"{key}={value}" for key, value in sorted((labels or {}).items()))
+        found = await self._select(api_version, kind, namespace, {"labelSelector": selector} if selector else {})
+        return tuple(sorted(found, key=lambda obj: (obj["metadata"].get("namespace", ""), obj["metadata"]["name"])))
+
+    async def _select(
+        self, api_version: str, kind: str, namespace: str | None, selectors: Mapping[str, str]
+    ) -> tuple[Object, ...]:
+        query = {"limit": str(PAGE), **selectors}
         found: list[Object] = []
         while True:
             page = await self._server.request("GET", collection(api_version, kind, namespace), query=query)
@@ -97,9 +104,7 @@ class KubeCluster:
             found += [{"apiVersion": api_version, "kind": kind, **item} for item in page["items"]]
             query["continue"] = page["metadata"].get("continue", "")
             if not query["continue"]:
-                return tuple(
-                    sorted(found, key=lambda obj: (obj["metadata"].get("namespace", ""), obj["metadata"]["name"]))
-                )
+                return tuple(found)
 
     async def create(self, manifest: Manifest) -> Object:
         """Create the object; raises AlreadyExists."""
@@ -154,27 +159,44 @@ class KubeCluster:
         with suppress(AlreadyExists):
             await self.create(_event(place, key, await self._uid(key), event, stamp))
 
-    async def pod_progress(self, namespace: str, job: str) -> tuple[Progress, ...]:
-        """Return what all pods of the Job have reported in their logs, oldest first; bad lines are skipped."""
-        return tuple([event for pod in await self._pods(namespace, job) for event in await self._logs.read(pod)])
+    async def pods(self, jobs: Sequence[Object]) -> Mapping[str, PodsView]:
+        """Return what the pods of these Jobs have reported, by the Job's name: events come from their logs."""
+        if not jobs:
+            return {}
+        namespace = jobs[0]["metadata"]["namespace"]
+        uids = ",".join(job["metadata"]["uid"] for job in jobs)
+        selected = await self._select("v1", "Pod", namespace, {"labelSelector": f"{JOB_UID_LABEL} in ({uids})"})
+        found = sorted(selected, key=lambda pod: (pod["metadata"]["creationTimestamp"], pod["metadata"]["name"]))
+        # All at once: a node that is lost keeps its pods' logs to itself, for as long as a request may take.
+        logs = dict(zip(map(_uid, found), await asyncio.gather(*map(self._logs.read, found)), strict=True))
+        views = {}
+        for job in jobs:
+            uid = job["metadata"]["uid"]
+            pods = [pod for pod in found if pod["metadata"]["labels"][JOB_UID_LABEL] == uid]
+            views[job["metadata"]["name"]] = PodsView(
+                progress=tuple(event for pod in pods for event in logs[_uid(pod)]),
+                result=result_of(pods[-1]) if pods else b"",
+                started=any(map(has_started, pods)),
+                trouble=trouble_of(job, pods, await self._refusal(job) if not pods else ""),
+            )
+        return views
 
-    async def pod_result(self, namespace: str, job: str) -> TrainingResult | None:
-        """Return the result in the termination message of the Job's latest pod, if it left one."""
-        pods = await self._pods(namespace, job)
-        return _result(pods[-1]) if pods else None
-
-    async def _pods(self, namespace: str, job: str) -> tuple[Object, ...]:
-        """Return the pods of the Job that bears the name now, oldest first."""
-        found = await find(self, ObjectKey("batch/v1", "Job", namespace, job))
-        if found is None:
-            return ()
-        labels = {"batch.kubernetes.io/controller-uid": found["metadata"]["uid"]}
-        pods = await self.list("v1", "Pod", namespace, labels)
-        return tuple(sorted(pods, key=lambda pod: (pod["metadata"]["creationTimestamp"], pod["metadata"]["name"])))
+    async def _refusal(self, job: Object) -> str:
+        """Return why the Job's controller last could not make a pod; it says so nowhere but in an event."""
+        if job["spec"].get("suspend", False):
+            return ""
+        about = f"involvedObject.uid={job['metadata']['uid']},reason=FailedCreate"
+        selected = await self._select("v1", "Event", job["metadata"]["namespace"], {"fieldSelector": about})
+        events = sorted(selected, key=lambda event: str(event.get("lastTimestamp") or ""))
+        return str(events[-1].get("message", "")) if events else ""
 
     async def _uid(self, key: ObjectKey) -> str:
         found = await find(self, key)
         return key.uid if found is None else str(found["metadata"]["uid"])
+
+
+def _uid(obj: Object) -> str:
+    return str(obj["metadata"]["uid"])
 
 
 def _event_name(key: ObjectKey, event: Event) -> str:
@@ -204,12 +226,3 @@ def _event(place: ObjectKey, about: ObjectKey, uid: str, event: Event, stamp: st
         "reportingComponent": names.API_GROUP,
         "reportingInstance": FIELD_MANAGER,
     }
-
-
-def _result(pod: Object) -> TrainingResult | None:
-    for status in pod.get("status", {}).get("containerStatuses", ()):
-        text = str(status.get("state", {}).get("terminated", {}).get("message", ""))
-        if 0 < len(text.encode()) <= limits.MAX_RESULT_BYTES:
-            with suppress(ValidationError):
-                return TrainingResult.model_validate_json(text)
-    return None

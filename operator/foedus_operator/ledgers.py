@@ -14,12 +14,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from foedus_contract.errors import FoedusError, InvalidInput, Refused, Unavailable
+from foedus_contract.wire import LedgerHead
 from foedus_engine import names
 from foedus_engine.api.budget import PrivacyBudget
 from foedus_engine.api.parse import parse_stored
 from foedus_engine.cluster.protocol import Busy, Conflict, Forbidden, NotFound, Object
 from foedus_engine.decide.plan import BudgetKey, ObjectKey
 from foedus_ledger import ledger
+from foedus_ledger.charges import check_reaches
 from foedus_ledger.mechanisms import Mechanism
 from foedus_ledger.records import Account, BudgetRecord, BudgetSpec
 from foedus_operator.api_server import ApiServer
@@ -38,28 +40,48 @@ class KubeLedgers:
     async def read(self, budget: BudgetKey) -> BudgetRecord | None:
         """Return the budget with all its accounts; None when its holder has not created it.
 
-        Raises Refused for a ledger that cannot be trusted, Unavailable for one that does not answer.
+        Raises Refused for a ledger that cannot be trusted, LedgerBehind for an old copy, Unavailable for one that does
+        not answer.
         """
         try:
-            return read_record(await self._get(budget))
+            obj = await self._get(budget)
         except NotFound:
             return None
+        record = read_record(obj)
+        _check_reaches(obj, record)
+        return record
 
     async def reserve(
         self, budget: BudgetKey, *, job_uid: str, mechanism: Mechanism, count: int, claimant: str
     ) -> None:
         """Set aside `count` releases; raises Refused when they do not fit, Unavailable when the answer is unknown."""
-        await self._change(budget, lambda record: ledger.reserve(record, job_uid, mechanism, count, claimant))
+        await self._change(
+            budget, lambda record: ledger.reserve(record, job_uid, mechanism, count, claimant), whole=True
+        )
 
     async def charge(self, budget: BudgetKey, *, job_uid: str, attempt: int, noise_multiplier: float) -> BudgetRecord:
         """Charge one release; returns only once that is durable. After any error the attempt counts as charged."""
         return await self._change(
-            budget, lambda record: ledger.charge(record, job_uid, attempt, noise_multiplier=noise_multiplier)
+            budget,
+            lambda record: ledger.charge(record, job_uid, attempt, noise_multiplier=noise_multiplier),
+            whole=True,
         )
 
     async def close(self, budget: BudgetKey, *, job_uid: str) -> None:
         """Give back what was reserved and not charged; an absent or closed account is left as it is."""
+        try:
+            await self._get(budget)
+        except NotFound:
+            return  # nothing was charged that anybody could still know of
         await self._change(budget, lambda record: ledger.close(record, job_uid))
+
+    async def keep_head(self, budget: BudgetKey, head: LedgerHead) -> None:
+        """Keep the end of the silo's log unless a later one is kept; from then on an older ledger is behind."""
+        obj = await self._get(budget)
+        kept = (obj.get("status") or {}).get("head")
+        if kept is None or kept["count"] < head.count:
+            # A conflict ends the pass, and the next one finds what is still to be kept.
+            await self._put_status(obj, {"head": head.model_dump(mode="json", exclude={"dataset"})})
 
     async def take_over(self, budget: BudgetKey, logged: Mapping[str, Account]) -> BudgetRecord:
         """Take over charges of the silo's log that are missing here, as spent; the same log again changes nothing.
@@ -73,15 +95,20 @@ class KubeLedgers:
         budget: BudgetKey,
         decide: Callable[[BudgetRecord], BudgetRecord],
         check: Callable[[BudgetRecord, BudgetRecord], None] = ledger.check_transition,
+        *,
+        whole: bool = False,
     ) -> BudgetRecord:
+        """Change the ledger; one that is an old copy is not changed where it must be `whole`."""
         for _ in range(MAX_CONFLICTS):
             try:
                 obj = await self._get(budget)
                 old = read_record(obj)
+                if whole:
+                    _check_reaches(obj, old)
                 new = _decide(decide, old, budget)
                 if new is not old:
                     check(old, new)
-                    await self._put(obj, new)
+                    await self._put_status(obj, {"accounts": write_accounts(new.accounts)})
             except Conflict:
                 continue
             except NotFound:
@@ -97,10 +124,10 @@ class KubeLedgers:
         except (Busy, Forbidden) as error:
             raise _unavailable(budget, error) from None
 
-    async def _put(self, obj: Object, record: BudgetRecord) -> None:
+    async def _put_status(self, obj: Object, fields: Mapping[str, Any]) -> None:
         meta = obj["metadata"]
         budget = BudgetKey(meta["namespace"], meta["name"])
-        status = {**(obj.get("status") or {}), "accounts": write_accounts(record.accounts)}
+        status = {**(obj.get("status") or {}), **fields}
         query = {"fieldManager": WRITER, **STRICT}
         try:
             await self._server.request("PUT", f"{_path(budget)}/status", query=query, body={**obj, "status": status})
@@ -129,6 +156,7 @@ def read_record(obj: Object) -> BudgetRecord:
                 delta=spec.delta,
                 owner=spec.owner,
                 labels=spec.labels,
+                least_colluders=spec.least_colluders,
             ),
             accounts=accounts,
             version=sum(1 + each.charged + (each.state == "Closed") for each in accounts.values()),
@@ -139,6 +167,15 @@ def read_record(obj: Object) -> BudgetRecord:
         where = f"PrivacyBudget {meta.get('namespace')}/{meta.get('name')}"
         cure = "its holder looks at it; nothing is charged on it before"
         raise Refused(f"the ledger cannot be trusted: {what}", where=where, cure=cure) from None
+
+
+def _check_reaches(obj: Object, record: BudgetRecord) -> None:
+    """Raise LedgerBehind when the ledger holds less than its silo's log has once shown."""
+    head = (obj.get("status") or {}).get("head")
+    if head is not None:
+        meta = obj["metadata"]
+        where = f"PrivacyBudget {meta['namespace']}/{meta['name']}"
+        check_reaches(record, LedgerHead.model_validate({**head, "dataset": record.spec.digest}), where)
 
 
 def write_accounts(accounts: Mapping[str, Account]) -> dict[str, Any]:

@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import NoReturn
 
-from foedus_contract.errors import FoedusError, Unavailable
+from foedus_contract.errors import FoedusError
 from foedus_contract.exit_codes import ExitCode
+from foedus_engine import names
 from foedus_engine.accounting import Accounting
-from foedus_engine.api.training_parts import ModelSource
+from foedus_engine.budget import budget_kinds, pod_kinds
 from foedus_engine.cluster.feed import KeyFeed
-from foedus_engine.decide.observed import ModelView
 from foedus_engine.decide.plan import ObjectKey
 from foedus_engine.pki import content_factory
 from foedus_engine.reconcile import Reconciler
@@ -38,6 +38,7 @@ _logger = logging.getLogger(__name__)
 def main() -> NoReturn:
     """Run the operator and exit."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("kopf").setLevel(logging.WARNING)  # it tells of every event
     code = run(os.environ)
     logging.shutdown()
     os._exit(code)  # not an orderly end: a thread that computes would hold it up, and everything that counts is written
@@ -97,12 +98,20 @@ async def lead(config: Config, server: ApiServer, lease: Lease, health: Health, 
     cluster = KubeCluster(server, feed)
     ledgers = KubeLedgers(server)
     health.transitions.set(lease.transitions)
-    kinds = training_kinds(cluster, ledgers, Accounting(read_model), clock=utc_now, settings=config.workload)
+    # Without a reader of models: neither the volumes nor the packages of the pods are here, so a pod looks.
+    accounting = Accounting(None)
+    kinds = {
+        **training_kinds(cluster, ledgers, accounting, clock=utc_now, settings=config.workload, manager=names.OPERATOR),
+        **budget_kinds(cluster, ledgers, accounting, clock=utc_now),
+        **pod_kinds(cluster, clock=utc_now),
+    }
 
     def report(_key: ObjectKey, error: FoedusError) -> None:
         health.faults.labels(type(error).__name__).inc()
 
-    loop = Reconciler(cluster, ledgers, content_factory(utc_now, os.urandom), kinds, clock=steady_clock, report=report)
+    factory = content_factory(utc_now, os.urandom)
+    labels = {("v1", "Pod"): {names.MANAGER_LABEL: names.MANAGER}}
+    loop = Reconciler(cluster, ledgers, factory, kinds, clock=steady_clock, report=report, labels=labels)
     canary = Watched("coordination.k8s.io", "v1", "leases", only=config.lease)
     configuration = await load_configuration(config.kubeconfig)
     async with asyncio.TaskGroup() as group:
@@ -119,11 +128,6 @@ async def _end_at_once_when_lost(lease: Lease) -> None:
         sys.stderr.write(f"foedus-operator: {error}\n")
         sys.stderr.flush()
         os._exit(int(error.code))
-
-
-def read_model(source: ModelSource) -> ModelView:
-    """Say that base models are not read here: the operator has neither the volumes nor the packages of the pods."""
-    raise Unavailable("the operator cannot read base models yet", where="spec.model.source")
 
 
 def utc_now() -> datetime:

@@ -10,14 +10,18 @@ import re
 from dataclasses import dataclass, field
 
 from foedus_contract.errors import InvalidInput
+from foedus_contract.limits import MAX_ATTEMPTS
 from foedus_contract.progress import PROGRESS
 from foedus_engine.build.pods import CONTAINER
 from foedus_engine.cluster.pods import MAX_PROGRESS_LINE
-from foedus_engine.cluster.protocol import Busy, NotFound, Object, Progress
+from foedus_engine.cluster.protocol import Busy, NotFound, Object
+from foedus_engine.decide.observed import Progress
 from foedus_engine.decide.plan import ObjectKey, key_of
+from foedus_engine.decide.pod_state import has_started
 from foedus_operator.api_server import ApiServer
 
 MAX_LOG_BYTES = 1024 * 1024  # a read; what a pod writes faster than that it says in vain
+MAX_EVENTS = 4 * MAX_ATTEMPTS  # of one pod; an attempt is one event, and a start some
 MAX_PODS = 10_000  # whose logs are remembered; the oldest are read again
 
 _STAMP = re.compile(r"[0-9T:-]{19}(\.[0-9]{1,9})?Z")
@@ -44,7 +48,7 @@ class PodLogs:
         log = self._logs.setdefault(pod["metadata"]["uid"], _Log())
         if len(self._logs) > MAX_PODS:
             del self._logs[next(iter(self._logs))]
-        if not log.complete and _has_started(pod):
+        if not log.complete and has_started(pod):
             ended = pod["status"].get("phase") in {"Succeeded", "Failed"}
             _take(log, await self._lines(key_of({"apiVersion": "v1", "kind": "Pod", **pod}), log.last))
             log.complete = ended
@@ -62,11 +66,6 @@ class PodLogs:
         return text[: text.rfind(b"\n") + 1].splitlines()
 
 
-def _has_started(pod: Object) -> bool:
-    statuses = pod.get("status", {}).get("containerStatuses", ())
-    return any(status.get("started") or "terminated" in status.get("state", {}) for status in statuses)
-
-
 def _take(log: _Log, lines: list[bytes]) -> None:
     for line in lines:
         stamp, _, text = line.partition(b" ")
@@ -75,7 +74,7 @@ def _take(log: _Log, lines: list[bytes]) -> None:
         if not _STAMP.fullmatch(when) or _instant(when) <= _instant(log.last):
             continue
         log.last = when
-        if len(text) <= MAX_PROGRESS_LINE and text.startswith(b"{"):
+        if len(log.events) < MAX_EVENTS and len(text) <= MAX_PROGRESS_LINE and text.startswith(b"{"):
             try:
                 log.events.append(PROGRESS.validate_json(text))
             except ValueError:

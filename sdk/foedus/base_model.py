@@ -12,6 +12,7 @@ from foedus_engine.api.training_parts import ModelSource
 from foedus_engine.cluster.embedded import EmbeddedCluster
 from foedus_engine.decide.observed import ModelView
 from foedus_workloads.training.base import check_base, resolve
+from foedus_workloads.training.inspection import describe
 
 ClaimFolders = Callable[[str], Path | None]
 
@@ -24,16 +25,9 @@ def claim_folders(cluster: EmbeddedCluster, namespace: str) -> ClaimFolders:
 def read_model(source: ModelSource, folder_of: ClaimFolders) -> ModelView:
     """Return digest and sizes of the base model; what is wrong with it stands in `problem`."""
     try:
-        base = check_base(locate_model(source, folder_of))
+        return ModelView.of(describe(check_base(locate_model(source, folder_of))))
     except FoedusError as error:
         return ModelView(problem=str(error))
-    return ModelView(
-        digest=base.digest,
-        hidden_size=base.hidden,
-        layers=base.layers,
-        positions=base.positions,
-        modules=base.modules,
-    )
 
 
 def locate_model(source: ModelSource, folder_of: ClaimFolders) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 import yaml
+from pydantic.alias_generators import to_camel
 
 from foedus.options import command, namespace_option, state_option
 from foedus.overlap import Draft, check_overlap, keep_hashes
@@ -70,6 +71,13 @@ budget.add_command(reconcile)
     "of the labels that the records do bear.",
 )
 @click.option(
+    "--least-colluders",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Silos that a job must assume, at least, to tell the coordinator all they know, unless its noise is local.",
+)
+@click.option(
     "-o", "--output", type=click.Choice(["text", "yaml"]), default="text", help="yaml prints the manifest only."
 )
 @click.option("--additional", is_flag=True, help="Make it although these records have a budget: both may be spent.")
@@ -78,14 +86,11 @@ budget.add_command(reconcile)
 def create(
     name: str | None,
     files: tuple[Path, ...],
-    epsilon: float,
-    delta: float,
-    owner: str,
-    labels: tuple[str, ...],
     output: str,
     additional: bool,
     namespace: str,
     state: Path,
+    **decision: Any,
 ) -> None:
     """Make a budget for the records in a data file; NAME is the file's folder unless given.
 
@@ -94,7 +99,7 @@ def create(
     """
     if name is not None and len(files) > 1:
         raise InvalidInput("one name does not fit several files", where="NAME", cure="leave it out or give one --data")
-    limit = {"epsilon": epsilon, "delta": delta, "owner": owner, "labels": list(labels)}
+    limit = {to_camel(field): list(value) if isinstance(value, tuple) else value for field, value in decision.items()}
     drafts = [make_draft(name or file.resolve().parent.name, namespace, file, limit) for file in files]
     if output == "yaml":
         manifests = [manifest(draft.budget) for draft in drafts]

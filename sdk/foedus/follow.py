@@ -20,7 +20,7 @@ from foedus_contract.exit_codes import ExitCode
 from foedus_contract.paths import RUN_SPEC_KEY
 from foedus_contract.plan import TrainingPlan
 from foedus_contract.progress import IdentityReady, ProcessFailed
-from foedus_contract.run_spec import parse_run_spec
+from foedus_contract.run_spec import CoordinatorRunSpec
 from foedus_contract.size import training_size
 from foedus_engine import names
 from foedus_engine.api.training import FederatedTrainingJob
@@ -160,18 +160,23 @@ def read_plan(children: Sequence[Object], job: FederatedTrainingJob) -> Training
     """Return the plan as the coordinator is told it."""
     name = names.coordinator(job.metadata.name)
     configs = [child for child in children if child["kind"] == "ConfigMap" and child["metadata"]["name"] == name]
-    return parse_run_spec(configs[0]["data"][RUN_SPEC_KEY].encode("utf-8")).plan if configs else None
+    return CoordinatorRunSpec.from_json(configs[0]["data"][RUN_SPEC_KEY]).plan if configs else None
 
 
 def not_enforced(children: Sequence[Object]) -> tuple[str, ...]:
     """Return the fields of the job's own objects that this machine does not enforce, each as `Kind path`."""
     found = {
-        f"{child['kind']} {BELOW.sub('', path)}"
+        f"{child['kind']} {_shown(child, path)}"
         for child in children
         for path, _ in field_paths({"spec": child.get("spec", {})})
         if classify(child, path) is Treatment.NOT_ENFORCED
     }
     return tuple(sorted(found))
+
+
+def _shown(child: Object, path: str) -> str:
+    # Of a NetworkPolicy, say, nothing at all is enforced.
+    return "spec" if classify(child, "spec") is Treatment.NOT_ENFORCED else BELOW.sub("", path)
 
 
 async def _show_events(

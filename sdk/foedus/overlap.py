@@ -13,7 +13,7 @@ from pathlib import Path
 from foedus.options import command
 from foedus.state import EVERY_NAMESPACE, list_budgets
 from foedus_contract import limits
-from foedus_contract.durable import unwritable, write_durably
+from foedus_contract.durable import read_at_most, unwritable, write_durably
 from foedus_contract.errors import Refused
 from foedus_contract.exit_codes import ExitCode
 from foedus_engine.api.budget import PrivacyBudget
@@ -73,8 +73,7 @@ def read_hashes(state: Path, key: BudgetKey) -> frozenset[bytes]:
     path = hashes_path(state, key)
     most = limits.MAX_RECORDS * HASH_BYTES
     try:
-        with path.open("rb") as file:
-            content = file.read(most + 1)
+        content = read_at_most(path, most)
     except FileNotFoundError:
         return frozenset()
     except OSError as error:

@@ -24,6 +24,8 @@ from foedus.lifecycle import accounts, admit, all_left, is_complete, job_key, ke
 from foedus.options import command, state_option
 from foedus.report.finish import bad_ending, find_record, good_ending, save_report
 from foedus.report.record import PAGE_FILE, RECORD_FILE
+from foedus_contract import limits
+from foedus_contract.durable import read_at_most
 from foedus_contract.errors import FoedusError, InvalidInput, JobFailed, Refused, Unavailable
 from foedus_contract.exit_codes import ExitCode
 from foedus_engine import names
@@ -131,7 +133,7 @@ def read_job(files: Sequence[Path]) -> FederatedTrainingJob:
     """Return the one training job in the files; raises InvalidInput when there is none, or something else."""
     jobs = []
     for file in files:
-        for document in load_manifests(file.read_bytes(), source=str(file)):
+        for document in load_manifests(read_at_most(file, limits.MAX_MANIFEST_BYTES), source=str(file)):
             parsed = parse_manifest(document, source=str(file))
             if isinstance(parsed, PrivacyBudget):
                 cure = "its data's holder makes it with `foedus budget create`; leave it out here"

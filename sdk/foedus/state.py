@@ -39,6 +39,7 @@ def create_budget(state: Path, budget: PrivacyBudget) -> None:
             delta=spec.delta,
             owner=spec.owner,
             labels=spec.labels,
+            least_colluders=spec.least_colluders,
         )
     )
 

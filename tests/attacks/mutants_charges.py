@@ -67,7 +67,7 @@ CHARGES_MUTANTS = {
     ),
     "heads-not-kept": fails(
         f"{OF_ENGINE}::test_ledger_and_log_restored_together_are_behind_what_the_engine_saw",
-        Patch(EMBEDDED, "                _write(path, head.to_json())", "                pass"),
+        Patch(EMBEDDED, "            write_durably(path, head.to_json())", "            pass"),
     ),
     "heads-not-compared": fails(SEEN, Patch(CHARGES, "    if held < head.count:", "    if False:")),
     "heads-of-anybody-taken": fails(SEEN, Patch(GATHER, " and is_signed(head, identities[silo])", "")),

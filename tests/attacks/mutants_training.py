@@ -340,9 +340,30 @@ TRAINING_MUTANTS = {
         "[a label that the plan lacks]",
         Patch(CLIENT, " or not set(record.spec.labels) <= set(spec.plan.model.labels):", ":"),
     ),
+    "fewer-colluders-than-the-holder-asks-for": fails(
+        f"{UNIT}/test_entry.py::test_a_silo_stops_before_joining_when_data_budget_or_model_do_not_fit_the_plan"
+        "[fewer colluders than the holder asks for]",
+        Patch(CLIENT, "spec.plan.privacy.colluders < record.spec.least_colluders:", "False:"),
+    ),
     "labels-asked-for-after-pods": fails(
         "unit/foedus_engine/test_decide_training.py::test_first_failure_is_the_reason_and_nothing_is_made",
         Patch("operator/foedus_engine/decide/checks.py", "    check_labels,\n", ""),
+    ),
+    "overdue-attempts-kept": fails(
+        f"{GUARDS}::test_a_silo_gives_up_an_attempt_on_which_its_coordinator_sits",
+        Patch(
+            SILO_JOB,
+            "    return JobStep(_idle(state), (_refusal(state, event.id,",
+            "    return JobStep(state, (_refusal(state, event.id,",
+        ),
+    ),
+    "what-the-ledger-holds-told": fails(
+        f"{GUARDS}::test_of_a_charge_that_was_not_made_the_coordinator_hears_the_kind_of_trouble_alone",
+        Patch(
+            SILO_JOB,
+            "    refusal = _refusal(state, answer.id, reason)",
+            "    refusal = _refusal(state, answer.id, answer.problem.what)",
+        ),
     ),
     "one-key-under-two-names": fails(
         f"{UNIT}/test_journal.py::test_a_policy_must_pin_the_silos_own_key",
@@ -389,6 +410,12 @@ TRAINING_MUTANTS = {
     "bodies-not-bounded": fails(
         f"{UNIT}/test_transport.py::test_bodies_that_are_malformed_oversized_slow_or_another_silos_are_refused",
         Patch(f"{WORKLOADS}/transport/framing.py", "    if length > payload_limit:", "    if length < 0:"),
+    ),
+    "connections-not-counted": fails(
+        f"{UNIT}/test_transport.py::test_of_one_silos_connections_the_newest_are_kept",
+        Patch(
+            f"{WORKLOADS}/transport/server.py", "            if count[silo] > MAX_CONNECTIONS:", "            if False:"
+        ),
     ),
     # What a user hands in
     "reports-policy-widened": fails(

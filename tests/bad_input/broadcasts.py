@@ -15,7 +15,8 @@ from aiohttp import web
 from safetensors.numpy import load, save
 
 from bad_input.cases import NOTHING, Case, Seen, exits
-from bad_input.pods import SILO, address, pin_all, seen, write_spec
+from bad_input.peers import address
+from bad_input.pods import SILO, pin_all, seen, write_spec
 from bad_input.processes import Sabotage, pod
 from bad_input.sabotage import short_requests
 from foedus_contract.canonical import bytes_digest

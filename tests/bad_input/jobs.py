@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from bad_input.cases import Case, Seen, charges, exits
-from bad_input.pods import counts, journal, write_spec
+from bad_input.pods import counts, write_spec
 from bad_input.processes import LIMIT_SECONDS, Ended, Process, Sabotage, pod
 from bad_input.sabotage import (
     Before,
@@ -27,6 +27,7 @@ from bad_input.sabotage import (
     other_name,
     replays,
 )
+from bad_input.volumes import journal
 from bad_input.worlds import texts
 from foedus.display import Standing, round_line
 from foedus_contract.progress import RoundFinished, TrainingResult
@@ -188,14 +189,14 @@ PEERS = (
 VOLUMES = (
     case(
         "a silo's ledger is locked when a charge is due",
-        "round 1/1: 3 silos without silo-d (refused: the ledger is locked by another process), ε spent 0.726, accuracy …",
+        "round 1/1: 3 silos without silo-d (refused: the ledger does not answer), ε spent 0.726, accuracy …",
         ONE_ROUND,
         THREE,
         silo_d=Before("ChargeLedger", lock_ledger),
     ),
     case(
         "a silo's disk is full when a charge is due",
-        "round 1/1: 3 silos without silo-d (refused: the ledger does not answer (disk I/O error)), ε spent 0.726, accuracy …",
+        "round 1/1: 3 silos without silo-d (refused: the ledger does not answer), ε spent 0.726, accuracy …",
         ONE_ROUND,
         THREE,
         silo_d=Before("ChargeLedger", full_volume),

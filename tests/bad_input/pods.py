@@ -1,16 +1,12 @@
-"""What a silo's or a coordinator's process finds wrong with its mounts, its volume, its clock and its peer."""
+"""What a silo's or a coordinator's process finds wrong with what is mounted, and with its clock."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import socket
-import sqlite3
-import ssl
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +15,14 @@ from safetensors.numpy import load_file, save_file
 
 from bad_input.cases import NOTHING, Case, Seen, charges, exits
 from bad_input.processes import Ended, Sabotage, pod
-from bad_input.sabotage import Clock, full_volume, impatient
+from bad_input.sabotage import Clock
 from bad_input.worlds import texts
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.run_spec import SiloPolicy
 from foedus_workloads.training.data import Record, write_records
 from foedus_workloads.training.identity import load_identity
-from foedus_workloads.training.journal import name_of
-from foedus_workloads.transport.tls import TlsPaths, server_context, silo_uri
+from foedus_workloads.transport.tls import silo_uri
 from support import training_world
-from support.certificates import Authority
 from support.tiny_bert import write_tiny_bert
 from support.training_world import SILOS, World
 
@@ -149,36 +143,6 @@ def dates(role: str, begin: float, end: float) -> Spoil:
     return spoil
 
 
-def no_reservation(world: World) -> None:
-    world.ledger(SILO).close(world.plan.uid)
-
-
-def with_pragma(pragma: str) -> Spoil:
-    def spoil(world: World) -> None:
-        with closing(sqlite3.connect(world.root / SILO / "ledger.sqlite")) as connection:
-            connection.execute(f"PRAGMA {pragma}")
-
-    return spoil
-
-
-@contextmanager
-def locked(world: World) -> Iterator[None]:
-    with closing(sqlite3.connect(world.root / SILO / "ledger.sqlite")) as connection:
-        connection.execute("BEGIN EXCLUSIVE")
-        yield
-
-
-def journal(role: str, text: bytes) -> Spoil:
-    """Return the case of a journal that holds `text`."""
-
-    def spoil(world: World) -> None:
-        name = name_of(world.plan.uid)
-        path = f"output/state/{name}.jsonl" if role == "coordinator" else f"{role}/state/journal-{name}.jsonl"
-        written(path, text)(world)
-
-    return spoil
-
-
 def policy_without_own_key(world: World) -> None:
     keys = {name: bytes([number]) * 32 for number, name in enumerate(SILOS)}
     (world.root / "policy.json").write_bytes(SiloPolicy(pinned=keys).to_json())
@@ -188,60 +152,6 @@ def public_is_a_silos(world: World) -> None:
     shutil.copy(world.root / "silo-b/train.jsonl", world.root / "public.jsonl")
 
 
-@contextmanager
-def port_taken(world: World) -> Iterator[None]:
-    with socket.create_server(address(world)):
-        yield
-
-
-def address(world: World) -> tuple[str, int]:
-    host, _, port = next(iter(json.loads((world.root / "endpoints.json").read_text("utf-8")).values())).rpartition(":")
-    return host, int(port)
-
-
-def foreign_certificate(world: World) -> AbstractContextManager[None]:
-    """The coordinator's certificate is signed by an authority that is not the job's."""
-    name = x509.DNSName("job-coordinator")
-    return listening(world, server_context(Authority.create().issue(world.root / "foreign", name)))
-
-
-def expired_coordinator(world: World) -> AbstractContextManager[None]:
-    files = world.authority.issue(world.root / "old", x509.DNSName("job-coordinator"), years=(-2, -1))
-    return listening(world, server_context(files))
-
-
-def old_tls(world: World) -> AbstractContextManager[None]:
-    """The right certificate, but something in between speaks TLS 1.2 only."""
-    files = TlsPaths(*(world.root / "tls/coordinator" / name for name in ("tls.crt", "tls.key", "ca.crt")))
-    context = server_context(files)
-    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_2
-    return listening(world, context)
-
-
-@contextmanager
-def listening(world: World, context: ssl.SSLContext) -> Iterator[None]:
-    """Shake hands with whoever comes, until the block ends."""
-
-    def serve() -> None:
-        while True:
-            try:
-                raw, _ = server.accept()
-            except OSError:
-                return
-            with raw, suppress(OSError):
-                context.wrap_socket(raw, server_side=True).close()
-
-    with socket.create_server(address(world)) as server:
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield
-        finally:
-            server.shutdown(socket.SHUT_RDWR)
-            thread.join()
-
-
-ENTRY = b'{"round":0,"attempt":0,"stage":"%s","digest":""}\n'
 MOUNTS = (
     case(
         "a run spec with an unknown field",
@@ -335,106 +245,5 @@ MOUNTS = (
         E.IDENTITY_REFUSED,
         "silo silo-a: …/tls/silo-a/tls.crt: the certificate is good from … to 2120-01-01 00:00 UTC, and this machine's clock says …; set the clock, or create the job again: each job has certificates of its own",
         sabotage=Clock(-10 * YEAR),
-    ),
-)
-PEER = (
-    case(
-        "the coordinator's certificate has expired: a silo",
-        expired_coordinator,
-        E.IDENTITY_REFUSED,
-        "silo silo-a: job-coordinator at 127.0.0.1:…: the coordinator's certificate is refused (certificate has expired); compare both machines' clocks, or create the job again: each job has certificates of its own",
-    ),
-    case(
-        "the coordinator's certificate is another authority's",
-        foreign_certificate,
-        E.IDENTITY_REFUSED,
-        "silo silo-a: job-coordinator at 127.0.0.1:…: one side does not accept the other's certificate; mount certificates that this job's authority signed for these very names",
-    ),
-    case(
-        "something speaks TLS 1.2",
-        old_tls,
-        E.IDENTITY_REFUSED,
-        "silo silo-a: job-coordinator at 127.0.0.1:…: the coordinator does not speak TLS 1.3; see what stands between it and the silo; older TLS is never used",
-    ),
-    case(
-        "the coordinator's port is taken",
-        port_taken,
-        E.ADDRESS_IN_USE,
-        "coordinator: 127.0.0.1:…: the address cannot be bound; free the port or choose another",
-        role="coordinator",
-    ),
-    case(
-        "nobody comes: the silos are not there in time",
-        replanned(deadlines={"joinSeconds": 1}),
-        E.QUORUM_LOST,
-        "coordinator: job: the silos did not join in time: 0 are there, 3 are needed; missing: silo-a, silo-b, silo-c, silo-d; see why they stopped; raise spec.aggregation.joinTimeout if they are slow to start",
-        role="coordinator",
-    ),
-    case(
-        "nobody is there: the coordinator does not come up in time",
-        replanned(deadlines={"joinSeconds": 1}),
-        E.UNAVAILABLE,
-        "silo silo-a: job-coordinator at 127.0.0.1:…: the coordinator does not answer; see whether it runs, and whether the network lets this silo through",
-    ),
-)
-VOLUMES = (
-    case(
-        "no open reservation of this job in the ledger",
-        no_reservation,
-        E.BUDGET_REFUSED,
-        "silo silo-a: ns/silo-a: the budget holds no open reservation of this job; start the job through the engine, which reserves",
-    ),
-    case(
-        "a ledger that is no database",
-        written(f"{SILO}/ledger.sqlite", b"not a database" * 100),
-        E.BUDGET_REFUSED,
-        "silo silo-a: …/silo-a/ledger.sqlite: the ledger cannot be trusted: file is not a database; restore the newest copy of the file; nothing is charged on it before",
-    ),
-    case(
-        "a ledger of another schema",
-        with_pragma("user_version = 99"),
-        E.BUDGET_REFUSED,
-        "silo silo-a: …/silo-a/ledger.sqlite: the ledger cannot be trusted: its schema is version 99, this program reads 1; restore the newest copy of the file; nothing is charged on it before",
-    ),
-    case(
-        "a ledger that another program has locked",
-        locked,
-        E.UNAVAILABLE,
-        "silo silo-a: …/silo-a/ledger.sqlite: the ledger is locked by another process; end that process, or try again",
-        sabotage=impatient,
-    ),
-    case(
-        "a silo's journal is damaged",
-        journal(SILO, ENTRY % b"Opened" + b"{}\n"),
-        E.INVALID_DATA,
-        "silo silo-a: …/silo-a/state/journal-….jsonl:2: the journal is damaged (round: Field required); this silo cannot take part in the job any more; the next job starts a new journal",
-    ),
-    case(
-        "a silo's journal skips a step",
-        journal(SILO, ENTRY % b"Opened" + ENTRY % b"Uploaded"),
-        E.INVALID_DATA,
-        "silo silo-a: …/silo-a/state/journal-….jsonl:2: the journal is damaged (attempt 0 was answered before, or its steps come in another order); this silo cannot take part in the job any more; the next job starts a new journal",
-    ),
-    case(
-        "the coordinator's journal is damaged",
-        journal("coordinator", b'{"entry":"Began"}\n{"entry":"Ended"}\n'),
-        E.INVALID_DATA,
-        "coordinator: …/output/state/….jsonl:2: the journal is damaged (Input tag 'Ended' found using 'entry' does not match any of the expected tags: 'Began', 'Restored', 'Opened', 'Closed'); start a new job; what was charged stays charged",
-        role="coordinator",
-    ),
-    case(
-        "a silo's volume is full",
-        lambda world: None,
-        E.UNAVAILABLE,
-        "silo silo-a: …/silo-a/progress.jsonl: cannot be written (File too large); free space on the volume, or mend it",
-        sabotage=full_volume,
-    ),
-    case(
-        "the coordinator's volume is full",
-        lambda world: None,
-        E.UNAVAILABLE,
-        "coordinator: …/progress.jsonl: cannot be written (File too large); free space on the volume, or mend it",
-        role="coordinator",
-        sabotage=full_volume,
     ),
 )

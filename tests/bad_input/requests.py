@@ -26,6 +26,7 @@ from foedus_workloads.transport.server import ServerSettings, SiloServer
 from foedus_workloads.transport.sessions import Sessions
 from foedus_workloads.transport.tls import TlsPaths, client_context, server_context, silo_uri
 from support.certificates import Authority
+from support.heads import ANY_HEAD
 
 PLAN = "sha256:" + "a" * 64
 ID = AttemptId(round=0, attempt=0)
@@ -37,7 +38,7 @@ Body = bytes | Callable[[], AsyncIterator[bytes]]
 
 
 def join_of(silo: str = "silo-a", **changes: Any) -> Join:
-    fields = {"silo": silo, "incarnation": 1, "identity": b"k" * 32, "plan_digest": PLAN}
+    fields = {"silo": silo, "incarnation": 1, "identity": b"k" * 32, "plan_digest": PLAN, "head": ANY_HEAD}
     return Join(**(fields | changes))
 
 

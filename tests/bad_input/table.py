@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bad_input import broadcasts, commands, jobs, pods, requests, runs
+from bad_input import broadcasts, commands, folders, jobs, manifests, models, peers, pods, requests, runs, volumes
 from bad_input.cases import Case, Section
 
 PAGE = Path(__file__).parents[2] / "docs/bad-input.md"
@@ -19,14 +19,14 @@ and whatever a refused or failed job had reserved is given back. The codes are e
 [Getting started](getting-started.md).
 """
 SECTIONS = (
-    Section("A manifest", "`foedus run` with a manifest that is wrong.", commands.MANIFEST),
-    Section("A base model", "`foedus run` with a base model that does not fit or is broken.", commands.MODEL),
+    Section("A manifest", "`foedus run` with a manifest that is wrong.", manifests.MANIFEST),
+    Section("A base model", "`foedus run` with a base model that does not fit or is broken.", models.MODEL),
     Section("Budgets and ledgers", "`foedus run` and `foedus budget`.", commands.BUDGETS),
-    Section("State and result folders", "`foedus run` and `foedus budget create`.", commands.FOLDERS),
+    Section("State and result folders", "`foedus run` and `foedus budget create`.", folders.FOLDERS),
     Section("Records", "`foedus budget create`, by a data's holder; the last row `foedus run`.", commands.DATA),
     Section("What is mounted", "A process of a job, started as a pod is.", pods.MOUNTS),
-    Section("Volumes of a process", "The same, with a ledger, a journal or a disk out of order.", pods.VOLUMES),
-    Section("The other side is not there, or another", "The same, before a silo has joined.", pods.PEER),
+    Section("Volumes of a process", "The same, with a ledger, a journal or a disk out of order.", volumes.VOLUMES),
+    Section("The other side is not there, or another", "The same, before a silo has joined.", peers.PEER),
     Section(
         "A coordinator that says what is wrong",
         "A silo's process, joined to a coordinator with the job's own certificate. The line is in the silo's log.",

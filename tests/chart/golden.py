@@ -84,6 +84,13 @@ def read(name: str) -> list[dict[str, Any]]:
     return list({**{key: each for key, each in base.items() if key not in lacking}, **shown}.values())
 
 
+def role_rules(name: str) -> list[dict[str, Any]]:
+    """Return the rules of a ClusterRole of the chart."""
+    roles = {each["metadata"]["name"]: each for each in read(DEFAULT) if each["kind"] == "ClusterRole"}
+    rules: list[dict[str, Any]] = roles[name]["rules"]
+    return rules
+
+
 def is_file_of_its_own(document: Mapping[str, Any]) -> bool:
     """Say whether the chart holds the document as it stands."""
     return document["kind"].startswith(("CustomResourceDefinition", "ValidatingAdmissionPolicy"))

@@ -11,6 +11,7 @@ from typing import Any
 
 from foedus_engine import names
 from foedus_engine.accounting import Accounting
+from foedus_engine.budget import budget_kinds, pod_kinds
 from foedus_engine.cluster.feed import KeyFeed
 from foedus_engine.cluster.protocol import Conflict
 from foedus_engine.decide.plan import Event, ObjectKey
@@ -58,7 +59,12 @@ class Life:
         self._lease = ObjectKey("coordination.k8s.io/v1", "Lease", release, "foedus-operator")
         self._clock = Clock()
         ledgers = KubeLedgers(operator)
-        kinds = training_kinds(self._operator, ledgers, Accounting(lambda _: MODEL), clock=self._clock)
+        accounting = Accounting(lambda _: MODEL)
+        kinds = {
+            **training_kinds(self._operator, ledgers, accounting, clock=self._clock),
+            **budget_kinds(self._operator, ledgers, accounting, clock=self._clock),
+            **pod_kinds(self._operator, clock=self._clock),
+        }
         factory = content_factory(self._clock, lambda size: b"\1" * size)
         self._loop = Reconciler(self._operator, ledgers, factory, kinds, clock=lambda: 0.0)
         self.key = ObjectKey(names.API_VERSION, names.TRAINING_KIND, namespace, "demo")
@@ -108,10 +114,12 @@ class Life:
                 "epsilon": 1,
                 "delta": 1e-5,
                 "owner": silo,
+                "labels": ["no", "yes"],
             }
             meta = {"name": f"budget-{silo}", "namespace": self._namespace}
             body = {"apiVersion": names.API_VERSION, "kind": names.BUDGET_KIND, "metadata": meta, "spec": spec}
             await self._admin.create(body)
+            await self._loop.reconcile(ObjectKey(names.API_VERSION, names.BUDGET_KIND, self._namespace, meta["name"]))
 
     async def _suspend_until_certificates_are_old(self) -> None:
         await self._change(lambda spec: spec.update(suspend=True))
@@ -127,19 +135,24 @@ class Life:
         await self._admin.update(job)
 
     async def _end_the_coordinator(self) -> None:
-        """Say of a pod of the coordinator's Job what its node would say, and let the operator see it running first."""
-        pod = await self._report(await self._pod(), "Running", {"running": {}})
+        """Say of the pods what their nodes would say: silos run, and then the coordinator, until it ends."""
+        for silo in SILOS:
+            await self._report(await self._pod(names.client("demo", silo)), "Running", {"running": {}})
+        await self._settle()
+        pod = await self._report(await self._pod(names.coordinator("demo")), "Running", {"running": {}})
         await self._settle()
         await self._report(pod, "Succeeded", {"terminated": {"exitCode": 0, "message": FINISHED}})
         await self._settle()
+        await self._loop.reconcile(ObjectKey("v1", "Pod", self._namespace, pod["metadata"]["name"]))
 
-    async def _pod(self) -> Any:
-        """Return the pod of the coordinator's Job."""
-        name = names.coordinator("demo")
+    async def _pod(self, name: str) -> Any:
+        """Return the pod of a role's Job."""
         job = await self._admin.get(ObjectKey("batch/v1", "Job", self._namespace, name))
         labels = {"batch.kubernetes.io/controller-uid": job["metadata"]["uid"]}
         if not self._with_controllers:
-            meta = {"name": f"{name}-0", "namespace": self._namespace, "labels": labels}
+            template = job["spec"]["template"]["metadata"]
+            meta = {**template, "name": f"{name}-0", "namespace": self._namespace}
+            meta["labels"] = {**template["labels"], **labels}
             await self._admin.create({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {}})
         while not (found := await self._admin.list("v1", "Pod", self._namespace, labels)):
             await asyncio.sleep(0.1)

@@ -10,11 +10,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from foedus_contract.ledger_wire import AUDIENCE
 from foedus_engine.cluster.protocol import NotFound
 from foedus_engine.cluster.store import ObjectStore
 from foedus_engine.decide.plan import ObjectKey
 from foedus_operator.api_server import Answer, ApiServer
 from foedus_operator.kube import RESOURCES
+from foedus_operator.ledger_service.identity import ACCOUNT, POD_NAME, POD_UID, TOKEN_REVIEWS
 
 _PATH = re.compile(
     r"/(?:api|apis/(?P<group>[^/]+))/(?P<version>v[^/]+)(?:/namespaces/(?P<namespace>[^/]+))?/(?P<plural>[a-z]+)"
@@ -33,8 +35,11 @@ class StoreServer(ApiServer):
         self._store = store
 
     async def text(self, verb: str, path: str, **_: Any) -> bytes:
-        """Return the log of a pod: an empty one."""
-        self._note(_parts(path), "get")
+        """Return the log of a pod, an empty one, or what the API server says of itself."""
+        if path == "/readyz":
+            self.used.add((path, "get"))
+        else:
+            self._note(_parts(path), "get")
         return b""
 
     async def request(
@@ -47,18 +52,39 @@ class StoreServer(ApiServer):
         content_type: str = "",
     ) -> Answer:
         """Return what the store says."""
+        if path == TOKEN_REVIEWS:
+            self.used.add((resource("authentication.k8s.io", "tokenreviews"), "create"))
+            return self._review((body or {})["spec"]["token"])
         parts = _parts(path)
         version = "/".join(filter(None, (parts["group"], parts["version"])))
         kind = _KINDS[version, parts["plural"]]
         key = ObjectKey(version, kind, parts["namespace"] or "", parts["name"] or "")
         if verb == "GET" and not key.name:
             self._note(parts, "list")
-            labels = dict(each.split("=") for each in (query or {}).get("labelSelector", "").split(",") if each)
-            return {"items": self._store.list(version, kind, parts["namespace"], labels), "metadata": {}}
+            return {"items": self._list(key, parts["namespace"], query or {}), "metadata": {}}
         if verb == "GET":
             self._note(parts, "get")
             return self._store.get(key)
         return self._write(verb, parts, key, body or {})
+
+    def _review(self, token: str) -> Answer:
+        """Take a token for that of the pod that it spells: `namespace/name`."""
+        namespace, _, name = token.partition("/")
+        pod = self._store.get(ObjectKey("v1", "Pod", namespace, name))
+        extra = {POD_NAME: [name], POD_UID: [pod["metadata"]["uid"]]}
+        user = {"username": f"{ACCOUNT}{namespace}:default", "extra": extra}
+        return {"status": {"authenticated": True, "audiences": [AUDIENCE], "user": user}}
+
+    def _list(self, kind: ObjectKey, namespace: str | None, query: Mapping[str, str]) -> list[Answer]:
+        """Return what bears all labels of `a=b,c=d`, or one of `a in (b,c)`; of events, those about one uid."""
+        selector, about = query.get("labelSelector", ""), query.get("fieldSelector", "")
+        among = re.fullmatch(r"(\S+) in \((.*)\)", selector)
+        labels = {} if among else dict(each.split("=") for each in selector.split(",") if each)
+        found = [dict(each) for each in self._store.list(kind.api_version, kind.kind, namespace, labels)]
+        if among:
+            wanted = among[2].split(",")
+            found = [each for each in found if each["metadata"].get("labels", {}).get(among[1]) in wanted]
+        return [each for each in found if not about or f"uid={each['involvedObject']['uid']}," in about]
 
     def _write(self, verb: str, parts: Mapping[str, Any], key: ObjectKey, body: Mapping[str, Any]) -> Answer:
         self._note(parts, {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}[verb])

@@ -155,7 +155,7 @@ JOBS: list[tuple[str, Any, str | None]] = [
     (C, [client(n) for n in range(51)], "spec.clients: must have at most 50 entries, and has 51"),
     (f"{C}.1.name", "silo-00", "spec.clients: client names must differ from each other"),
     (f"{C}.1.name", "Silo_1", "spec.clients[1].name: must be lower-case letters, digits and `-`, e.g. silo-01"),
-    (f"{C}.1.name", "coordinator", "spec.clients[1].name: a silo cannot be called ca, coordinator or policy"),
+    (f"{C}.1.name", "coordinator", "spec.clients[1].name: a silo cannot be called ca, coordinator, insp"),
     (f"{C}.1.name", "s" * 59, "metadata.name: the job's name and a client's name together must be at most 62"),
     (f"{C}.1.budgetRef.name", "silo-00", "two clients cannot share a budget"),
     (f"{C}.1.data.persistentVolumeClaim.claimName", "silo-00", "two clients cannot have the same data"),
@@ -178,6 +178,23 @@ JOBS: list[tuple[str, Any, str | None]] = [
     ("spec.resources", {"client": {"requests": {"cpu": 0.5}}}, "spec.resources.client.requests.cpu: must be text"),
     ("spec.resources", {"client": {"limits": {"memory": "2 GB"}}}, "must be a quantity such as 500m, 2 or 2Gi"),
     ("spec.resources", {"client": {"limits": {"CPU!": "2"}}}, "must map resource names such as cpu and memory"),
+    (f"{C}.1.name", "inspector", "spec.clients[1].name: a silo cannot be called ca, coordinator, insp"),
+    ("spec.scheduling", {"client": {"tolerations": [{"operator": "Exists"}]}}, None),
+    ("spec.scheduling", {"client": {"tolerations": [{"key": "a/b", "value": "c", "effect": "NoSchedule"}]}}, None),
+    (
+        "spec.scheduling",
+        {"client": {"tolerations": [{"key": "a", "effect": "NoExecute", "tolerationSeconds": 0}]}},
+        None,
+    ),
+    ("spec.scheduling", {"client": {"tolerations": [{}]}}, "operator: Exists takes no value, and Equal needs a key"),
+    ("spec.scheduling", {"client": {"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}}, "no value"),
+    ("spec.scheduling", {"client": {"tolerations": [{"key": "a", "tolerationSeconds": 1}]}}, "effect NoExecute alone"),
+    ("spec.scheduling", {"client": {"tolerations": [{"key": "a b"}]}}, "must be a name such as foedus.dev/operator"),
+    ("spec.scheduling", {"coordinator": {"nodeSelector": {"a b": "c"}}}, "nodeSelector: must map label names such as"),
+    ("spec.scheduling", {"coordinator": {"runtimeClassName": "Kata"}}, "runtimeClassName: must be lower-case letters"),
+    ("spec.scheduling", {"silos": {}}, "spec.scheduling.silos: is not a known field"),
+    ("spec.managedBy", "kueue.x-k8s.io/multikueue", None),
+    ("spec.managedBy", "a b", "spec.managedBy: must be a name such as foedus.dev/operator"),
     ("spec.backoffLimit", -1, "spec.backoffLimit: must be at least 0"),
     ("spec.activeDeadlineSeconds", 0, "spec.activeDeadlineSeconds: must be at least 1"),
     ("metadata.name", "news.2", "metadata.name: must be at most 51"),
@@ -209,6 +226,10 @@ JOBS += [
         (C, [client(number) for number in range(10)]),
         (f"{C}.1.name", "s" * 58),
         ("spec.backoffLimit", 100),
+        ("spec.managedBy", "foedus.dev/operator"),
+        ("spec.scheduling", {"client": {"nodeSelector": {"topology.kubernetes.io/region": "eu-west-1", "disk": ""}}}),
+        ("spec.scheduling", {"client": {"runtimeClassName": "nvidia"}, "coordinator": {}}),
+        ("spec.resources", {"client": {"limits": {"nvidia.com/gpu": 1}}}),
         ("spec.ttlSecondsAfterFinished", 0),
         ("spec.activeDeadlineSeconds", 2**31 - 1),
         ("spec.resources", {"coordinator": {"requests": {"memory": "1.5Gi"}, "limits": {"example.com/gpu": 1}}}),
@@ -216,6 +237,9 @@ JOBS += [
 ]
 BUDGETS: list[tuple[str, Any, str | None]] = [
     ("spec.owner", "Hospital A", None),
+    ("spec.leastColluders", 0, None),
+    ("spec.leastColluders", -1, "spec.leastColluders: must be at least 0"),
+    ("spec.leastColluders", 51, "spec.leastColluders: must be at most 50"),
     ("spec.labels", ["sport", "tech"], None),
     ("spec.labels", [], None),
     ("spec.labels", [""], "spec.labels[0]: must not be empty"),
@@ -253,6 +277,10 @@ def test_pydantic_and_the_crd_agree(base: dict[str, Any], path: str, value: Any,
     assert found != []
 
 
+def head(count: int) -> dict[str, Any]:
+    return {"count": count, "hash": "sha256:" + "e" * 64, "signature": "c2ln"}
+
+
 U = "status.accounts.uid-1"
 CLOSED = changed(budget(), f"{U}.state", "Closed")
 TRANSITIONS: list[tuple[dict[str, Any], str, Any, str | None]] = [
@@ -272,6 +300,8 @@ TRANSITIONS: list[tuple[dict[str, Any], str, Any, str | None]] = [
     (job(), "spec.aggregation.stageTimeout", "2m", "spec.aggregation: cannot change"),
     (job(), "spec.evaluation", on_claim("public"), "spec.evaluation: cannot change"),
     (job(), "spec.resources", {}, "spec.resources: cannot change"),
+    (job(), "spec.scheduling", {"client": {}}, "spec.scheduling: cannot change"),
+    (job(), "spec.managedBy", "foedus.dev/operator", "spec.managedBy: cannot change"),
     (budget(), "spec.epsilon", 2, "spec: cannot change: a new decision of the data's holder is a new budget"),
     (budget(), "spec.owner", "B", "spec: cannot change"),
     (budget(), "spec.labels", ["a", "b"], "spec: cannot change"),
@@ -284,6 +314,10 @@ TRANSITIONS: list[tuple[dict[str, Any], str, Any, str | None]] = [
     (budget(), U, GONE, "status.accounts: accounts cannot be removed"),
     (budget(), "status.accounts", GONE, "status.accounts: accounts cannot be removed"),
     (budget(), "status", GONE, "status: the ledger cannot be removed"),
+    (budget(), "status.head", head(2), None),
+    (changed(budget(), "status.head", head(2)), "status.head", head(3), None),
+    (changed(budget(), "status.head", head(2)), "status.head", head(1), "status.head: what was seen of the silo's log"),
+    (changed(budget(), "status.head", head(2)), "status.head", GONE, "status.head: what was seen of the silo's log"),
     (CLOSED, f"{U}.charged", 4, None),
     (CLOSED, f"{U}.charged", 2, f"{U}.charged: cannot fall: what was spent stays spent"),
     (CLOSED, f"{U}.state", "Open", f"{U}: a closed account is not opened again"),

@@ -1,5 +1,6 @@
 """What a real API server alone has: events that are counted, quotas, namespaces that end, pods, pages."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 from foedus_engine.cluster.protocol import Forbidden, NotFound
+from foedus_engine.decide.observed import PodsView
 from foedus_engine.decide.plan import Event, ObjectKey, key_of
 from foedus_operator import kube
 from foedus_operator.kube import KubeCluster, path_of
@@ -72,14 +74,36 @@ async def test_the_latest_pods_result_is_read_from_its_termination_message(clust
         "metadata": {"name": "j", "namespace": NAMESPACE},
         "spec": {"suspend": True, "template": template},
     }
-    uid = (await cluster.create(job))["metadata"]["uid"]
-    assert await cluster.pod_result(NAMESPACE, "j") is None
+    made = await cluster.create(job)
+    another = await cluster.create({**job, "metadata": {"name": "another", "namespace": NAMESPACE}})
+    assert (await cluster.pods([made]))["j"] == PodsView()
     for name, message in (("one", "no result"), ("two", '{"outcome": "Complete", "rounds": 3}')):
-        await make_finished_pod(name, uid, message)
-    result = await cluster.pod_result(NAMESPACE, "j")
-    assert result is not None
-    assert (result.outcome, result.rounds) == ("Complete", 3)
-    assert await cluster.pod_result(NAMESPACE, "another") is None
+        await make_finished_pod(name, made["metadata"]["uid"], message)
+    views = await cluster.pods([made, another])
+    assert views == {"j": PodsView(result=b'{"outcome": "Complete", "rounds": 3}', started=True), "another": PodsView()}
+
+
+async def test_a_job_whose_pods_a_quota_forbids_says_so(cluster: KubeCluster) -> None:
+    namespace = f"foedus-quota-{uuid.uuid4().hex[:8]}"
+    template = {"spec": {"restartPolicy": "Never", "containers": [{"name": "workload", "image": "none"}]}}
+    async with api_server() as server:
+        await make_namespace(server, namespace)
+        quota = {"metadata": {"name": "small"}, "spec": {"hard": {"pods": "0"}}}
+        await server.request("POST", f"/api/v1/namespaces/{namespace}/resourcequotas", body=quota)
+        made = await cluster.create(
+            {
+                "apiVersion": "batch/v1",
+                "kind": "Job",
+                "metadata": {"name": "j", "namespace": namespace},
+                "spec": {"template": template},
+            }
+        )
+        async with asyncio.timeout(60):
+            while (trouble := (await cluster.pods([made]))["j"].trouble) is None:
+                await asyncio.sleep(0.1)
+        await server.request("DELETE", f"/api/v1/namespaces/{namespace}")
+    assert trouble.reason in {"QuotaExceeded", "Unschedulable"}  # a pod may be made before the quota is seen
+    assert trouble.message
 
 
 async def make_finished_pod(name: str, job_uid: str, message: str) -> None:

@@ -12,9 +12,11 @@ import pytest
 
 from contract.test_crds import budget as budget_document
 from foedus_contract.errors import Refused, Unavailable
+from foedus_contract.wire import LedgerHead
 from foedus_engine.cluster.feed import KeyFeed
 from foedus_engine.cluster.protocol import Busy
 from foedus_engine.decide.plan import BudgetKey
+from foedus_ledger.charges import LedgerBehind
 from foedus_ledger.mechanisms import Mechanism
 from foedus_operator.api_server import ApiServer
 from foedus_operator.kube import KubeCluster
@@ -71,6 +73,26 @@ async def test_what_is_read_is_what_was_written(book: Book) -> None:
     assert record is not None
     assert (record.accounts["job-a"].state, record.version) == ("Closed", 4)
     assert record.spec.epsilon == 1.0
+
+
+async def test_a_ledger_that_a_head_shows_to_be_an_old_copy_starts_nothing(book: Book) -> None:
+    await book.reserve("job-a")
+    await book.charge("job-a", 0)
+    document = budget_document()["spec"]["dataset"]
+    for count in (2, 1):  # an older one does not take the place of a newer one
+        head = LedgerHead(dataset=document["digest"], count=count, hash=document["digest"], signature=b"s" * 64)
+        await book.ledgers.keep_head(book.key, head)
+    with pytest.raises(LedgerBehind, match="it holds 1 charges, 2 have been seen"):
+        await book.ledgers.read(book.key)
+    with pytest.raises(LedgerBehind):
+        await book.reserve("job-b")
+    with pytest.raises(LedgerBehind):
+        await book.charge("job-a", 1)
+    await book.ledgers.close(book.key, job_uid="job-a")  # gives nothing back that is spent
+
+
+async def test_a_budget_that_is_gone_has_nothing_to_close(book: Book) -> None:
+    await book.ledgers.close(BudgetKey(NAMESPACE, "nowhere"), job_uid="job-a")
 
 
 async def test_the_same_reservation_twice_is_one(book: Book) -> None:

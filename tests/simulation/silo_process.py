@@ -28,6 +28,7 @@ from foedus_workloads.training.job_effects import (
     LoadAdapter,
     NobodyNewer,
     NoiseDrawn,
+    Overdue,
     SeekNewer,
     SiloEffect,
     SiloEvent,
@@ -38,6 +39,7 @@ from foedus_workloads.training.silo_entries import Entry
 from simulation.network import Link, Request
 from simulation.storage import out_of_reach
 from simulation.timeline import Crashed, Life, Wait
+from support.heads import ANY_HEAD
 
 if TYPE_CHECKING:
     from simulation.world import World
@@ -67,6 +69,8 @@ class SiloProcess:
         self.over = False
         self.wake: Callable[[], None] = lambda: None
         self.answers: deque[SiloEvent] = deque()
+        self.awaited: tuple[AttemptId, object] | None = None
+        self.overdue_at = 0.0
         self.entropy = world.entropy(name, incarnation)
 
     def note(self, what: str, attempt: AttemptId | None = None, data: Any = None) -> None:
@@ -81,7 +85,13 @@ class SiloProcess:
         world.ledgers[self.name].follow()
         state = silo_job.start_silo_job(world.silo_rules[self.name], last, self.disk.kept)
         identity = world.silo_rules[self.name].identity.signing_key.public_key().public_bytes_raw()
-        join = Join(silo=self.name, incarnation=self.incarnation, identity=identity, plan_digest=world.plan_digest)
+        join = Join(
+            silo=self.name,
+            incarnation=self.incarnation,
+            identity=identity,
+            plan_digest=world.plan_digest,
+            head=ANY_HEAD,
+        )
         self.link = Link(world, join, patience=world.plan.deadlines.join_seconds)
         yield from self.link.open(self.wake)
         while not self.over:
@@ -90,7 +100,13 @@ class SiloProcess:
             for effect in step.effects:
                 yield from self._execute(effect)
             state = step.state
+            self._note_awaited(silo_job.awaited_stage(state))
         yield from self.link.leave()
+
+    def _note_awaited(self, awaited: tuple[AttemptId, object] | None) -> None:
+        if awaited != self.awaited:
+            patience = silo_job.patience_seconds(self.world.plan)
+            self.awaited, self.overdue_at = awaited, self.world.timeline.now + patience
 
     def _next_event(self) -> Request:
         assert self.link is not None
@@ -101,7 +117,13 @@ class SiloProcess:
                 return arrived
             if self.answers:
                 return self.answers.popleft()
-            yield Wait()
+            if self.awaited is None:
+                yield Wait()
+            elif self.world.timeline.now < self.overdue_at:
+                yield Wait(self.overdue_at)
+            else:
+                self.note("gives the attempt up", self.awaited[0])
+                return Overdue(self.awaited[0])
 
     def _note_arrival(self, event: SiloEvent) -> None:
         if isinstance(event, Heard) and isinstance(event.message, Welcome):

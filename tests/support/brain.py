@@ -88,9 +88,11 @@ def reserved(**changes: Any) -> Observed:
 
 
 def running(**changes: Any) -> Observed:
-    """Return the world one minute before now was `startTime`, with all Jobs there and no identity yet."""
-    status = {"phase": "Preparing", "startTime": "2026-03-01T11:59:00Z"}
-    return replace(reserved(meta=meta(status), children=jobs()), **changes)
+    """Return the world one minute after all processes were started, with no identity yet."""
+    since = "2026-03-01T11:59:00Z"
+    status = {"phase": "Preparing", "startTime": since, "joinStartTime": since}
+    started = frozenset(name for _, name in jobs())
+    return replace(reserved(meta=meta(status), children=jobs(), started=started), **changes)
 
 
 def jobs(**finished: str) -> dict[tuple[str, str], ChildView]:

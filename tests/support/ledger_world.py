@@ -1,7 +1,7 @@
 """The ledger service as a process beside a real API server, and pods of real Jobs that ask it.
 
-The service runs as its own ServiceAccount with the rights that the chart gives it and no others. No node is needed: a
-pod that is Pending has a UID, an owner and tokens.
+The service runs as its own ServiceAccount with the rights that the chart grants and no others. No node is needed: a pod
+that is Pending has a UID, an owner and tokens.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 from cryptography import x509
 
+from chart.golden import role_rules
 from contract.test_crds import budget as budget_document
 from foedus_contract.ledger_wire import AUDIENCE
 from foedus_contract.run_spec import LedgerService
@@ -45,12 +46,7 @@ from support.kubernetes import kubeconfig, make_namespace
 SYSTEM = "foedus-system"
 MECHANISM = Mechanism(noise_multiplier=100.0)
 QUICK = ClientSettings(patience_seconds=0.0, pause_seconds=0.1)
-CHART = Path(__file__).parents[1] / "golden/chart/default.yaml"
-RULES: list[dict[str, Any]] = next(
-    document["rules"]
-    for document in yaml.safe_load_all(CHART.read_text("utf-8"))
-    if document and (document["kind"], document["metadata"]["name"]) == ("ClusterRole", "foedus-ledger")
-)
+RULES = role_rules("foedus-ledger")
 
 
 async def make_identity(server: ApiServer, name: str, rules: list[dict[str, Any]], folder: Path) -> Path:

@@ -88,14 +88,23 @@ def append_durably(descriptor: int, line: bytes) -> None:
         raise
 
 
+def read_at_most(path: Path, most: int) -> bytes:
+    """Return what the file holds, at most one byte more than `most`: so that a longer one is known; raises OSError."""
+    with path.open("rb") as file:
+        return file.read(most + 1)
+
+
 def write_durably(path: Path, content: bytes) -> None:
     """Make `path` hold `content`, for this user alone; after a crash it holds that or what it held before.
 
     Raises OSError. Of one path there is one writer at a time.
     """
     draft = path.with_name(path.name + ".draft")
-    _write_synced(draft, content)
-    draft.replace(path)
+    try:
+        _write_synced(draft, content)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 

@@ -15,5 +15,5 @@ MAX_MANIFEST_BYTES = 1024 * 1024  # etcd refuses objects above 1.5 MiB
 MAX_DATA_BYTES = 4 * 1024**3  # one silo's data file
 MAX_LINE_BYTES = 1024 * 1024  # one record of a data file
 MAX_LABELS = 100  # classes of one head; a budget's list of them stays below 8 KiB
-MAX_LABEL_LENGTH = 63  # what a report's column can show
+MAX_LABEL_LENGTH = 63  # as long as the value of a Kubernetes label
 RING_BITS = 32  # masked vectors live in Z_2^32

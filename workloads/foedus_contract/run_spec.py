@@ -74,12 +74,23 @@ class ClientRunSpec(ContractModel):
     threads: Annotated[int, Field(ge=1, le=256)] = 1
 
 
-RunSpec = Annotated[CoordinatorRunSpec | ClientRunSpec, Field(discriminator="role")]
+class InspectorRunSpec(ContractModel):
+    """What a process is told that looks at a base model before anything is planned."""
 
-_ADAPTER: TypeAdapter[CoordinatorRunSpec | ClientRunSpec] = TypeAdapter(RunSpec)
+    role: Literal["Inspector"] = "Inspector"
+    incarnation: Annotated[int, Field(ge=0)] = 0
+    model: ModelSource
+    progress: str
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
 
 
-def parse_run_spec(text: bytes) -> CoordinatorRunSpec | ClientRunSpec:
+AnyRunSpec = CoordinatorRunSpec | ClientRunSpec | InspectorRunSpec
+RunSpec = Annotated[AnyRunSpec, Field(discriminator="role")]
+
+_ADAPTER: TypeAdapter[AnyRunSpec] = TypeAdapter(RunSpec)
+
+
+def parse_run_spec(text: bytes) -> AnyRunSpec:
     """Parse a run spec file; raises InvalidInput naming the first wrong field."""
     try:
         return _ADAPTER.validate_json(text)

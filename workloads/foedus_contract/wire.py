@@ -17,7 +17,6 @@ from foedus_contract.errors import InvalidInput
 from foedus_contract.models import ContractModel, Digest, SiloName, first_problem
 
 PROTOCOL_VERSION = 3  # 2: signed broadcasts, offers; 3: a Join bears the head of the silo's charge log
-ACCEPTED_VERSIONS = frozenset({2, PROTOCOL_VERSION})  # a silo of the release before joins without a head
 Key = Annotated[bytes, Field(min_length=32, max_length=32)]
 Signature = Annotated[bytes, Field(min_length=64, max_length=64)]
 Ciphertext = Annotated[bytes, Field(max_length=512)]
@@ -69,7 +68,7 @@ class Join(ContractModel):
     incarnation: Annotated[int, Field(ge=0)]
     identity: Key
     plan_digest: Digest
-    head: LedgerHead | None = None
+    head: LedgerHead
 
 
 class AdvertiseKeys(ContractModel):

@@ -49,6 +49,7 @@ class BudgetSpec(ContractModel):
     """What the holder decided: which data (digest and size), how much, and who decided. Immutable.
 
     `labels` are all that records may bear, as the holder has made them public; without them no job may use the data.
+    `least_colluders` is how many silos, at least, a job has to assume against this one, unless its noise is local.
     """
 
     digest: Digest
@@ -57,6 +58,7 @@ class BudgetSpec(ContractModel):
     delta: Annotated[float, Field(gt=0, lt=1)]
     owner: Annotated[str, StringConstraints(max_length=256)] = ""
     labels: Annotated[tuple[Label, ...], Field(max_length=limits.MAX_LABELS)] = ()
+    least_colluders: Annotated[int, Field(ge=0, le=limits.MAX_SILOS)] = 1
 
     @model_validator(mode="after")
     def _meaningful(self) -> Self:

@@ -21,14 +21,16 @@ from foedus_contract import limits, paths
 from foedus_contract.durable import unwritable
 from foedus_contract.errors import FoedusError, InvalidInput, describe_defect
 from foedus_contract.exit_codes import ExitCode
+from foedus_contract.inspection import Inspection
 from foedus_contract.progress import ProcessFailed, TrainingResult
-from foedus_contract.run_spec import ClientRunSpec, CoordinatorRunSpec, parse_run_spec
-from foedus_workloads.training.progress import ProgressWriter
+from foedus_contract.run_spec import AnyRunSpec, ClientRunSpec, CoordinatorRunSpec, InspectorRunSpec, parse_run_spec
+from foedus_workloads.training.inspection import run_inspector
 from foedus_workloads.training.surroundings import Surroundings
 
 MAX_SPEC_BYTES = limits.MAX_MANIFEST_BYTES  # a run spec travels in a ConfigMap
 MAX_MESSAGE = 1024
-Spec = CoordinatorRunSpec | ClientRunSpec
+STANDARD_OUTPUT = 1
+Result = TrainingResult | Inspection
 
 
 def main() -> None:
@@ -43,7 +45,7 @@ def run(arguments: Sequence[str], environ: MutableMapping[str, str]) -> int:
     path = str(parser.parse_args(arguments).spec)
     around = read_surroundings(environ)
     watch_engine(environ)
-    spec: Spec | None = None
+    spec: AnyRunSpec | None = None
     try:
         spec = load_spec(around.path(path))
         fix_environment(environ, spec.threads)
@@ -73,10 +75,11 @@ def read_surroundings(environ: Mapping[str, str]) -> Surroundings:
     return Surroundings(
         root=Path(root) if root else None,
         endpoints=Path(endpoints) if endpoints else None,
+        console=None if root else STANDARD_OUTPUT,
     )
 
 
-def load_spec(path: Path) -> Spec:
+def load_spec(path: Path) -> AnyRunSpec:
     """Read and check the run spec; raises InvalidInput naming the file or the first wrong field."""
     try:
         with path.open("rb") as file:
@@ -97,11 +100,13 @@ def fix_environment(environ: MutableMapping[str, str], threads: int) -> None:
     environ.update({"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"})
 
 
-async def run_until_told(spec: Spec, around: Surroundings) -> TrainingResult | None:
+async def run_until_told(spec: AnyRunSpec, around: Surroundings) -> Result | None:
     """Run the role; SIGTERM cancels it."""
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    if isinstance(spec, InspectorRunSpec):
+        return await asyncio.to_thread(run_inspector, spec, around)
     if spec.ledger_service is not None:
         from foedus_workloads.training.held_ledgers import claim_incarnation
 
@@ -136,7 +141,7 @@ def watch_engine(environ: Mapping[str, str], end: Callable[[int], None] = os._ex
     return thread
 
 
-def fail(spec: Spec | None, around: Surroundings, code: ExitCode, message: str) -> int:
+def fail(spec: AnyRunSpec | None, around: Surroundings, code: ExitCode, message: str) -> int:
     """Say in one line why the process ends, where the engine and a person look for it; return the exit code.
 
     Standard error is the process's own log; what the engine reads is told to the job's author, too.
@@ -145,17 +150,17 @@ def fail(spec: Spec | None, around: Surroundings, code: ExitCode, message: str) 
     if spec is not None:
         failure = ProcessFailed(code=int(code), message=public_words(spec, code, message))
         with suppress(OSError, FoedusError):
-            ProgressWriter(around.path(spec.progress)).write(failure)
+            around.progress(spec.progress).write(failure)
         # A result is final. When a new start may help, or a signal stopped the process, there is none.
-        if isinstance(spec, CoordinatorRunSpec) and not code.retryable and code is not ExitCode.CANCELLED:
-            reason = code.name.title().replace("_", "")
+        result = None if code.retryable or code is ExitCode.CANCELLED else _bad_result(spec, code, message)
+        if result is not None:
             with suppress(FoedusError):
-                write_result(around, TrainingResult(outcome="Failed", reason=reason, message=message, code=int(code)))
+                write_result(around, result)
     sys.stderr.write(f"{_role(spec)}: {message}\n")
     return int(code)
 
 
-def public_words(spec: Spec, code: ExitCode, message: str) -> str:
+def public_words(spec: AnyRunSpec, code: ExitCode, message: str) -> str:
     """Return what may leave the process of its failure: of a silo's data, only that they do not fit, never where."""
     if isinstance(spec, ClientRunSpec) and code is ExitCode.INVALID_DATA:
         return (
@@ -165,7 +170,16 @@ def public_words(spec: Spec, code: ExitCode, message: str) -> str:
     return message
 
 
-def write_result(around: Surroundings, result: TrainingResult) -> None:
+def _bad_result(spec: AnyRunSpec, code: ExitCode, message: str) -> Result | None:
+    if isinstance(spec, InspectorRunSpec):
+        return Inspection(problem=message, code=int(code))
+    if isinstance(spec, CoordinatorRunSpec):
+        reason = code.name.title().replace("_", "")
+        return TrainingResult(outcome="Failed", reason=reason, message=message, code=int(code))
+    return None
+
+
+def write_result(around: Surroundings, result: Result) -> None:
     """Leave the result in the termination log; raises Unavailable when the volume does not take it."""
     path = around.path(paths.TERMINATION_FILE)
     try:
@@ -175,10 +189,10 @@ def write_result(around: Surroundings, result: TrainingResult) -> None:
         raise unwritable(path, error) from error
 
 
-def _role(spec: Spec | None) -> str:
+def _role(spec: AnyRunSpec | None) -> str:
     if spec is None:
         return "foedus"
-    return "coordinator" if isinstance(spec, CoordinatorRunSpec) else f"silo {spec.silo}"
+    return f"silo {spec.silo}" if isinstance(spec, ClientRunSpec) else spec.role.lower()
 
 
 if __name__ == "__main__":

@@ -38,6 +38,8 @@ class PrivacyBudgetSpec(ApiModel):
     """Who decides about the dataset."""
     labels: Annotated[tuple[Label, ...], Field(max_length=limits.MAX_LABELS, json_schema_extra=ATOMIC)] = ()
     """All labels that records may bear; public. A job must know them all, and without them no job may use the data."""
+    least_colluders: Annotated[int, Field(ge=0, le=limits.MAX_SILOS)] = 1
+    """How many silos a job must assume, at least, to tell the coordinator all they know; not asked with local noise."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -135,6 +137,7 @@ class BudgetReason(StrEnum):
     AVAILABLE = "Available"
     EXHAUSTED = "Exhausted"
     LEDGER_BEHIND = "LedgerBehind"
+    LEDGER_DAMAGED = "LedgerDamaged"
 
 
 class BudgetCondition(Condition):
@@ -144,6 +147,17 @@ class BudgetCondition(Condition):
     """What the condition is about."""
     reason: BudgetReason
     """Why, in one word."""
+
+
+class HeadStatus(ApiModel):
+    """Where the silo's own charge log ended when it was last shown: a ledger that holds less is an old copy."""
+
+    count: Annotated[int, Field(ge=0, le=limits.MAX_CHARGES)]
+    """Releases that the log holds."""
+    hash: Sha256
+    """Hash of its last line."""
+    signature: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+    """The silo's signature of the two and of the data's digest, in base64."""
 
 
 class PrivacyBudgetStatus(ApiModel):
@@ -157,6 +171,8 @@ class PrivacyBudgetStatus(ApiModel):
     """ε of everything charged."""
     epsilon_reserved: Spent | None = None
     """ε of everything charged and set aside."""
+    head: HeadStatus | None = None
+    """End of the silo's own charge log, where it went beyond this ledger."""
     conditions: Annotated[tuple[BudgetCondition, ...], Field(max_length=16, json_schema_extra=BY_TYPE)] = ()
     """What holds and what does not."""
 
@@ -166,6 +182,12 @@ class PrivacyBudgetStatus(ApiModel):
             "accounts cannot be removed",
             lambda old, new: set(old.accounts) <= set(new.accounts),
             "accounts",
+        ),
+        Transition(
+            "!has(oldSelf.head) || (has(self.head) && self.head.count >= oldSelf.head.count)",
+            "what was seen of the silo's log is not forgotten",
+            lambda old, new: old.head is None or (new.head is not None and new.head.count >= old.head.count),
+            "head",
         ),
     )
 

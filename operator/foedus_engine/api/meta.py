@@ -27,6 +27,7 @@ DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?
 RELATIVE_PATH = r"^\.?[A-Za-z0-9_-][A-Za-z0-9._-]*(/\.?[A-Za-z0-9_-][A-Za-z0-9._-]*)*$"
 GO_DURATION = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
+LABEL_KEY = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
 REASON = r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"
 INT32 = 2**31 - 1
 INT53 = 2**53  # JSON numbers above lose digits in many readers
@@ -38,6 +39,7 @@ PATTERN_HELP: dict[str, str] = {
     RELATIVE_PATH: "must be a relative path of letters, digits, `.`, `_`, `-` without `..`, e.g. data/train.jsonl",
     GO_DURATION: "must be a duration such as 90s, 5m or 1h30m",
     QUANTITY: "must be a quantity such as 500m, 2 or 2Gi",
+    LABEL_KEY: "must be a name such as foedus.dev/operator",
     DIGEST: "must be sha256: and 64 lower-case hex digits; `foedus budget create --data FILE` computes it",
 }
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
+from pydantic.alias_generators import to_snake
 
 from foedus_contract import limits
 from foedus_contract.plan import threshold_for
-from foedus_engine.api.common import AGE, BY_NAME, READY, Column, Kind
+from foedus_engine.api.common import AGE, ATOMIC, BY_NAME, READY, Column, Kind
 from foedus_engine.api.meta import (
     INT32,
+    LABEL_KEY,
     ApiModel,
     LocalReference,
     Name,
     PersistentVolumeClaimPath,
     Quantity,
     Rule,
+    SubdomainName,
     Transition,
     unique,
 )
@@ -24,7 +28,7 @@ from foedus_engine.api.training_parts import AggregationSpec, LoraSpec, ModelSpe
 from foedus_engine.api.training_status import FederatedTrainingJobStatus
 
 MIN_HONEST = 2  # with 1, the sum that colluders are left with after subtracting their own is one silo's
-RESERVED_SILO_NAMES = ("ca", "coordinator", "policy")  # the job's own children bear these suffixes
+RESERVED_SILO_NAMES = ("ca", "coordinator", "inspector", "policy")  # the job's own children bear these suffixes
 # The coordinator's Service is `<job>-coordinator`, and a Service's name is a DNS label of at most 63 characters.
 MAX_JOB_NAME = 63 - len("-coordinator")
 
@@ -51,7 +55,7 @@ class ClientSpec(ApiModel):
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
             f"!(self.name in {list(RESERVED_SILO_NAMES)})",
-            "a silo cannot be called ca, coordinator or policy",
+            "a silo cannot be called ca, coordinator, inspector or policy",
             lambda self: self.name not in RESERVED_SILO_NAMES,
             "name",
         ),
@@ -99,12 +103,74 @@ class ResourcesSpec(ApiModel):
     """Each silo's container."""
 
 
+class Toleration(ApiModel):
+    """A taint that a pod puts up with, as a pod states it."""
+
+    key: Annotated[str, StringConstraints(pattern=LABEL_KEY, max_length=317)] | None = None
+    """Key of the taint; every taint when not given."""
+    operator: Literal["Exists", "Equal"] = "Equal"
+    """How the taint's value is compared."""
+    value: Annotated[str, StringConstraints(min_length=1, max_length=63)] | None = None
+    """Value of the taint, for Equal."""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """Effect of the taint; every effect when not given."""
+    toleration_seconds: Annotated[int, Field(ge=0, le=INT32)] | None = None
+    """For NoExecute: how long the pod stays."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.operator == 'Exists' ? !has(self.value) : has(self.key)",
+            "Exists takes no value, and Equal needs a key",
+            lambda self: self.value is None if self.operator == "Exists" else self.key is not None,
+            "operator",
+        ),
+        Rule(
+            "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+            "goes with the effect NoExecute alone",
+            lambda self: self.toleration_seconds is None or self.effect == "NoExecute",
+            "tolerationSeconds",
+        ),
+    )
+
+
+class PodScheduling(ApiModel):
+    """Where a pod may run, as a pod states it."""
+
+    node_selector: Annotated[dict[str, Annotated[str, StringConstraints(max_length=63)]], Field(max_length=16)] = Field(
+        default_factory=dict
+    )
+    """Labels that the node must have."""
+    tolerations: Annotated[tuple[Toleration, ...], Field(max_length=16, json_schema_extra=ATOMIC)] = ()
+    """Taints that the pod puts up with."""
+    runtime_class_name: SubdomainName | None = None
+    """The RuntimeClass, such as one for GPUs or for a sandbox."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            f"!has(self.nodeSelector) || self.nodeSelector.all(k, k.matches('{LABEL_KEY}') && size(k) <= 317)",
+            "must map label names such as topology.kubernetes.io/region to values",
+            lambda self: all(re.fullmatch(LABEL_KEY, key) and len(key) <= 317 for key in self.node_selector),
+            "nodeSelector",
+        ),
+    )
+
+
+class SchedulingSpec(ApiModel):
+    """Where the job's pods may run."""
+
+    coordinator: PodScheduling | None = None
+    """The coordinator's pod, and the one that looks at the base model."""
+    client: PodScheduling | None = None
+    """Each silo's pod."""
+
+
 def _threshold(spec: FederatedTrainingJobSpec) -> int:
     given = spec.aggregation.threshold
     return threshold_for(len(spec.clients)) if given is None else given
 
 
-def _unchanged(field: str, attribute: str) -> Transition:
+def _unchanged(field: str) -> Transition:
+    attribute = to_snake(field)
     return Transition(
         f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})",
         "cannot change: the plan is fixed when the job is created; create a new job instead",
@@ -133,7 +199,18 @@ def _by_name(value: object) -> object:
     return value
 
 
-_FIXED = ("model", "lora", "training", "privacy", "aggregation", "clients", "evaluation", "resources")
+_FIXED = (
+    "model",
+    "lora",
+    "training",
+    "privacy",
+    "aggregation",
+    "clients",
+    "evaluation",
+    "resources",
+    "scheduling",
+    "managedBy",
+)
 _SILO_CLAIM = "c.data.persistentVolumeClaim.claimName"
 _EVALUATION_CLAIM = "self.evaluation.data.persistentVolumeClaim.claimName"
 _MODEL_CLAIM = "self.model.source.persistentVolumeClaim.claimName"
@@ -161,7 +238,11 @@ class FederatedTrainingJobSpec(ApiModel):
     evaluation: EvaluationSpec | None = None
     """Public records to measure accuracy on."""
     resources: ResourcesSpec | None = None
-    """CPU and memory of coordinator and clients."""
+    """CPU, memory and devices such as `nvidia.com/gpu` of coordinator and clients."""
+    scheduling: SchedulingSpec | None = None
+    """Nodes, taints and runtime class of coordinator and clients."""
+    managed_by: Annotated[str, StringConstraints(pattern=LABEL_KEY, max_length=317)] | None = None
+    """Who runs the job; Foedus' operator when not given, or when it is `foedus.dev/operator`."""
     suspend: bool = False
     """True stops the job's processes until it is set back to false."""
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=INT32)] | None = None
@@ -244,7 +325,7 @@ class FederatedTrainingJobSpec(ApiModel):
             "model.source.persistentVolumeClaim.claimName",
         ),
     )
-    TRANSITIONS: ClassVar[tuple[Transition, ...]] = tuple(_unchanged(name, name) for name in _FIXED)
+    TRANSITIONS: ClassVar[tuple[Transition, ...]] = tuple(map(_unchanged, _FIXED))
 
 
 class FederatedTrainingJob(Kind):

@@ -189,7 +189,10 @@ class AggregationSpec(ApiModel):
     colluders: Annotated[int, Field(ge=0, le=limits.MAX_SILOS)] = 1
     """Silos that may collude with the coordinator; ε is stated against them, with `noise: Local` against all."""
     join_timeout: Duration = "5m"
-    """How long the coordinator waits for silos to join, and a silo for a coordinator that is out of reach."""
+    """How long the coordinator waits for silos to join, and a silo for a coordinator that is out of reach.
+
+    It begins when a quorum of silos has a process: time in which pods wait for a node or an image does not count.
+    """
     stage_timeout: Duration = "1m"
     """How long to wait for an answer in one stage of the protocol."""
     compute_timeout: Duration = "10m"

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from foedus_contract import limits
-from foedus_engine.api.common import BY_TYPE, Count, Message, Spent, Timestamp
+from foedus_contract.inspection import MAX_MODULES, MAX_SIZE
+from foedus_engine.api.common import BY_NAME, BY_TYPE, Count, Message, Spent, Timestamp
 from foedus_engine.api.meta import ApiModel, Condition, Sha256
 
 Phase = Literal["Pending", "Preparing", "Training", "Suspended", "Complete", "Failed"]
@@ -33,6 +34,7 @@ class TrainingReason(StrEnum):
     # Accepted
     ACCEPTED = "Accepted"
     INVALID_SPEC = "InvalidSpec"
+    INSPECTING = "Inspecting"  # a pod looks at the base model
     INVALID_MODEL = "InvalidModel"
     INVALID_DATA = "InvalidData"
     DELTA_TOO_LARGE = "DeltaTooLarge"  # δ ≥ 1 / the number of records
@@ -48,6 +50,13 @@ class TrainingReason(StrEnum):
     # QuorumReached, Ready
     WAITING_FOR_SILOS = "WaitingForSilos"
     SILOS_JOINED = "SilosJoined"
+    QUEUED = "Queued"  # a queue has not admitted a pod yet
+    UNSCHEDULABLE = "Unschedulable"  # no node takes a pod, for want of a GPU, of memory or of a matching label
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    VOLUME_MISSING = "VolumeMissing"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    CANNOT_START = "CannotStart"  # a node took the pod and cannot start its container
+    FORBIDDEN = "Forbidden"  # the operator may not make what the job needs
     PREPARING = "Preparing"
     TRAINING = "Training"
     FINISHED = "Finished"
@@ -73,6 +82,32 @@ class TrainingCondition(Condition):
     """What the condition is about."""
     reason: TrainingReason
     """Why, in one word."""
+
+
+class ModuleStatus(ApiModel):
+    """One linear map of a layer, which LoRA may adapt."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    """Its path inside the layer."""
+    inputs: Annotated[int, Field(ge=1, le=MAX_SIZE)]
+    """Size of what it takes."""
+    outputs: Annotated[int, Field(ge=1, le=MAX_SIZE)]
+    """Size of what it gives."""
+
+
+class ModelStatus(ApiModel):
+    """The base model as it was found when the job was planned."""
+
+    digest: Sha256
+    """Digest of its files; every process checks it."""
+    hidden_size: Annotated[int, Field(ge=1, le=MAX_SIZE)]
+    """Size of a token's state."""
+    layers: Annotated[int, Field(ge=1, le=10_000)]
+    """Its layers."""
+    positions: Annotated[int, Field(ge=1, le=MAX_SIZE)]
+    """Longest text that it takes, in tokens."""
+    modules: Annotated[tuple[ModuleStatus, ...], Field(min_length=1, max_length=MAX_MODULES, json_schema_extra=BY_NAME)]
+    """The linear maps of one layer."""
 
 
 class PlanStatus(ApiModel):
@@ -126,6 +161,8 @@ class FederatedTrainingJobStatus(ApiModel):
     """What holds and what does not."""
     start_time: Timestamp | None = None
     """When the job's processes were first started."""
+    join_start_time: Timestamp | None = None
+    """Since when a quorum of silos has had a process; joinTimeout counts from here."""
     completion_time: Timestamp | None = None
     """When the job ended."""
     round: Annotated[int, Field(ge=0, le=limits.MAX_ATTEMPTS)] | None = None
@@ -138,6 +175,8 @@ class FederatedTrainingJobStatus(ApiModel):
     """ε of the attempts so far."""
     epsilon_limit: Spent | None = None
     """ε that the job may spend."""
+    model: ModelStatus | None = None
+    """The base model, once it was looked at."""
     plan: PlanStatus | None = None
     """The plan, once it is made."""
     result: ResultStatus | None = None

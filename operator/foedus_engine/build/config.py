@@ -7,7 +7,14 @@ from typing import Any
 
 from foedus_contract import paths
 from foedus_contract.plan import TrainingPlan
-from foedus_contract.run_spec import ClientRunSpec, CoordinatorRunSpec, ModelSource, SiloPolicy, TlsFiles
+from foedus_contract.run_spec import (
+    ClientRunSpec,
+    CoordinatorRunSpec,
+    InspectorRunSpec,
+    ModelSource,
+    SiloPolicy,
+    TlsFiles,
+)
 from foedus_engine import names
 from foedus_engine.api.training import ClientSpec, FederatedTrainingJob
 from foedus_engine.build.metadata import Owner, build_metadata
@@ -61,6 +68,13 @@ def build_client_config(
     )
     name = names.client(owner.name, client.name)
     return _config_map(owner, name, names.CLIENT_ROLE, client.name, {paths.RUN_SPEC_KEY: _text(spec.to_json())})
+
+
+def build_inspector_config(owner: Owner, job: FederatedTrainingJob) -> dict[str, Any]:
+    """Return the ConfigMap with the run spec of the process that looks at the base model."""
+    spec = InspectorRunSpec(model=_model_source(job), progress=paths.PROGRESS_FILE)
+    name = names.inspector(owner.name)
+    return _config_map(owner, name, names.INSPECTOR_ROLE, "", {paths.RUN_SPEC_KEY: _text(spec.to_json())})
 
 
 def build_policy(owner: Owner, identities: Mapping[str, bytes]) -> dict[str, Any]:

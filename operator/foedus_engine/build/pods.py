@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from foedus_contract import paths
@@ -26,6 +26,8 @@ class Settings:
     """What an installation decides for all jobs."""
 
     image: str = "ghcr.io/foedus-dev/foedus:0.1.0"
+    image_pull_secrets: tuple[str, ...] = ()  # Secrets of the job's namespace
+    poll_seconds: float = 1.0  # between two looks at what running pods report; nothing announces it
     ledger: LedgerService | None = None  # in a cluster: who charges for the silos; None: each has its file
 
 
@@ -50,6 +52,9 @@ class Workload:
     resources: Mapping[str, Any]
     backoff_limit: int
     suspend: bool
+    scheduling: Mapping[str, Any] = field(default_factory=dict)  # fields of the pod that say where it may run
+    queue: str = ""  # of Kueue, which then lifts the suspension
+    keep: bool = False  # a deleted pod stays until its result has been read
 
 
 def secret_mount(name: str, path: str, secret: str) -> Mount:
@@ -80,21 +85,26 @@ def ledger_mounts(settings: Settings) -> list[Mount]:
 
 def build_job(owner: Owner, workload: Workload, settings: Settings) -> dict[str, Any]:
     """Return the batch Job of one role: one pod at a time, started again only where that can help."""
+    metadata = build_metadata(owner, workload.name, workload.component, workload.silo)
+    queue = {names.QUEUE_LABEL: workload.queue} if workload.queue else {}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": build_metadata(owner, workload.name, workload.component, workload.silo),
+        "metadata": {**metadata, "labels": {**metadata["labels"], **queue}},
         "spec": {
             "parallelism": 1,
             "completions": 1,
             "backoffLimit": workload.backoff_limit,
-            "suspend": workload.suspend,
+            "suspend": workload.suspend or bool(workload.queue),
             # A second pod beside one that is still ending would be fenced off by its incarnation; do not start it.
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": {"rules": _failure_rules()},
             "template": {
-                "metadata": {"labels": build_labels(owner.name, workload.component, workload.silo)},
-                "spec": _pod_spec(workload, settings),
+                "metadata": {
+                    "labels": build_labels(owner.name, workload.component, workload.silo),
+                    **({"finalizers": [names.RESULT_FINALIZER]} if workload.keep else {}),
+                },
+                "spec": _pod_spec(owner, workload, settings),
             },
         },
     }
@@ -110,11 +120,13 @@ def _failure_rules() -> list[dict[str, Any]]:
     ]
 
 
-def _pod_spec(workload: Workload, settings: Settings) -> dict[str, Any]:
+def _pod_spec(owner: Owner, workload: Workload, settings: Settings) -> dict[str, Any]:
     scratch = [Mount("run", RUN_FOLDER, {"emptyDir": {}}, False), Mount("tmp", "/tmp", {"emptyDir": {}}, False)]  # noqa: S108
     mounts = [*workload.mounts, *scratch]
+    pull = [{"name": secret} for secret in settings.image_pull_secrets]
     return {
         "restartPolicy": "Never",
+        "serviceAccountName": names.service_account(owner.name, workload.component),
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
@@ -127,6 +139,8 @@ def _pod_spec(workload: Workload, settings: Settings) -> dict[str, Any]:
         },
         "containers": [_container(workload, mounts, settings)],
         "volumes": [{"name": mount.name, **mount.source} for mount in mounts],
+        **({"imagePullSecrets": pull} if pull else {}),
+        **workload.scheduling,
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from foedus_contract import paths
 from foedus_engine import names
-from foedus_engine.api.training import ClientSpec, FederatedTrainingJob, ResourceRequirements
+from foedus_engine.api.training import ClientSpec, FederatedTrainingJob, PodScheduling, ResourceRequirements
 from foedus_engine.build.metadata import Owner
 from foedus_engine.build.pods import (
     Mount,
@@ -26,6 +26,12 @@ DEFAULT_RESOURCES: Mapping[str, Any] = {
     "limits": {"memory": "4Gi"},
 }
 
+# It loads no training framework and hashes files block by block, however large they are.
+INSPECTOR_RESOURCES: Mapping[str, Any] = {
+    "requests": {"cpu": "100m", "memory": "128Mi"},
+    "limits": {"memory": "512Mi"},
+}
+
 
 def build_coordinator_job(
     owner: Owner, job: FederatedTrainingJob, settings: Settings, *, suspend: bool
@@ -42,7 +48,8 @@ def build_coordinator_job(
     if job.spec.evaluation is not None:
         claim = job.spec.evaluation.data.persistent_volume_claim.claim_name
         mounts.append(claim_mount("data", paths.DATA_FOLDER, claim, read_only=True))
-    resources = job.spec.resources.coordinator if job.spec.resources else None
+    asked = job.spec.resources.coordinator if job.spec.resources else None
+    scheduling = job.spec.scheduling.coordinator if job.spec.scheduling else None
     return build_job(
         owner,
         Workload(
@@ -50,9 +57,12 @@ def build_coordinator_job(
             component=names.COORDINATOR_ROLE,
             silo="",
             mounts=mounts,
-            resources=_resources(resources),
+            resources=_resources(asked),
             backoff_limit=job.spec.backoff_limit,
             suspend=suspend,
+            scheduling=_scheduling(scheduling),
+            queue=job.metadata.labels.get(names.QUEUE_LABEL, ""),
+            keep=True,
         ),
         settings,
     )
@@ -74,7 +84,8 @@ def build_client_job(
         *_model_mount(job),
         *ledger_mounts(settings),
     ]
-    resources = job.spec.resources.client if job.spec.resources else None
+    asked = job.spec.resources.client if job.spec.resources else None
+    scheduling = job.spec.scheduling.client if job.spec.scheduling else None
     return build_job(
         owner,
         Workload(
@@ -82,9 +93,31 @@ def build_client_job(
             component=names.CLIENT_ROLE,
             silo=client.name,
             mounts=mounts,
-            resources=_resources(resources),
+            resources=_resources(asked),
             backoff_limit=job.spec.backoff_limit,
             suspend=suspend,
+            scheduling=_scheduling(scheduling),
+            queue=job.metadata.labels.get(names.QUEUE_LABEL, ""),
+        ),
+        settings,
+    )
+
+
+def build_inspector_job(owner: Owner, job: FederatedTrainingJob, settings: Settings) -> dict[str, Any]:
+    """Return the Job that looks at the base model; it sees nothing else, and takes seconds."""
+    name = names.inspector(owner.name)
+    scheduling = job.spec.scheduling.coordinator if job.spec.scheduling else None
+    return build_job(
+        owner,
+        Workload(
+            name=name,
+            component=names.INSPECTOR_ROLE,
+            silo="",
+            mounts=[config_mount("spec", paths.SPEC_FOLDER, name), *_model_mount(job)],
+            resources=INSPECTOR_RESOURCES,
+            backoff_limit=job.spec.backoff_limit,
+            suspend=False,
+            scheduling=_scheduling(scheduling),
         ),
         settings,
     )
@@ -97,3 +130,7 @@ def _model_mount(job: FederatedTrainingJob) -> list[Mount]:
 
 def _resources(asked: ResourceRequirements | None) -> Mapping[str, Any]:
     return DEFAULT_RESOURCES if asked is None else {key: value for key, value in asked.to_document().items() if value}
+
+
+def _scheduling(asked: PodScheduling | None) -> Mapping[str, Any]:
+    return {} if asked is None else {key: value for key, value in asked.to_document().items() if value}

@@ -8,6 +8,7 @@ from foedus_engine import names
 from foedus_engine.build.metadata import Owner, build_metadata
 
 OUTPUT_SIZE = "1Gi"  # an adapter of the largest size is 64 MiB; card and metrics are kilobytes
+LEDGER_SIZE = "1Gi"  # the log grows by less than a kilobyte a charge
 STATE_SIZE = "10Gi"  # the journal holds one masked vector, at most 64 MiB, an attempt
 
 
@@ -21,6 +22,18 @@ def build_state_claim(owner: Owner, silo: str) -> dict[str, Any]:
     """Return the claim with a silo's identity key and journal."""
     name = names.client_state(owner.name, silo)
     return _claim(build_metadata(owner, name, names.CLIENT_ROLE, silo), STATE_SIZE)
+
+
+def build_ledger_claim(namespace: str, budget: str, uid: str) -> dict[str, Any]:
+    """Return the claim with a silo's identity key and the log of what it has charged: it outlives jobs."""
+    owner = {"apiVersion": names.API_VERSION, "kind": names.BUDGET_KIND, "name": budget, "uid": uid, "controller": True}
+    metadata = {
+        "name": names.ledger_claim(budget),
+        "namespace": namespace,
+        "labels": {"app.kubernetes.io/name": "foedus", names.MANAGER_LABEL: names.MANAGER},
+        "ownerReferences": [owner],
+    }
+    return _claim(metadata, LEDGER_SIZE)
 
 
 def build_ca_secret(owner: Owner) -> dict[str, Any]:

@@ -12,22 +12,22 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from foedus_contract.errors import Unavailable
-from foedus_contract.progress import TrainingResult
 from foedus_engine.cluster import fields, pods, processes
 from foedus_engine.cluster.endpoints import Endpoints
 from foedus_engine.cluster.feed import KeyFeed
-from foedus_engine.cluster.jobs import PodView
-from foedus_engine.cluster.protocol import FIELD_MANAGER, NotFound, Object, Progress
+from foedus_engine.cluster.jobs import PodView, is_finished
+from foedus_engine.cluster.protocol import FIELD_MANAGER, NotFound, Object
 from foedus_engine.cluster.records import EventRecords, PodRecords, PortRecords
 from foedus_engine.cluster.store import ObjectStore, open_database
 from foedus_engine.cluster.supervisor import Host, Supervisor, report_sizes
+from foedus_engine.decide.observed import PodsView, Progress, Trouble
 from foedus_engine.decide.plan import Event, Manifest, ObjectKey
 from foedus_engine.names import SILO_LABEL, ledger_claim
 
@@ -165,6 +165,33 @@ class EmbeddedCluster:
         """Return the events about an object, oldest first."""
         return tuple(self._events.of(key))
 
+    async def pods(self, jobs: Sequence[Object]) -> Mapping[str, PodsView]:
+        """Return what the pods of these Jobs have reported, by the Job's name."""
+        views = {}
+        for job in jobs:
+            namespace, name = job["metadata"]["namespace"], job["metadata"]["name"]
+            folders = self._pod_folders(namespace, name)
+            views[name] = PodsView(
+                progress=await self.pod_progress(namespace, name),
+                result=pods.read_result(pods.termination_file(folders[-1], job)) if folders else b"",
+                started=bool(folders),
+                trouble=self._trouble(job),
+            )
+        return views
+
+    def _trouble(self, job: Object) -> Trouble | None:
+        """Return what keeps the Job's process from being started."""
+        running = any(pod.state == "Running" for pod in self._pods.of_job(job["metadata"]["uid"]))
+        if running or job["spec"].get("suspend", False) or is_finished(job.get("status", {})):
+            return None
+        namespace = job["metadata"]["namespace"]
+        lacking = pods.missing(
+            job,
+            lookup=lambda kind, name: self._find(ObjectKey("v1", kind, namespace, name)),
+            claim_folder=lambda claim: self.claim_folder(namespace, claim),
+        )
+        return Trouble("VolumeMissing", f"{lacking} is not there") if lacking else None
+
     async def pod_progress(self, namespace: str, job: str) -> tuple[Progress, ...]:
         """Return what all pods of the Job have reported, oldest first; bad lines are skipped."""
         found = self._find(ObjectKey("batch/v1", "Job", namespace, job))
@@ -172,12 +199,6 @@ class EmbeddedCluster:
         limit = pods.MAX_SILO_PROGRESS_BYTES if is_silo else pods.MAX_PROGRESS_BYTES
         folders = self._pod_folders(namespace, job)
         return tuple(event for folder in folders for event in self._read_progress(folder, limit))
-
-    async def pod_result(self, namespace: str, job: str) -> TrainingResult | None:
-        """Return the result that the Job's latest pod left, if it left one."""
-        found = self._find(ObjectKey("batch/v1", "Job", namespace, job))
-        folders = self._pod_folders(namespace, job)
-        return pods.read_result(pods.termination_file(folders[-1], found)) if found and folders else None
 
     def pod_views(self, namespace: str, job: str) -> tuple[PodView, ...]:
         """Return the Job's pods, oldest first: how each stands, and how it ended."""

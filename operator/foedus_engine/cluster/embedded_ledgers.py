@@ -86,6 +86,10 @@ class EmbeddedLedgers:
         await asyncio.to_thread(self._keep_head, budget)
         await asyncio.to_thread(self._ledger(budget).reserve, job_uid, mechanism, count, claimant)
 
+    async def keep_head(self, budget: BudgetKey, head: LedgerHead) -> None:
+        """Keep the end of the silo's log unless a later one is kept; from then on an older ledger is behind."""
+        await asyncio.to_thread(_keep, head_path(self._state, budget), head)
+
     async def close(self, budget: BudgetKey, *, job_uid: str) -> None:
         """Give back what was reserved and not charged; an absent or closed account is left as it is."""
         await asyncio.to_thread(self._keep_head, budget)
@@ -109,15 +113,27 @@ class EmbeddedLedgers:
         return charges
 
     def _keep_head(self, budget: BudgetKey) -> None:
-        """Keep the end of the silo's log unless a later one is kept; raises Unavailable."""
+        """Keep the end of the log that lies beside the ledger; raises Unavailable."""
         path = head_path(self._state, budget)
         try:
             head = self._read_log(log_path(ledger_path(self._state, budget))).head
-            seen = read_head(path)
-            if head is not None and (seen is None or seen.count < head.count):
-                path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                write_durably(path, head.to_json())
         except OSError as error:
-            reason = error.strerror or type(error).__name__
-            cure = "free space on the volume, or check the folder's permissions"
-            raise Unavailable(f"the head cannot be kept ({reason})", where=str(path), cure=cure) from None
+            raise _not_kept(path, error) from None
+        if head is not None:
+            _keep(path, head)
+
+
+def _keep(path: Path, head: LedgerHead) -> None:
+    try:
+        seen = read_head(path)
+        if seen is None or seen.count < head.count:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_durably(path, head.to_json())
+    except OSError as error:
+        raise _not_kept(path, error) from None
+
+
+def _not_kept(path: Path, error: OSError) -> Unavailable:
+    reason = error.strerror or type(error).__name__
+    cure = "free space on the volume, or check the folder's permissions"
+    return Unavailable(f"the head cannot be kept ({reason})", where=str(path), cure=cure)

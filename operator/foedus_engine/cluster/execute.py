@@ -1,8 +1,8 @@
 """Carries out a plan, in the one order in which a crash between two steps is harmless.
 
 1. ledger: reservations stand before the first pod, so no child exists without one
-2. ensure, apply, delete
-3. status, once, also when a step before failed, and only when it differs
+2. ensure, apply, update, delete
+3. status, once, also when a step before failed, and only when it differs; what the cluster refused to make is said
 4. events
 """
 
@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from foedus_contract.errors import FoedusError, Refused, Unavailable
+from foedus_contract.errors import FoedusError, InvalidInput, Refused, Unavailable
 from foedus_engine.cluster.pods import decode_content
 from foedus_engine.cluster.protocol import (
     AlreadyExists,
@@ -25,7 +26,20 @@ from foedus_engine.cluster.protocol import (
     Object,
     find,
 )
-from foedus_engine.decide.plan import Close, ContentFactory, Ensure, Event, ObjectKey, Plan, Reserve, key_of
+from foedus_engine.decide.conditions import blocked
+from foedus_engine.decide.plan import (
+    BUDGET_REFUSED,
+    LEDGER_UNAVAILABLE,
+    Close,
+    ContentFactory,
+    Ensure,
+    Event,
+    KeepHead,
+    ObjectKey,
+    Plan,
+    Reserve,
+    key_of,
+)
 
 AGAIN_SECONDS = 1.0  # after a refusal: the next decision reads the closed accounts and says why
 
@@ -45,15 +59,20 @@ async def execute(
     except (Unavailable, Busy, Conflict) as error:
         # Unknown counts as reserved: nothing is given back, nothing starts, the next pass reads what is true.
         # Nor is anything given back after a conflict: closing is final, and the next pass completes the set.
-        await cluster.publish(key, Event("Warning", "LedgerUnavailable", str(error)))
+        await cluster.publish(key, Event("Warning", LEDGER_UNAVAILABLE, str(error)))
         raise
     if stopped is not None:
-        await cluster.publish(key, Event("Warning", "BudgetRefused", str(stopped)))
+        await cluster.publish(key, Event("Warning", BUDGET_REFUSED, str(stopped)))
         return AGAIN_SECONDS
     try:
         await _change(plan, cluster, factory)
-    finally:
+    except (Forbidden, InvalidInput) as error:
+        await _report(replace(plan, status=blocked(plan.status, error)), obj, cluster)
+        raise
+    except BaseException:
         await _report(plan, obj, cluster)
+        raise
+    await _report(plan, obj, cluster)
     for event in plan.events:
         await cluster.publish(key, event)
     return plan.requeue_seconds
@@ -65,6 +84,9 @@ async def _settle(plan: Plan, ledgers: Ledgers) -> Refused | None:
     for operation in plan.ledger:
         if isinstance(operation, Close):
             await ledgers.close(operation.budget, job_uid=operation.job_uid)
+            continue
+        if isinstance(operation, KeepHead):
+            await ledgers.keep_head(operation.budget, operation.head)
             continue
         try:
             await ledgers.reserve(
@@ -87,6 +109,8 @@ async def _change(plan: Plan, cluster: Cluster, factory: ContentFactory) -> None
         await _ensure(ensure, cluster, factory)
     for manifest in plan.apply:
         await cluster.apply(manifest)
+    for obj in plan.update:
+        await cluster.update(obj)
     for key in plan.delete:
         await _delete(key, cluster)
 

@@ -1,7 +1,8 @@
 """What the embedded engine makes of every field of a manifest: honoured, not enforced (and said), or refused.
 
-The engine acts on Job, Service, Secret, ConfigMap and PersistentVolumeClaim, and stores the kinds of foedus.dev. A
-field that no line here classes is refused too: what is unknown does not start.
+The engine acts on Job, Service, Secret, ConfigMap and PersistentVolumeClaim; it stores ServiceAccount, NetworkPolicy,
+PodDisruptionBudget, and the kinds of foedus.dev. A field that no line here classes is refused too: what is unknown does
+not start.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ _JOB: Mapping[str, Treatment] = {
     "spec.selector": _REFUSED,
     "spec.suspend": _YES,
     "spec.template.metadata": _YES,
+    "spec.template.metadata.finalizers": _NO,
     "spec.ttlSecondsAfterFinished": _NO,
     f"{_POD}.affinity": _NO,
     f"{_POD}.automountServiceAccountToken": _NO,
@@ -66,6 +68,7 @@ _JOB: Mapping[str, Treatment] = {
     f"{_POD}.nodeSelector": _NO,
     f"{_POD}.priorityClassName": _NO,
     f"{_POD}.restartPolicy": _YES,
+    f"{_POD}.runtimeClassName": _NO,
     f"{_POD}.securityContext": _NO,
     f"{_POD}.serviceAccountName": _NO,
     f"{_POD}.terminationGracePeriodSeconds": _YES,
@@ -137,12 +140,18 @@ _CLAIM: Mapping[str, Treatment] = {
     "spec.volumeMode": _NO,
     "spec.volumeName": _REFUSED,
 }
+# Kept, and shown; what they are for needs users, a network and nodes of their own.
+_ACCOUNT: Mapping[str, Treatment] = {"automountServiceAccountToken": _NO}
+_RULES: Mapping[str, Treatment] = {"spec": _NO}
 TREATMENTS: Mapping[tuple[str, str], Mapping[str, Treatment]] = {
     ("batch/v1", "Job"): {**_METADATA, **_JOB},
     ("v1", "Service"): {**_METADATA, **_SERVICE},
     ("v1", "Secret"): {**_METADATA, **_CONTENT},
     ("v1", "ConfigMap"): {**_METADATA, **_CONTENT},
     ("v1", "PersistentVolumeClaim"): {**_METADATA, **_CLAIM},
+    ("v1", "ServiceAccount"): {**_METADATA, **_ACCOUNT},
+    ("networking.k8s.io/v1", "NetworkPolicy"): {**_METADATA, **_RULES},
+    ("policy/v1", "PodDisruptionBudget"): {**_METADATA, **_RULES},
 }
 
 # Fields with one value that the engine can honour: what a Job of one process on one machine is.

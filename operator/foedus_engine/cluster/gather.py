@@ -4,23 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from foedus_contract.errors import Refused, Unavailable
-from foedus_contract.progress import IdentityReady, ProcessFailed, TrainingStarted
+from foedus_contract.progress import IdentityReady, ProcessFailed, TrainingResult, TrainingStarted
 from foedus_contract.wire import LedgerHead
 from foedus_engine import names
 from foedus_engine.accounting import Accounting
 from foedus_engine.api.training import FederatedTrainingJob
 from foedus_engine.cluster.pods import decode_content
-from foedus_engine.cluster.protocol import Cluster, Ledgers, find
+from foedus_engine.cluster.protocol import Cluster, Ledgers, Object, find
 from foedus_engine.decide.children import child_keys
 from foedus_engine.decide.ending import is_idle, is_terminal
-from foedus_engine.decide.observed import AccountView, BudgetView, ChildView, LedgerFault, ObjectMeta, Observed
-from foedus_engine.decide.plan import BudgetKey, ObjectKey
+from foedus_engine.decide.inspection import inspected_model, model_in_status
+from foedus_engine.decide.observed import (
+    AccountView,
+    BudgetView,
+    ChildView,
+    LedgerFault,
+    ModelView,
+    ObjectMeta,
+    Observed,
+    PodsView,
+)
+from foedus_engine.decide.plan import BudgetKey, KeepHead, ObjectKey
 from foedus_engine.pki import certificate_end
 from foedus_ledger.charges import LedgerBehind, check_reaches, is_signed
 from foedus_ledger.records import BudgetRecord
+
+COMPARED = frozenset(
+    {"Job", "ConfigMap", "Service", "ServiceAccount", "NetworkPolicy", "PodDisruptionBudget"}
+)  # what is repaired; Secrets and claims are made once
 
 Children = dict[tuple[str, str], ChildView]
 Records = dict[str, tuple[BudgetKey, BudgetRecord | None]]
@@ -31,7 +48,7 @@ async def gather_training(
 ) -> Observed:
     """Return what there is to know about `job` now.
 
-    Jobs are read before results: a Job that is seen to have ended has left its result already. Budgets are read
+    Jobs are read before their pods: a Job that is seen to have ended has left its result already. Budgets are read
     before the calibration that depends on them; a reservation that has become too large meanwhile is refused. Heads
     of the silos' logs are read before the ledgers, which silos charge first.
     Nothing is read for a job that is suspended and never was anything else.
@@ -39,37 +56,55 @@ async def gather_training(
     meta = ObjectMeta.from_document(job.to_document())
     if is_idle(job, meta.status):
         return Observed(meta)
-    children, foreign = await _children(cluster, job, meta)
-    identities, failures = await _silo_reports(cluster, job, meta, children)
-    heads = await _heads(cluster, meta, children, identities)
-    records, faults = await _budgets(ledgers, job, meta, heads)
+    found, foreign = await _children(cluster, job, meta)
+    children = {key: _child(each) for key, each in found.items()}
+    jobs = [each for (kind, _), each in found.items() if kind == "Job"]
+    # What the pods of a job that is over would say has been heard.
+    pods: Mapping[str, PodsView] = {} if is_terminal(meta.status) else await cluster.pods(jobs)
+    identities, failures = _silo_reports(job, meta, pods)
+    coordinator = pods.get(names.coordinator(meta.name), PodsView())
+    records, faults = await _budgets(ledgers, job, meta, _heads(coordinator, identities))
     silos = {name: _view(key, record, meta.uid) for name, (key, record) in records.items()}
     observed = Observed(meta, budgets=silos, ledger_faults=faults, children=children, foreign=foreign)
     if is_terminal(meta.status):
         return observed
-    model = await accounting.model(job.spec.model.source)
+    model = await accounting.model(job.spec.model.source) or _model(meta, children, pods)
     known = {key: record for key, record in records.values() if record is not None}
     calibration = None
-    if len(known) == len(records) and not model.problem:
+    if len(known) == len(records) and model is not None and not model.problem:
         calibration = await accounting.calibration(job, meta.uid, known, model)
-    coordinator = names.coordinator(meta.name)
-    started = ("Job", coordinator) in children
     return replace(
         observed,
         model=model,
         calibration=calibration,
         identities=identities,
         failures=failures,
-        progress=await cluster.pod_progress(meta.namespace, coordinator) if started else (),
-        result=await cluster.pod_result(meta.namespace, coordinator) if started else None,
+        started=frozenset(name for name, view in pods.items() if view.started),
+        troubles={name: view.trouble for name, view in pods.items() if view.trouble is not None},
+        progress=coordinator.progress,
+        result=_result(coordinator),
     )
+
+
+def _model(meta: ObjectMeta, children: Children, pods: Mapping[str, PodsView]) -> ModelView | None:
+    """Return the base model as a pod has found it, now or for an earlier pass."""
+    inspector = names.inspector(meta.name)
+    child = children.get(("Job", inspector))
+    return model_in_status(meta.status) or inspected_model(child, pods.get(inspector, PodsView()))
+
+
+def _result(coordinator: PodsView) -> TrainingResult | None:
+    try:
+        return TrainingResult.model_validate_json(coordinator.result) if coordinator.result else None
+    except ValidationError:
+        return None
 
 
 async def _children(
     cluster: Cluster, job: FederatedTrainingJob, meta: ObjectMeta
-) -> tuple[Children, tuple[ObjectKey, ...]]:
+) -> tuple[dict[tuple[str, str], Object], tuple[ObjectKey, ...]]:
     """Return the children that are there, and what bears a child's name without being one."""
-    ours: Children = {}
+    ours: dict[tuple[str, str], Object] = {}
     foreign: list[ObjectKey] = []
     listed = await _list_labelled(cluster, meta)
     for key in child_keys(job, meta.namespace):
@@ -78,14 +113,14 @@ async def _children(
         if found is None:
             continue
         if _is_owned(found, meta.uid):
-            ours[key.kind, key.name] = _child(found)
+            ours[key.kind, key.name] = found
         else:
             foreign.append(key)
     return ours, tuple(foreign)
 
 
 async def _list_labelled(cluster: Cluster, meta: ObjectMeta) -> dict[tuple[str, str], Mapping[str, Any]]:
-    """Return what bears the job's label: five requests instead of one for every child."""
+    """Return what bears the job's label: one request a kind instead of one for every child."""
     labels = {names.JOB_LABEL: meta.name}
     return {
         (kind, found["metadata"]["name"]): found
@@ -102,28 +137,27 @@ def _is_owned(found: Mapping[str, Any], uid: str) -> bool:
 def _child(found: Mapping[str, Any]) -> ChildView:
     status = found.get("status") or {}
     finished: Literal["", "Complete", "Failed"] = ""
-    message = ""
+    message, ended = "", None
     for condition in status.get("conditions", ()):
         if condition.get("type") in {"Complete", "Failed"} and condition.get("status") == "True":
             finished, message = condition["type"], condition.get("message", "")
+            ended = condition.get("lastTransitionTime")
     return ChildView(
         uid=found["metadata"]["uid"],
+        content=found if found["kind"] in COMPARED else {},
         active=status.get("active", 0),
         succeeded=status.get("succeeded", 0),
         failed=status.get("failed", 0),
         finished=finished,
         message=message,
+        ended=datetime.fromisoformat(ended) if ended else None,
         valid_until=certificate_end(decode_content(found)) if found["kind"] == "Secret" else None,
     )
 
 
-async def _heads(
-    cluster: Cluster, meta: ObjectMeta, children: Children, identities: Mapping[str, bytes]
-) -> dict[str, LedgerHead]:
+def _heads(coordinator: PodsView, identities: Mapping[str, bytes]) -> dict[str, LedgerHead]:
     """Return where the silos' charge logs ended when they joined; the coordinator passed on what they had signed."""
-    coordinator = names.coordinator(meta.name)
-    progress = await cluster.pod_progress(meta.namespace, coordinator) if ("Job", coordinator) in children else ()
-    told = [event.heads for event in progress if isinstance(event, TrainingStarted)]
+    told = [event.heads for event in coordinator.progress if isinstance(event, TrainingStarted)]
     return {
         silo: head
         for heads in told
@@ -141,21 +175,23 @@ async def _budgets(
     for client in job.spec.clients:
         key = BudgetKey(meta.namespace, client.budget_ref.name)
         records[client.name] = (key, None)
+        record, head = None, heads.get(client.name)
         try:
             record = await ledgers.read(key)
-            if record is not None and client.name in heads:
-                check_reaches(record, heads[client.name])
+            if record is not None and head is not None:
+                check_reaches(record, head)
             records[client.name] = (key, record)
         except (Refused, Unavailable) as error:
-            faults[client.name] = _fault(client.name, key, error)
+            faults[client.name] = _fault(client.name, key, error, None if record is None else head)
     return records, faults
 
 
-def _fault(silo: str, key: BudgetKey, error: Refused | Unavailable) -> LedgerFault:
+def _fault(silo: str, key: BudgetKey, error: Refused | Unavailable, head: LedgerHead | None) -> LedgerFault:
     reason: Literal["Unavailable", "Damaged", "Behind"] = "Unavailable"
     if isinstance(error, Refused):
         reason = "Behind" if isinstance(error, LedgerBehind) else "Damaged"
-    return LedgerFault(f"silo {silo}: PrivacyBudget {key}: {error}", reason)
+    keep = KeepHead(key, head) if head is not None and reason == "Behind" else None
+    return LedgerFault(f"silo {silo}: PrivacyBudget {key}: {error}", reason, keep)
 
 
 def _view(key: BudgetKey, record: BudgetRecord | None, uid: str) -> BudgetView | None:
@@ -176,21 +212,27 @@ def _view(key: BudgetKey, record: BudgetRecord | None, uid: str) -> BudgetView |
     )
     spec = record.spec
     others = {held.claimant for other, held in record.accounts.items() if other != uid and held.state == "Open"}
-    held = tuple(sorted(others))
-    return BudgetView(key, spec.digest, spec.records, spec.epsilon, spec.delta, view, held, spec.labels)
+    return BudgetView(
+        key,
+        spec.digest,
+        spec.records,
+        spec.epsilon,
+        spec.delta,
+        account=view,
+        holders=tuple(sorted(others)),
+        labels=spec.labels,
+        least_colluders=spec.least_colluders,
+    )
 
 
-async def _silo_reports(
-    cluster: Cluster, job: FederatedTrainingJob, meta: ObjectMeta, children: Children
+def _silo_reports(
+    job: FederatedTrainingJob, meta: ObjectMeta, pods: Mapping[str, PodsView]
 ) -> tuple[dict[str, bytes], dict[str, ProcessFailed]]:
     """Return the silos' identity keys and last words. A silo can speak for itself only."""
     identities: dict[str, bytes] = {}
     failures: dict[str, ProcessFailed] = {}
     for client in job.spec.clients:
-        name = names.client(meta.name, client.name)
-        if ("Job", name) not in children:
-            continue
-        for event in await cluster.pod_progress(meta.namespace, name):
+        for event in pods.get(names.client(meta.name, client.name), PodsView()).progress:
             if isinstance(event, IdentityReady) and event.silo == client.name:
                 identities[client.name] = event.public_key
             elif isinstance(event, ProcessFailed):

@@ -22,8 +22,9 @@ from pydantic import ValidationError
 
 from foedus_contract import limits, paths
 from foedus_contract.errors import Unavailable
-from foedus_contract.progress import PROGRESS, ProcessFailed, TrainingResult
-from foedus_engine.cluster.protocol import Object, Progress
+from foedus_contract.progress import PROGRESS, ProcessFailed
+from foedus_engine.cluster.protocol import Object
+from foedus_engine.decide.observed import Progress
 
 MAX_PROGRESS_LINE = 64 * 1024  # 50 silo names in two lists are below 8 KiB
 MAX_PROGRESS_BYTES = 64 * 1024 * 1024  # 10,000 attempts of such lines
@@ -148,14 +149,14 @@ def read_progress(path: Path, offset: int, *, limit: int = MAX_PROGRESS_BYTES) -
     return tuple(events), offset + len(whole)
 
 
-def read_result(path: Path) -> TrainingResult | None:
-    """Return the result in a termination log; None when there is none or it is not one."""
+def read_result(path: Path) -> bytes:
+    """Return what stands in a termination log; nothing when there is none or it is too long."""
     try:
         with open_regular(path) as file:
             text = file.read(limits.MAX_RESULT_BYTES + 1)
-        return TrainingResult.model_validate_json(text) if 0 < len(text) <= limits.MAX_RESULT_BYTES else None
-    except (OSError, ValidationError):
-        return None
+    except OSError:
+        return b""
+    return text if len(text) <= limits.MAX_RESULT_BYTES else b""
 
 
 def last_words(path: Path) -> str:

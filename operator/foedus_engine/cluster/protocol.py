@@ -15,19 +15,13 @@ A manifest that the cluster refuses for what it says is InvalidInput and never t
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from foedus_contract.errors import FoedusError
 from foedus_contract.exit_codes import ExitCode
-from foedus_contract.progress import (
-    IdentityReady,
-    Preparing,
-    ProcessFailed,
-    RoundFinished,
-    TrainingResult,
-    TrainingStarted,
-)
+from foedus_contract.wire import LedgerHead
+from foedus_engine.decide.observed import PodsView
 from foedus_engine.decide.plan import BudgetKey, Event, Manifest, ObjectKey
 from foedus_ledger.ledger import BudgetRecord
 from foedus_ledger.mechanisms import Mechanism
@@ -35,7 +29,6 @@ from foedus_ledger.mechanisms import Mechanism
 FIELD_MANAGER = "foedus"  # the one owner of every field that the engine applies
 
 Object = Mapping[str, Any]
-Progress = IdentityReady | Preparing | TrainingStarted | RoundFinished | ProcessFailed
 
 
 class ClusterFault(FoedusError):
@@ -115,12 +108,11 @@ class Cluster(Protocol):
         """Record an event about the object; a repeated one may be merged."""
         ...
 
-    async def pod_progress(self, namespace: str, job: str) -> tuple[Progress, ...]:
-        """Return what the Job's pods have reported so far, oldest first; nothing when the Job is unknown."""
-        ...
+    async def pods(self, jobs: Sequence[Object]) -> Mapping[str, PodsView]:
+        """Return what the pods of these Jobs of one namespace have reported, by the Job's name.
 
-    async def pod_result(self, namespace: str, job: str) -> TrainingResult | None:
-        """Return the result that the Job's latest pod left, if it left one."""
+        A report that is no event is left out; a Job without pods may be.
+        """
         ...
 
 
@@ -139,6 +131,10 @@ class Ledgers(Protocol):
         self, budget: BudgetKey, *, job_uid: str, mechanism: Mechanism, count: int, claimant: str
     ) -> None:
         """Set aside `count` releases; raises Refused when they do not fit, Unavailable when the answer is unknown."""
+        ...
+
+    async def keep_head(self, budget: BudgetKey, head: LedgerHead) -> None:
+        """Keep the end of the silo's log unless a later one is kept; from then on an older ledger is behind."""
         ...
 
     async def close(self, budget: BudgetKey, *, job_uid: str) -> None:

@@ -36,8 +36,9 @@ Check = Callable[[FederatedTrainingJob, Observed], Problem | None]
 
 
 def first_problem(job: FederatedTrainingJob, observed: Observed) -> Problem | None:
-    """Return the first thing that stands against the job, or None."""
-    return next((problem for check in CHECKS if (problem := check(job, observed))), None)
+    """Return the first thing that stands against the job, or None; without its model, as far as can be said."""
+    checks = CHECKS if observed.model is not None else CHECKS_WITHOUT_MODEL
+    return next((problem for check in checks if (problem := check(job, observed))), None)
 
 
 def check_children_are_ours(job: FederatedTrainingJob, observed: Observed) -> Problem | None:
@@ -96,6 +97,19 @@ def check_labels(job: FederatedTrainingJob, observed: Observed) -> Problem | Non
     return None
 
 
+def check_colluders(job: FederatedTrainingJob, observed: Observed) -> Problem | None:
+    """The job assumes as many colluders as each holder wants assumed, unless a silo's own noise is all of it."""
+    assumed = job.spec.aggregation.colluders
+    for silo, budget in _budgets(observed).items():
+        if job.spec.privacy.noise != "Local" and assumed < budget.least_colluders:
+            return _not_accepted(
+                Reason.INVALID_SPEC,
+                f"spec.aggregation.colluders: {assumed} are assumed, PrivacyBudget {budget.key} of {silo} asks for at "
+                f"least {budget.least_colluders}; raise it, or set spec.privacy.noise: Local",
+            )
+    return None
+
+
 def check_datasets(job: FederatedTrainingJob, observed: Observed) -> Problem | None:
     """No two silos hold the same data: silos compose in parallel only over disjoint records."""
     seen: dict[str, str] = {}
@@ -125,8 +139,9 @@ def check_delta(job: FederatedTrainingJob, observed: Observed) -> Problem | None
 def check_model(job: FederatedTrainingJob, observed: Observed) -> Problem | None:
     """The base model is there, and it has the layers and modules that are to be adapted."""
     model = observed.model
-    if model is None or model.problem:
-        return _not_accepted(Reason.INVALID_MODEL, model.problem if model else "spec.model.source: not read yet")
+    assert model is not None  # else nobody asks
+    if model.problem:
+        return _not_accepted(Reason.INVALID_MODEL, model.problem)
     if (tokens := job.spec.model.max_tokens) > model.positions:
         return _not_accepted(
             Reason.INVALID_MODEL,
@@ -223,13 +238,17 @@ def _held_by(observed: Observed, budget: str = "") -> str:
     return f"; held open by job {shown}: wait until it ends, or delete it to give back what it has not used"
 
 
-CHECKS: tuple[Check, ...] = (
+CHECKS_WITHOUT_MODEL: tuple[Check, ...] = (
     check_children_are_ours,
     check_ledgers,
     check_budgets,
     check_labels,
+    check_colluders,
     check_datasets,
     check_delta,
+)
+CHECKS: tuple[Check, ...] = (
+    *CHECKS_WITHOUT_MODEL,
     check_model,
     check_calibration,
     check_accounts,

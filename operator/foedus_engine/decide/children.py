@@ -7,11 +7,22 @@ from collections.abc import Iterator, Mapping
 from foedus_contract.plan import TrainingPlan
 from foedus_engine import names
 from foedus_engine.api.training import FederatedTrainingJob
-from foedus_engine.build.config import build_client_config, build_coordinator_config, build_policy
+from foedus_engine.build.config import (
+    build_client_config,
+    build_coordinator_config,
+    build_inspector_config,
+    build_policy,
+)
+from foedus_engine.build.identity import build_disruption_budget, build_service_account
 from foedus_engine.build.metadata import Owner
-from foedus_engine.build.network import build_coordinator_service
+from foedus_engine.build.network import (
+    build_client_edges,
+    build_coordinator_edges,
+    build_coordinator_service,
+    build_denial,
+)
 from foedus_engine.build.pods import Settings
-from foedus_engine.build.roles import build_client_job, build_coordinator_job
+from foedus_engine.build.roles import build_client_job, build_coordinator_job, build_inspector_job
 from foedus_engine.build.storage import (
     build_ca_secret,
     build_client_secret,
@@ -22,6 +33,7 @@ from foedus_engine.build.storage import (
 from foedus_engine.decide.certificates import validity
 from foedus_engine.decide.observed import ObjectMeta
 from foedus_engine.decide.plan import ContentRequest, Ensure, Manifest, ObjectKey, key_of
+from foedus_engine.decide.training_plan import threshold
 
 
 def owner_of(meta: ObjectMeta) -> Owner:
@@ -42,17 +54,45 @@ def policy_child(owner: Owner, identities: Mapping[str, bytes]) -> Ensure:
     return Ensure(build_policy(owner, identities))
 
 
-def applied_children(
+def inspecting_children(job: FederatedTrainingJob, owner: Owner, settings: Settings) -> tuple[Manifest, ...]:
+    """Return what looks at the base model: a Job with its run spec, shut off from every network."""
+    return (
+        build_service_account(owner, names.INSPECTOR_ROLE),
+        build_denial(owner),
+        build_inspector_config(owner, job),
+        build_inspector_job(owner, job, settings),
+    )
+
+
+def told_children(
     job: FederatedTrainingJob, owner: Owner, plan: TrainingPlan, settings: Settings
 ) -> tuple[Manifest, ...]:
-    """Return what follows the job's spec: run specs, the Service, and the Jobs, suspended when the job is."""
-    suspend = job.spec.suspend
+    """Return what the processes are told of the plan: a run spec each."""
     clients = sorted(job.spec.clients, key=lambda client: client.name)
     return (
         build_coordinator_config(owner, job, plan, settings),
         *(build_client_config(owner, job, client, plan, settings) for client in clients),
+    )
+
+
+def applied_children(
+    job: FederatedTrainingJob, owner: Owner, settings: Settings, *, coordinator_waits: bool = False
+) -> tuple[Manifest, ...]:
+    """Return what follows the job's spec: identities, policies, the Service, and the Jobs, suspended when the job is.
+
+    What a pod needs comes before its Job.
+    """
+    suspend = job.spec.suspend
+    clients = sorted(job.spec.clients, key=lambda client: client.name)
+    return (
+        build_service_account(owner, names.COORDINATOR_ROLE),
+        build_service_account(owner, names.CLIENT_ROLE),
+        build_denial(owner),
+        build_coordinator_edges(owner, settings),
+        build_client_edges(owner, settings),
+        build_disruption_budget(owner, threshold(job)),
         build_coordinator_service(owner),
-        build_coordinator_job(owner, job, settings, suspend=suspend),
+        build_coordinator_job(owner, job, settings, suspend=suspend or coordinator_waits),
         *(build_client_job(owner, job, client, settings, suspend=suspend) for client in clients),
     )
 
@@ -62,15 +102,23 @@ def child_keys(job: FederatedTrainingJob, namespace: str) -> tuple[ObjectKey, ..
     name = job.metadata.name
     silos = sorted(client.name for client in job.spec.clients)
     roles = [names.coordinator(name), *(names.client(name, silo) for silo in silos)]
+    inspector = names.inspector(name)
     by_kind = {
-        "Job": roles,
-        "ConfigMap": [*roles, names.policy(name)],
+        "Job": [*roles, inspector],
+        "ConfigMap": [*roles, inspector, names.policy(name)],
         "Secret": [names.ca_secret(name), *map(names.tls_secret, roles)],
         "Service": [names.coordinator(name)],
         "PersistentVolumeClaim": [
             names.coordinator_output(name),
             *(names.client_state(name, silo) for silo in silos),
         ],
+        "ServiceAccount": [names.service_account(name, role) for role in names.ROLES],
+        "NetworkPolicy": [
+            names.denial(name),
+            names.edges(name, names.COORDINATOR_ROLE),
+            names.edges(name, names.CLIENT_ROLE),
+        ],
+        "PodDisruptionBudget": [names.disruption_budget(name)],
     }
     return tuple(
         ObjectKey(names.CHILD_API_VERSIONS[kind], kind, namespace, child)

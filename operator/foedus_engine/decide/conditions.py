@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
+from foedus_contract.errors import FoedusError, InvalidInput
+from foedus_engine.api.budget import BudgetConditionType, BudgetReason
 from foedus_engine.api.training_status import TrainingConditionType as ConditionType
 from foedus_engine.api.training_status import TrainingReason as Reason
 
@@ -17,9 +19,9 @@ MAX_MESSAGE = 1024  # the CRDs bound a condition's message
 class Condition:
     """What is to be said about one aspect now."""
 
-    type: ConditionType
+    type: ConditionType | BudgetConditionType
     status: Literal["True", "False", "Unknown"]
-    reason: Reason
+    reason: Reason | BudgetReason
     message: str = ""
 
 
@@ -43,6 +45,26 @@ def merge_conditions(
             "lastTransitionTime": timestamp(now) if moved else before["lastTransitionTime"],
         }
     return list(kept.values())
+
+
+def blocked(status: Mapping[str, Any] | None, error: FoedusError) -> dict[str, Any] | None:
+    """Return the status with why the cluster refused to make what the object needs, as the reason why it is not ready.
+
+    An object that is ready needs nothing more.
+    """
+    not_ready = (str(ConditionType.READY), "False")
+    if status is None or not_ready not in {(each["type"], each["status"]) for each in status.get("conditions", ())}:
+        return None if status is None else dict(status)
+    if isinstance(error, InvalidInput):
+        reason = Reason.INVALID_SPEC
+    else:
+        reason = Reason.QUOTA_EXCEEDED if "exceeded quota" in error.what else Reason.FORBIDDEN
+    said = {"reason": str(reason), "message": str(error)[:MAX_MESSAGE]}
+    conditions = [
+        {**each, **said} if (each["type"], each["status"]) == not_ready else each
+        for each in status.get("conditions", ())
+    ]
+    return {**status, "conditions": conditions, "message": said["message"]}
 
 
 def is_true(status: Mapping[str, Any], kind: ConditionType) -> bool:

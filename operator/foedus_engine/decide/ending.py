@@ -51,12 +51,17 @@ def is_terminal(status: Mapping[str, Any]) -> bool:
     return is_true(status, ConditionType.COMPLETE) or is_true(status, ConditionType.FAILED)
 
 
-def is_idle(job: FederatedTrainingJob, status: Mapping[str, Any]) -> bool:
-    """Say whether the job is suspended and never was anything else: it has neither reservations nor children.
+def is_untouched(job: FederatedTrainingJob, status: Mapping[str, Any]) -> bool:
+    """Say whether the job is suspended before anything was reserved for it.
 
     A plan is told in the status by the pass that reserves.
     """
     return job.spec.suspend and not status.get("startTime") and not status.get("plan")
+
+
+def is_idle(job: FederatedTrainingJob, status: Mapping[str, Any]) -> bool:
+    """Say whether the job is suspended and never was anything else: it has neither reservations nor children."""
+    return is_untouched(job, status) and status.get("phase") in {None, "Suspended"}
 
 
 def find_ending(job: FederatedTrainingJob, observed: Observed, now: datetime) -> Ending | None:
@@ -175,8 +180,20 @@ def failed_silos(job: FederatedTrainingJob, observed: Observed) -> tuple[str, ..
 
 def identities_due(job: FederatedTrainingJob, observed: Observed, now: datetime) -> bool:
     """Return whether silos have had their time to show an identity: half of joinTimeout, the rest is for joining."""
-    started = started_at(observed)
+    started = joining_since(observed)
     return started is not None and now >= started + timedelta(seconds=deadlines(job).join_seconds / 2)
+
+
+def joining_since(observed: Observed) -> datetime | None:
+    """Return since when a quorum of silos has had a process, as the stored status says."""
+    text = observed.meta.status.get("joinStartTime")
+    return parse_timestamp(text) if text else None
+
+
+def quorum_has_started(job: FederatedTrainingJob, observed: Observed) -> bool:
+    """Return whether so many silos have had a process that training can begin: until then the coordinator waits."""
+    silos = [names.client(observed.meta.name, client.name) for client in job.spec.clients]
+    return sum(silo in observed.started for silo in silos) >= threshold(job)
 
 
 def first_failure(job: FederatedTrainingJob, observed: Observed) -> str:

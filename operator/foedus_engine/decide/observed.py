@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from foedus_contract.inspection import InspectedModel
 from foedus_contract.progress import (
     IdentityReady,
     Preparing,
@@ -15,7 +16,7 @@ from foedus_contract.progress import (
     TrainingResult,
     TrainingStarted,
 )
-from foedus_engine.decide.plan import BudgetKey, ObjectKey
+from foedus_engine.decide.plan import BudgetKey, KeepHead, ObjectKey
 
 Progress = IdentityReady | Preparing | TrainingStarted | RoundFinished | ProcessFailed
 
@@ -70,17 +71,20 @@ class BudgetView:
     account: AccountView | None = None
     holders: tuple[str, ...] = ()  # the claimants of other jobs' open accounts
     labels: tuple[str, ...] = ()  # all that records may bear, as their holder declared
+    least_colluders: int = 1  # that the holder wants assumed
 
 
 @dataclass(frozen=True)
 class LedgerFault:
     """Why a silo's ledger cannot be used: it does not answer, cannot be trusted, or is an old copy.
 
-    Only one that does not answer may be usable later without its holder's doing.
+    Only one that does not answer may be usable later without its holder's doing. `keep` is what has just shown an old
+    copy, and is to be remembered.
     """
 
     message: str
     reason: Literal["Unavailable", "Damaged", "Behind"]
+    keep: KeepHead | None = None
 
 
 @dataclass(frozen=True)
@@ -123,17 +127,49 @@ class ModelView:
     modules: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     problem: str = ""
 
+    @staticmethod
+    def of(model: InspectedModel) -> ModelView:
+        """Return what an inspection found."""
+        return ModelView(model.digest, model.hidden_size, model.layers, model.positions, dict(model.modules))
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What keeps a pod from being started, and that somebody may have to do something about it."""
+
+    reason: Literal["Queued", "Unschedulable", "ImagePullFailed", "VolumeMissing", "QuotaExceeded", "CannotStart"]
+    message: str
+
+
+@dataclass(frozen=True)
+class PodsView:
+    """What the pods of one Job have reported so far, oldest first, and what the latest of them left behind.
+
+    `started` says that at least one process was started; `result` is what a termination log holds, not yet checked.
+    """
+
+    progress: tuple[Progress, ...] = ()
+    result: bytes = b""
+    started: bool = False
+    trouble: Trouble | None = None
+
 
 @dataclass(frozen=True)
 class ChildView:
-    """One child: whether it is there, for a Job how its pods do, for a certificate until when it is valid."""
+    """One child: whether it is there, for a Job how its pods do, for a certificate until when it is valid.
+
+    `content` is the object as it was read where its fields are compared with what they should be; `ended` is when a Job
+    was over.
+    """
 
     uid: str
+    content: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     active: int = 0
     succeeded: int = 0
     failed: int = 0
     finished: Literal["", "Complete", "Failed"] = ""
     message: str = ""
+    ended: datetime | None = None
     valid_until: datetime | None = None
 
 
@@ -144,7 +180,9 @@ class Observed:
     `children` are the objects that this job owns, by (kind, name). `foreign` are objects under the names of our
     children that belong to somebody else: another job, or an earlier one of this name that is still being deleted.
     A budget in `ledger_faults`, by silo, cannot be used and is None in `budgets`.
-    `progress` is the coordinator's; `identities` and `failures` are what the silos' processes reported, by silo.
+    `model` is None while nobody has looked at the base model. `progress` is the coordinator's; `identities` and
+    `failures` are what the silos' processes reported, by silo. `started` are the Jobs with a process so far; `troubles`
+    says, by Job, what keeps a pod from being started.
     """
 
     meta: ObjectMeta
@@ -157,4 +195,6 @@ class Observed:
     identities: Mapping[str, bytes] = field(default_factory=dict)
     progress: tuple[Progress, ...] = ()
     failures: Mapping[str, ProcessFailed] = field(default_factory=dict)
+    started: frozenset[str] = frozenset()
+    troubles: Mapping[str, Trouble] = field(default_factory=dict)
     result: TrainingResult | None = None

@@ -1,7 +1,7 @@
 """What is to be done about one object, as plain data: `decide` returns it, `execute` carries it out.
 
-`execute` works in this order: ledger, ensure, apply, delete, status, events. The order makes a crash between two steps
-harmless: a reservation without children is found again, children without a reservation cannot exist.
+`execute` works in this order: ledger, ensure, apply, update, delete, status, events. The order makes a crash between
+two steps harmless: a reservation without children is found again, children without a reservation cannot exist.
 """
 
 from __future__ import annotations
@@ -10,9 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from foedus_contract.wire import LedgerHead
 from foedus_ledger.mechanisms import Mechanism
 
 Manifest = Mapping[str, Any]
+
+# Reasons of the events that the loop itself tells; the others are the kinds' own.
+RECONCILE_FAILED = "ReconcileFailed"  # a pass ended in an error; its message is the event's
+LEDGER_UNAVAILABLE = "LedgerUnavailable"
+BUDGET_REFUSED = "BudgetRefused"
 
 
 @dataclass(frozen=True, order=True)
@@ -70,6 +76,14 @@ class Close:
 
 
 @dataclass(frozen=True)
+class KeepHead:
+    """Remember where a silo's own charge log ends: a ledger that does not reach it is an old copy."""
+
+    budget: BudgetKey
+    head: LedgerHead
+
+
+@dataclass(frozen=True)
 class ContentRequest:
     """What a factory is to make: a certificate authority, or a leaf certificate and its key.
 
@@ -119,11 +133,15 @@ class Event:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything one reconcile is to do. `status` None leaves the status as it is."""
+    """Everything one reconcile is to do. `status` None leaves the status as it is.
 
-    ledger: tuple[Reserve | Close, ...] = ()
+    `update` replaces objects of others, each in the very version that was decided on.
+    """
+
+    ledger: tuple[Reserve | Close | KeepHead, ...] = ()
     apply: tuple[Manifest, ...] = ()
     ensure: tuple[Ensure, ...] = ()
+    update: tuple[Manifest, ...] = ()
     delete: tuple[ObjectKey, ...] = ()
     status: Mapping[str, Any] | None = None
     events: tuple[Event, ...] = ()

@@ -11,6 +11,7 @@ from foedus_contract.progress import RoundFinished, TrainingResult, TrainingStar
 from foedus_engine.api.training import FederatedTrainingJob
 from foedus_engine.api.training_status import Phase
 from foedus_engine.decide.conditions import Condition, merge_conditions, timestamp
+from foedus_engine.decide.inspection import model_fields
 from foedus_engine.decide.observed import Observed
 
 
@@ -23,6 +24,7 @@ def make_status(
     status = {
         **old,
         **fields,
+        "model": model_fields(observed.model) or old.get("model"),
         "observedGeneration": generation,
         "phase": phase,
         "conditions": merge_conditions(old.get("conditions", ()), conditions, generation=generation, now=now),

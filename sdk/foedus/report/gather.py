@@ -17,8 +17,9 @@ from foedus_engine import names
 from foedus_engine.api.training import FederatedTrainingJob
 from foedus_engine.cluster.embedded import EmbeddedCluster
 from foedus_engine.cluster.fields import ISOLATION
-from foedus_engine.cluster.protocol import Progress, find
+from foedus_engine.cluster.protocol import find
 from foedus_engine.decide.conditions import parse_timestamp
+from foedus_engine.decide.observed import Progress
 from foedus_engine.decide.plan import BudgetKey, ObjectKey
 from foedus_ledger.accountants import composed_gaussian_epsilon, composed_rdp_epsilon
 from foedus_ledger.records import Account

@@ -39,10 +39,10 @@ def test_a_budget_is_named_after_the_folder_and_bound_to_the_data(tmp_path: Path
 
 
 def test_a_holder_declares_more_labels_than_its_records_bear(tmp_path: Path, files: list[str]) -> None:
-    declared = ("--label", "b", "--label", "a")
+    declared = ("--label", "b", "--label", "a", "--least-colluders", "2")
     assert foedus(tmp_path, "create", "--data", files[0], "--epsilon", "1", *declared) == 0
     spec = SqliteLedger(ledger_path(tmp_path / "state", BudgetKey("default", "one"))).read().spec
-    assert spec.labels == ("b", "a")
+    assert (spec.labels, spec.least_colluders) == (("b", "a"), 2)
 
 
 def test_a_record_whose_label_is_not_declared_is_told_to_the_holder(

@@ -16,15 +16,34 @@ import yaml
 from foedus_contract import paths
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.limits import MAX_MANIFEST_BYTES
-from foedus_contract.run_spec import ClientRunSpec, CoordinatorRunSpec, LedgerService, SiloPolicy, parse_run_spec
-from foedus_engine.build.config import build_client_config, build_coordinator_config, build_policy
-from foedus_engine.build.network import build_coordinator_service
+from foedus_contract.run_spec import (
+    ClientRunSpec,
+    CoordinatorRunSpec,
+    InspectorRunSpec,
+    LedgerService,
+    SiloPolicy,
+    parse_run_spec,
+)
+from foedus_engine.build.config import (
+    build_client_config,
+    build_coordinator_config,
+    build_inspector_config,
+    build_policy,
+)
+from foedus_engine.build.identity import build_disruption_budget, build_service_account
+from foedus_engine.build.network import (
+    build_client_edges,
+    build_coordinator_edges,
+    build_coordinator_service,
+    build_denial,
+)
 from foedus_engine.build.pods import Settings
-from foedus_engine.build.roles import build_client_job, build_coordinator_job
+from foedus_engine.build.roles import build_client_job, build_coordinator_job, build_inspector_job
 from foedus_engine.build.storage import (
     build_ca_secret,
     build_client_secret,
     build_coordinator_secret,
+    build_ledger_claim,
     build_output_claim,
     build_state_claim,
 )
@@ -32,7 +51,8 @@ from foedus_engine.decide.children import child_keys, owner_of
 from foedus_engine.decide.plan import key_of
 from foedus_engine.decide.training import decide_training
 from foedus_engine.decide.training_plan import make_training_plan
-from support.brain import CALIBRATED, NOW, SILOS, job, meta, reserved
+from foedus_engine.names import QUEUE_LABEL
+from support.brain import CALIBRATED, NOW, SILOS, fresh, job, meta, reserved
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 KEYS = {silo: bytes([number]) * 32 for number, silo in enumerate(SILOS, 1)}
@@ -45,14 +65,28 @@ ON_VOLUME = job(
     },
     lora=None,
     evaluation=None,
-    resources={"client": {"requests": {"cpu": 2}}, "coordinator": {"limits": {"memory": "1Gi"}}},
+    resources={
+        "client": {"requests": {"cpu": 2}, "limits": {"nvidia.com/gpu": 1}},
+        "coordinator": {"limits": {"memory": "1Gi"}},
+    },
+    scheduling={
+        "client": {
+            "nodeSelector": {"topology.kubernetes.io/region": "eu-west-1"},
+            "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+            "runtimeClassName": "nvidia",
+        }
+    },
 )
+QUEUED = JOB.model_copy(update={"metadata": JOB.metadata.model_copy(update={"labels": {QUEUE_LABEL: "team-a"}})})
 PLAN = make_training_plan(JOB, reserved(), CALIBRATED)
 SETTINGS = Settings(image="example.org/foedus:test")
+PULLING = Settings(image="example.org/foedus:test", image_pull_secrets=("registry",))
 SERVICE = LedgerService(
     host="foedus-ledger.foedus-system.svc", port=8443, ca="PEM\n", token="/foedus/ledger-token/token"
 )
 ON_CLUSTER = Settings(image="example.org/foedus:test", ledger=SERVICE)
+
+OUTLIVES = {"ledger-claim": "uid-of-the-budget"}  # what belongs to a budget, and not to a job
 
 BUILT: dict[str, Any] = {
     "ca-secret": build_ca_secret(OWNER),
@@ -61,15 +95,27 @@ BUILT: dict[str, Any] = {
     "client-config-cluster": build_client_config(OWNER, JOB, JOB.spec.clients[0], PLAN, ON_CLUSTER),
     "client-job-cluster": build_client_job(OWNER, JOB, JOB.spec.clients[0], ON_CLUSTER, suspend=False),
     "client-job-volume": build_client_job(OWNER, ON_VOLUME, ON_VOLUME.spec.clients[0], SETTINGS, suspend=True),
+    "client-edges": build_client_edges(OWNER, SETTINGS),
+    "client-edges-cluster": build_client_edges(OWNER, ON_CLUSTER),
+    "client-job-queued": build_client_job(OWNER, QUEUED, QUEUED.spec.clients[0], PULLING, suspend=False),
     "client-secret": build_client_secret(OWNER, "silo-1"),
     "client-state": build_state_claim(OWNER, "silo-1"),
     "coordinator-config": build_coordinator_config(OWNER, JOB, PLAN, SETTINGS),
     "coordinator-config-volume": build_coordinator_config(OWNER, ON_VOLUME, PLAN, SETTINGS),
+    "coordinator-edges": build_coordinator_edges(OWNER, SETTINGS),
+    "coordinator-edges-cluster": build_coordinator_edges(OWNER, ON_CLUSTER),
     "coordinator-job": build_coordinator_job(OWNER, JOB, SETTINGS, suspend=False),
     "coordinator-job-volume": build_coordinator_job(OWNER, ON_VOLUME, SETTINGS, suspend=True),
     "coordinator-output": build_output_claim(OWNER),
     "coordinator-secret": build_coordinator_secret(OWNER),
     "coordinator-service": build_coordinator_service(OWNER),
+    "denial": build_denial(OWNER),
+    "disruption-budget": build_disruption_budget(OWNER, 3),
+    "inspector-config": build_inspector_config(OWNER, ON_VOLUME),
+    "inspector-job": build_inspector_job(OWNER, JOB, SETTINGS),
+    "inspector-job-volume": build_inspector_job(OWNER, ON_VOLUME, SETTINGS),
+    "service-account": build_service_account(OWNER, "client"),
+    "ledger-claim": build_ledger_claim("team-a", "budget-silo-1", OUTLIVES["ledger-claim"]),
     "policy": build_policy(OWNER, KEYS),
 }
 
@@ -94,6 +140,9 @@ def test_run_specs_parse_as_the_pods_parse_them() -> None:
 
     assert isinstance(coordinator, CoordinatorRunSpec)
     assert isinstance(client, ClientRunSpec)
+    inspector = parse_run_spec(BUILT["inspector-config"]["data"][paths.RUN_SPEC_KEY].encode())
+    assert isinstance(inspector, InspectorRunSpec)
+    assert inspector.model.path == "/foedus/model/minilm"
     assert coordinator.plan == client.plan == PLAN
     assert coordinator.listen_service == client.coordinator_service == "demo-coordinator.team-a"
     assert client.budget == "team-a/budget-silo-1"
@@ -153,17 +202,34 @@ def test_only_a_silo_mounts_its_data_and_its_ledger() -> None:
 
 
 def test_gather_looks_for_exactly_the_children_that_decide_makes() -> None:
-    plan = decide_training(JOB, reserved(identities=KEYS, children={}), now=NOW)
-    made = [key_of(item) for item in (*(ensure.manifest for ensure in plan.ensure), *plan.apply)]
+    started = frozenset(f"demo-{silo}" for silo in SILOS)
+    looking = decide_training(JOB, fresh(model=None, calibration=None), now=NOW)
+    plan = decide_training(JOB, reserved(identities=KEYS, children={}, started=started), now=NOW)
+    made = {key_of(item) for item in (*looking.apply, *(ensure.manifest for ensure in plan.ensure), *plan.apply)}
 
     assert sorted(made) == sorted(child_keys(JOB, "team-a"))
 
 
+def test_what_a_pod_needs_is_made_before_its_job() -> None:
+    for world in (fresh(model=None, calibration=None), reserved()):
+        kinds = [manifest["kind"] for manifest in decide_training(JOB, world, now=NOW).apply]
+        assert set(kinds[kinds.index("Job") :]) == {"Job"}
+
+
+def test_no_pod_has_a_token_of_the_cluster_and_each_role_has_an_account_of_its_own() -> None:
+    accounts = {}
+    for manifest in job_manifests():
+        pod = manifest["spec"]["template"]
+        assert pod["spec"]["automountServiceAccountToken"] is False
+        accounts[pod["metadata"]["labels"]["app.kubernetes.io/component"]] = pod["spec"]["serviceAccountName"]
+    assert accounts == {"coordinator": "demo-coordinator", "client": "demo-client", "inspector": "demo-inspector"}
+
+
 def test_every_child_is_owned_and_labelled() -> None:
-    for manifest in BUILT.values():
+    for name, manifest in BUILT.items():
         metadata = manifest["metadata"]
-        assert metadata["ownerReferences"][0]["uid"] == meta().uid
-        assert metadata["labels"]["foedus.dev/job"] == "demo"
+        assert [owner["uid"] for owner in metadata["ownerReferences"]] == [OUTLIVES.get(name, meta().uid)]
+        assert metadata["labels"].get("foedus.dev/job") == (None if name in OUTLIVES else "demo")
         assert len(yaml.safe_dump(manifest)) < MAX_MANIFEST_BYTES
 
 

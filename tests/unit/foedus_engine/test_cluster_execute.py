@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from foedus_contract.errors import Refused, Unavailable
+from foedus_contract.errors import InvalidInput, Refused, Unavailable
+from foedus_contract.wire import LedgerHead
 from foedus_engine.cluster.embedded import EmbeddedCluster
 from foedus_engine.cluster.execute import AGAIN_SECONDS, execute
-from foedus_engine.cluster.protocol import Busy, Conflict, Object, find
-from foedus_engine.decide.plan import BudgetKey, Close, ContentRequest, Ensure, Event, Plan, Reserve, key_of
+from foedus_engine.cluster.protocol import Busy, Conflict, Forbidden, Object, find
+from foedus_engine.decide.plan import BudgetKey, Close, ContentRequest, Ensure, Event, KeepHead, Plan, Reserve, key_of
 from foedus_ledger.ledger import BudgetRecord
 from foedus_ledger.mechanisms import Mechanism
 
@@ -37,6 +38,9 @@ class Journal:
     async def close(self, budget: BudgetKey, *, job_uid: str) -> None:
         self.said.append(f"close {budget.name}")
 
+    async def keep_head(self, budget: BudgetKey, head: LedgerHead) -> None:
+        self.said.append(f"keep {head.count} of {budget.name}")
+
 
 @pytest.fixture
 async def cluster(tmp_path: Path) -> AsyncIterator[EmbeddedCluster]:
@@ -59,6 +63,58 @@ def no_factory(request: ContentRequest, issuer: Mapping[str, bytes] | None) -> M
 def reserve(*names: str) -> tuple[Reserve, ...]:
     mechanism = Mechanism(noise_multiplier=2.0)
     return tuple(Reserve(BudgetKey("default", name), "u-1", mechanism, 5, "default/job") for name in names)
+
+
+NOT_READY = {"conditions": [{"type": "Ready", "status": "False", "reason": "Preparing", "message": ""}]}
+READY = {"conditions": [{"type": "Ready", "status": "True", "reason": "Finished", "message": ""}]}
+QUOTA = "configmaps is forbidden: exceeded quota: small"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (Forbidden(QUOTA, where="/api", cure="raise it"), NOT_READY, "QuotaExceeded"),
+        (Forbidden("no right", where="/api", cure="raise it"), NOT_READY, "Forbidden"),
+        (InvalidInput("must be whole", where="/api", cure="raise it"), NOT_READY, "InvalidSpec"),
+        (Forbidden(QUOTA, where="/api", cure="raise it"), READY, "Finished"),
+        (Busy("no answer"), NOT_READY, "Preparing"),
+    ],
+)
+async def test_what_the_cluster_refuses_to_make_is_why_the_object_is_not_ready(
+    cluster: EmbeddedCluster, monkeypatch: pytest.MonkeyPatch, error: Exception, status: dict[str, Any], reason: str
+) -> None:
+    async def apply(_cluster: EmbeddedCluster, _manifest: Mapping[str, Any]) -> Object:
+        raise error
+
+    monkeypatch.setattr(EmbeddedCluster, "apply", apply)
+    job = await owner(cluster)
+    with pytest.raises(type(error)):
+        await execute(
+            Plan(apply=(CHILD,), status=status), obj=job, cluster=cluster, ledgers=Journal({}), factory=no_factory
+        )
+    (condition,) = (await cluster.get(key_of(job)))["status"]["conditions"]
+    assert condition["reason"] == reason
+    if reason in {"QuotaExceeded", "Forbidden", "InvalidSpec"}:
+        assert condition["message"] == str(error)
+
+
+async def test_what_belongs_to_others_is_replaced_in_the_version_that_was_decided_on(cluster: EmbeddedCluster) -> None:
+    job, ledgers = await owner(cluster), Journal({})
+    read = await cluster.create(obj("ConfigMap", "theirs", data={"a": "1"}))
+    plan = Plan(update=({**read, "data": {"a": "2"}},))
+    await execute(plan, obj=job, cluster=cluster, ledgers=ledgers, factory=no_factory)
+    assert (await cluster.get(key_of(read)))["data"] == {"a": "2"}
+    with pytest.raises(Conflict):
+        await execute(plan, obj=job, cluster=cluster, ledgers=ledgers, factory=no_factory)
+
+
+async def test_a_head_is_kept_before_anything_is_reserved(cluster: EmbeddedCluster) -> None:
+    digest = "sha256:" + "0" * 64
+    head = LedgerHead(dataset=digest, count=7, hash=digest, signature=b"s" * 64)
+    ledgers = Journal({})
+    plan = Plan(ledger=(KeepHead(BudgetKey("default", "a"), head), *reserve("b")))
+    await execute(plan, obj=await owner(cluster), cluster=cluster, ledgers=ledgers, factory=no_factory)
+    assert ledgers.said == ["keep 7 of a", "reserve b"]
 
 
 CHILD = obj("ConfigMap", "child", data={"a": "1"})

@@ -14,10 +14,22 @@ from foedus_engine.build.metadata import Owner
 from foedus_engine.build.pods import Settings
 from foedus_engine.cluster import fields
 from foedus_engine.cluster.fields import Treatment
-from foedus_engine.decide.children import applied_children, ensured_children, policy_child
+from foedus_engine.decide.children import (
+    applied_children,
+    ensured_children,
+    inspecting_children,
+    policy_child,
+    told_children,
+)
 from support.training_plans import ANY_DIGEST, tiny_plan
 
 RESOURCES = {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"memory": "4Gi"}}
+
+SCHEDULING = {
+    "nodeSelector": {"topology.kubernetes.io/region": "eu-west-1"},
+    "tolerations": [{"key": "a", "value": "b", "effect": "NoExecute", "tolerationSeconds": 60}],
+    "runtimeClassName": "kata",
+}
 
 
 def claim(name: str) -> dict[str, Any]:
@@ -47,6 +59,7 @@ FULL_JOB = {
         ],
         "evaluation": {"data": claim("public")},
         "resources": {"coordinator": RESOURCES, "client": RESOURCES},
+        "scheduling": {"coordinator": SCHEDULING, "client": SCHEDULING},
     },
 }
 
@@ -57,7 +70,9 @@ def emitted() -> list[Mapping[str, Any]]:
     owner = Owner("FederatedTrainingJob", "default", "tiny", "u-1")
     plan: TrainingPlan = tiny_plan(ANY_DIGEST)
     ensured = [*ensured_children(job, owner), policy_child(owner, {"silo-1": b"k" * 32})]
-    return [*applied_children(job, owner, plan, Settings()), *(each.manifest for each in ensured)]
+    inspecting = inspecting_children(job, owner, Settings())
+    applied = (*inspecting, *told_children(job, owner, plan, Settings()), *applied_children(job, owner, Settings()))
+    return [*applied, *(each.manifest for each in ensured)]
 
 
 def test_every_field_that_the_builders_emit_is_honoured_or_said_not_to_be() -> None:

@@ -11,6 +11,7 @@ import pytest
 from foedus_contract.errors import InvalidInput
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.progress import ProcessFailed, TrainingResult
+from foedus_contract.wire import LedgerHead
 from foedus_engine.decide.observed import (
     AccountView,
     Calibrated,
@@ -20,7 +21,7 @@ from foedus_engine.decide.observed import (
     Observed,
     Unplannable,
 )
-from foedus_engine.decide.plan import Close, ObjectKey, Plan, Reserve, key_of
+from foedus_engine.decide.plan import BudgetKey, Close, KeepHead, ObjectKey, Plan, Reserve, key_of
 from foedus_engine.decide.training import decide_invalid, decide_training
 from support.brain import (
     ACCOUNT,
@@ -62,6 +63,7 @@ def without(silo: str) -> dict[str, Any]:
     return {name: None if name == silo else budget(name) for name in SILOS}
 
 
+FOREIGN_SERVICE = ObjectKey("v1", "Service", "team-a", "demo-coordinator")
 FOREIGN = ObjectKey("v1", "Secret", "team-a", "demo-ca")
 SHORT = Unplannable("BudgetInsufficient", "PrivacyBudget team-a/b: nothing left")
 LARGE = replace(CALIBRATED, noise_multiplier=400.0, fresh_noise_multiplier=400.0)
@@ -94,9 +96,15 @@ LARGE = replace(CALIBRATED, noise_multiplier=400.0, fresh_noise_multiplier=400.0
             "InvalidData",
             "silo silo-1: PrivacyBudget team-a/budget-silo-1 declares no labels",
         ),
+        (
+            fresh(),
+            {"aggregation": {"colluders": 0}},
+            "Accepted",
+            "InvalidSpec",
+            "0 are assumed, PrivacyBudget team-a/budget-silo-1 of silo-1 asks for at least 1",
+        ),
         (fresh(), {"privacy": {"delta": 0.0005}}, "Accepted", "DeltaTooLarge", "below 1/N = 0.0005 for the 2000"),
         (fresh(model=ModelView(problem="m: no config.json; x")), {}, "Accepted", "InvalidModel", "no config.json"),
-        (fresh(model=None), {}, "Accepted", "InvalidModel", "spec.model.source"),
         (fresh(model=replace(MODEL, positions=32)), {}, "Accepted", "InvalidModel", "64 tokens are asked for"),
         (
             fresh(),
@@ -141,6 +149,15 @@ AWAY, BEHIND = replace(DAMAGED, reason="Unavailable"), replace(DAMAGED, reason="
 
 
 @pytest.mark.parametrize(
+    ("least", "spec"),
+    [(1, {}), (0, {"aggregation": {"colluders": 0}}), (9, {"privacy": {"noise": "Local"}})],
+)
+def test_as_many_colluders_as_the_holders_ask_for_are_enough(least: int, spec: dict[str, Any]) -> None:
+    budgets = {silo: replace(budget(silo), least_colluders=least) for silo in SILOS}
+    assert condition(decide(fresh(budgets=budgets), **spec), "Accepted")[0] == "True"
+
+
+@pytest.mark.parametrize(
     ("fault", "reason"), [(DAMAGED, "BudgetRefused"), (AWAY, "LedgerUnavailable"), (BEHIND, "LedgerBehind")]
 )
 @pytest.mark.parametrize("account", [None, ACCOUNT])
@@ -155,6 +172,16 @@ def test_a_ledger_that_cannot_be_read_is_a_condition_and_reservations_stand(
     assert "PrivacyBudget team-a/budget-silo-3" in message(plan)
     assert (plan.ledger, plan.apply, plan.ensure, plan.delete) == ((), (), (), ())
     assert plan.requeue_seconds == 15.0
+
+
+@pytest.mark.parametrize("world", [fresh, running])
+def test_what_shows_an_old_copy_of_a_ledger_is_kept(world: Any) -> None:
+    digest = "sha256:" + "0" * 64
+    head = LedgerHead(dataset=digest, count=7, hash=digest, signature=b"s" * 64)
+    keep = KeepHead(BudgetKey("team-a", "budget-silo-3"), head)
+    plan = decide(world(ledger_faults={"silo-3": replace(BEHIND, keep=keep), "silo-1": AWAY}))
+
+    assert plan.ledger == (keep,)
 
 
 def test_a_ledger_that_is_lost_while_processes_run_is_said_and_they_run_on() -> None:
@@ -275,7 +302,24 @@ def test_makes_all_children_once_every_silo_has_reserved() -> None:
         "demo-silo-1-tls",
     ]
     kinds = [manifest["kind"] for manifest in plan.apply]
-    assert {kind: kinds.count(kind) for kind in kinds} == {"ConfigMap": 5, "Service": 1, "Job": 5}
+    assert {kind: kinds.count(kind) for kind in kinds} == {
+        "ServiceAccount": 2,
+        "NetworkPolicy": 3,
+        "PodDisruptionBudget": 1,
+        "ConfigMap": 5,
+        "Service": 1,
+        "Job": 5,
+    }
+
+
+@pytest.mark.parametrize(("silos", "coordinator"), [(0, False), (2, False), (3, True), (4, True)])
+def test_the_coordinator_starts_once_a_quorum_of_silos_has_a_process(silos: int, coordinator: bool) -> None:
+    plan = decide(reserved(started=frozenset(f"demo-{silo}" for silo in SILOS[:silos])))
+    held = {item["metadata"]["name"] for item in plan.apply if item["kind"] == "Job" and item["spec"]["suspend"]}
+
+    assert held == (set() if coordinator else {"demo-coordinator"})
+    assert plan.status is not None
+    assert plan.status.get("joinStartTime") == ("2026-03-01T12:00:00Z" if coordinator else None)
 
 
 def test_same_world_same_plan() -> None:
@@ -479,9 +523,19 @@ def test_running_processes_are_left_alone_when_the_plan_cannot_be_made_again(cha
     assert first.status is not None
     plan = decide(running(meta=meta(dict(first.status)), **change))
 
-    assert (plan.apply, plan.ensure, plan.delete, plan.ledger) == ((), (), (), ())
+    assert (plan.ensure, plan.delete, plan.ledger) == ((), (), ())
+    assert "ConfigMap" not in {made["kind"] for made in plan.apply}
     assert plan.status is not None
     assert plan.status["plan"] == first.status["plan"]
+
+
+@pytest.mark.parametrize("change", [{"model": ModelView(problem="gone")}, {"foreign": (FOREIGN_SERVICE,)}])
+def test_processes_whose_plan_cannot_be_made_again_can_still_be_suspended(change: dict[str, Any]) -> None:
+    plan = decide(running(**change), suspend=True)
+
+    assert {made["spec"]["suspend"] for made in plan.apply if made["kind"] == "Job"} == {True}
+    foreign = change.get("foreign", ())
+    assert not [made for made in plan.apply if key_of(made) in foreign]
 
 
 def test_an_unreadable_object_is_refused_and_not_tried_again() -> None:

@@ -14,10 +14,11 @@ import pytest
 
 from foedus_contract.errors import InvalidInput, Unavailable
 from foedus_contract.paths import resolve_endpoint
-from foedus_contract.progress import Preparing, TrainingResult
+from foedus_contract.progress import Preparing
 from foedus_engine.cluster import pods, processes
 from foedus_engine.cluster.embedded import EmbeddedCluster
 from foedus_engine.cluster.store import open_database
+from foedus_engine.decide.observed import PodsView, Trouble
 from foedus_engine.decide.plan import Event, ObjectKey, key_of
 
 PATIENCE_SECONDS = 30
@@ -160,20 +161,30 @@ with (run / "progress.jsonl").open("w") as file:
 async def test_progress_and_result_are_read_and_bad_lines_skipped(tmp_path: Path) -> None:
     async with EmbeddedCluster(tmp_path, environ=ENVIRON) as cluster:
         assert await cluster.pod_progress("default", "job") == ()
-        assert await cluster.pod_result("default", "job") is None
-        await cluster.create(job(SPEAK))
+        made = await cluster.create(job(SPEAK))
         await ended(cluster)
         for _ in range(2):  # a second look repeats nothing
             assert await cluster.pod_progress("default", "job") == (Preparing(what="model"), Preparing(what="silos"))
-        assert await cluster.pod_result("default", "job") == TrainingResult(outcome="EndedEarly", rounds=3)
+        view = (await cluster.pods([made]))["job"]
+        assert view == PodsView(
+            (Preparing(what="model"), Preparing(what="silos")), b'{"outcome":"EndedEarly","rounds":3}', started=True
+        )
 
 
-@pytest.mark.parametrize(
-    "text", [b"", b"no json", b'{"outcome":"Great"}', b'{"outcome":"Complete"}' + b" " * 4096, b'{"outcome":"Compl']
-)
-def test_a_result_that_is_none_is_not_believed(tmp_path: Path, text: bytes) -> None:
+async def test_a_volume_that_is_not_there_keeps_a_process_from_being_started(tmp_path: Path) -> None:
+    made = job("")
+    pod = made["spec"]["template"]["spec"]
+    pod["volumes"] = [{"name": "data", "persistentVolumeClaim": {"claimName": "silo-1"}}]
+    pod["containers"][0]["volumeMounts"] = [{"name": "data", "mountPath": "/data"}]
+    async with EmbeddedCluster(tmp_path, environ=ENVIRON) as cluster:
+        view = (await cluster.pods([await cluster.create(made)]))["job"]
+        assert view == PodsView(trouble=Trouble("VolumeMissing", "PersistentVolumeClaim silo-1 is not there"))
+
+
+@pytest.mark.parametrize(("text", "read"), [(b"", b""), (b"no json", b"no json"), (b"{}" + b" " * 4095, b"")])
+def test_a_result_is_at_most_what_a_kubelet_keeps(tmp_path: Path, text: bytes, read: bytes) -> None:
     (tmp_path / "log").write_bytes(text)
-    assert pods.read_result(tmp_path / "log") is None
+    assert pods.read_result(tmp_path / "log") == read
 
 
 LINE = b'{"event":"Preparing","what":"model"}\n'
@@ -232,7 +243,7 @@ def test_what_a_pod_put_in_the_place_of_a_file_is_not_followed(tmp_path: Path, r
     assert pods.read_progress(path, 0) == ((), 0)
     assert pods.last_words(path) == ""
     target.write_bytes(b'{"outcome":"Complete"}')
-    assert pods.read_result(path) is None
+    assert pods.read_result(path) == b""
 
 
 async def test_what_a_pod_writes_is_for_its_own_user(tmp_path: Path) -> None:

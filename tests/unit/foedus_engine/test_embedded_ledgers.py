@@ -8,6 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from foedus_contract.errors import Unavailable
+from foedus_contract.wire import LedgerHead
 from foedus_engine.cluster.embedded_ledgers import EmbeddedLedgers, head_path, ledger_path
 from foedus_engine.decide.plan import BudgetKey
 from foedus_ledger.charge_log import log_path
@@ -84,6 +85,16 @@ async def test_ledger_and_log_restored_together_are_behind_what_the_engine_saw(u
     SqliteLedger(path).create(SPEC)  # nor does a budget made anew forget
     with pytest.raises(LedgerBehind):
         await EmbeddedLedgers(ledgers._state).read(BUDGET)
+
+
+@pytest.mark.parametrize("then", [None, 1])
+async def test_a_head_that_goes_further_than_the_ledger_is_kept(used: tuple, then: int | None) -> None:
+    ledgers, _, _ = used
+    for count in filter(None, (2, then)):  # an older one does not take the place of a newer one
+        head = LedgerHead(dataset=SPEC.digest, count=count, hash="sha256:" + "e" * 64, signature=b"s" * 64)
+        await ledgers.keep_head(BUDGET, head)
+    with pytest.raises(LedgerBehind, match="it holds 1 charges, 2 have been seen"):
+        await ledgers.read(BUDGET)
 
 
 async def test_a_log_that_is_lost_alone_takes_nothing_from_the_ledger(used: tuple) -> None:

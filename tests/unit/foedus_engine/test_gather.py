@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -12,20 +12,21 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from foedus_contract.errors import FoedusError, Unavailable
+from foedus_contract.inspection import InspectedModel, Inspection
 from foedus_contract.progress import IdentityReady, ProcessFailed, TrainingResult, TrainingStarted
 from foedus_contract.wire import LedgerHead, head_to_sign
 from foedus_engine.accounting import Accounting
 from foedus_engine.api.training import FederatedTrainingJob
 from foedus_engine.cluster.gather import gather_training
 from foedus_engine.cluster.protocol import Conflict, NotFound
-from foedus_engine.decide.observed import Calibrated, ChildView, LedgerFault, Observed
-from foedus_engine.decide.plan import BudgetKey, ContentRequest, ObjectKey
+from foedus_engine.decide.observed import Calibrated, ChildView, LedgerFault, ModelView, Observed, PodsView
+from foedus_engine.decide.plan import BudgetKey, ContentRequest, KeepHead, ObjectKey
 from foedus_engine.pki import content_factory
 from foedus_ledger.charges import LedgerBehind
 from foedus_ledger.mechanisms import Mechanism
 from foedus_ledger.records import Account, BudgetRecord, BudgetSpec
 from foedus_ledger.sqlite import LedgerDamaged
-from support.brain import MODEL, NOW, RECORDS, SILOS, UID, manifest
+from support.brain import MODEL, NOW, RECORDS, SILOS, UID, bert_modules, manifest
 
 Reports = Mapping[str, tuple[Any, ...]]
 DONE = {
@@ -40,7 +41,7 @@ DONE = {
 class FakeCluster:
     """Objects and reports, read-only; a method that gather must not call does not exist."""
 
-    def __init__(self, objects: list[dict[str, Any]], reports: Reports, result: TrainingResult | None = None) -> None:
+    def __init__(self, objects: list[dict[str, Any]], reports: Reports, result: Any = None) -> None:
         self.objects = objects
         self.reports = reports
         self.result = result
@@ -57,11 +58,14 @@ class FakeCluster:
                 return found
         raise NotFound("not there", where=str(key))
 
-    async def pod_progress(self, namespace: str, job: str) -> tuple[Any, ...]:
-        return self.reports.get(job, ())
-
-    async def pod_result(self, namespace: str, job: str) -> TrainingResult | None:
-        return self.result
+    async def pods(self, jobs: Sequence[Mapping[str, Any]]) -> dict[str, PodsView]:
+        result = b"" if self.result is None else self.result.to_json()
+        return {
+            name: PodsView(
+                self.reports.get(name, ()), result if name in ("demo-coordinator", "demo-inspector") else b""
+            )
+            for name in (job["metadata"]["name"] for job in jobs)
+        }
 
 
 class FakeLedgers:
@@ -100,13 +104,14 @@ async def gather(
     *objects: dict[str, Any],
     reports: Reports | None = None,
     ledgers: FakeLedgers | None = None,
-    result: TrainingResult | None = None,
+    result: TrainingResult | Inspection | None = None,
     status: dict[str, Any] | None = None,
+    reader: Any = lambda _: MODEL,
 ) -> Observed:
     job = FederatedTrainingJob.model_validate(manifest() | ({"status": status} if status else {}))
     cluster: Any = FakeCluster(list(objects), reports or {}, result)
     source: Any = ledgers or FakeLedgers()
-    return await gather_training(cluster, source, Accounting(lambda _: MODEL), job)
+    return await gather_training(cluster, source, Accounting(reader), job)
 
 
 async def test_an_untouched_job_has_budgets_a_model_and_a_calibration() -> None:
@@ -159,7 +164,8 @@ async def test_a_ledger_that_cannot_be_used_is_news_of_the_job(fault: FoedusErro
     observed = await gather(ledgers=FakeLedgers(fault=fault), status={"conditions": [DONE]} if over else None)
 
     message = f"silo silo-3: PrivacyBudget team-a/budget-silo-3: {fault}"
-    assert observed.ledger_faults == {"silo-3": LedgerFault(message, reason)}
+    key = BudgetKey("team-a", "budget-silo-3")
+    assert observed.ledger_faults == {"silo-3": LedgerFault(message, reason, key)}
     assert observed.budgets["silo-3"] is None
     assert observed.budgets["silo-4"] is not None
     assert observed.calibration is None
@@ -192,6 +198,8 @@ async def test_a_ledger_behind_the_head_that_its_silo_signed_is_news_of_the_job(
         {"silo-1": reason} if reason else {}
     )
     assert (observed.budgets["silo-1"] is None) is (reason is not None)
+    kept = KeepHead(BudgetKey("team-a", "budget-silo-1"), head)
+    assert [fault.keep for fault in observed.ledger_faults.values()] == ([kept] if reason else [])
 
 
 async def test_a_fault_of_the_cluster_ends_the_pass() -> None:
@@ -265,6 +273,58 @@ async def test_the_coordinators_result_is_read_once_its_job_is_there() -> None:
 
     assert (await gather(result=result)).result is None
     assert (await gather(child("demo-coordinator"), result=result)).result == result
+
+
+FOUND = InspectedModel(digest=MODEL.digest, hidden_size=32, layers=2, positions=64, modules=bert_modules(32, 64))
+STORED = {
+    "digest": MODEL.digest,
+    "hiddenSize": 32,
+    "layers": 2,
+    "positions": 64,
+    "modules": [
+        {"name": name, "inputs": inputs, "outputs": outputs} for name, (inputs, outputs) in bert_modules(32, 64).items()
+    ],
+}
+GONE = child("demo-inspector", conditions=[{"type": "Failed", "status": "True", "message": "no pod came up"}])
+
+
+@pytest.mark.parametrize(
+    ("objects", "result", "status", "model"),
+    [
+        ((), None, None, None),
+        ((child("demo-inspector"),), None, None, None),
+        ((child("demo-inspector"),), Inspection(model=FOUND), None, MODEL),
+        ((child("demo-inspector"),), Inspection(problem="no config.json"), None, ModelView(problem="no config.json")),
+        ((child("demo-inspector", uid="an-earlier-job"),), Inspection(model=FOUND), None, None),
+        ((), None, {"model": STORED}, MODEL),
+        (
+            (GONE,),
+            None,
+            None,
+            ModelView(problem="spec.model.source: the process that looks at the base model failed: no pod came up"),
+        ),
+    ],
+)
+async def test_without_a_reader_a_pod_has_looked_at_the_model_or_the_status_knows_it(
+    objects: tuple[dict[str, Any], ...], result: Any, status: Any, model: ModelView | None
+) -> None:
+    observed = await gather(*objects, result=result, status=status, reader=None)
+
+    assert observed.model == model
+    assert (observed.calibration is not None) is (model is not None and not model.problem)
+
+
+@pytest.mark.parametrize("text", [b"no json", b'{"outcome":"Great"}', b'{"outcome":"Compl'])
+async def test_a_result_that_is_none_is_not_believed(text: bytes) -> None:
+    class Said:
+        def to_json(self) -> bytes:
+            return text
+
+    objects = (child("demo-coordinator"), child("demo-inspector"))
+    said: Any = Said()
+    observed = await gather(*objects, result=said, reader=None)
+
+    assert (observed.result, observed.model) == (None, None)
 
 
 async def test_a_job_that_is_over_is_not_calibrated_again() -> None:

@@ -49,3 +49,11 @@ def test_jobs_learn_where_the_ledger_service_is(tmp_path: Path) -> None:
     assert (found.host, found.port, found.ca) == ("foedus-ledger.x.svc", 8443, ca.read_text("ascii"))
     assert found.token == "/foedus/ledger-token/token"
     assert read_config(GOOD).workload.ledger is None
+
+
+@pytest.mark.parametrize(("value", "secrets"), [("", ()), ("registry", ("registry",)), ("a,b.c", ("a", "b.c"))])
+def test_images_may_need_secrets(value: str, secrets: tuple[str, ...]) -> None:
+    config = read_config({**GOOD, "FOEDUS_OPERATOR_IMAGE_PULL_SECRETS": value})
+    assert config.workload.image_pull_secrets == secrets
+    with pytest.raises(InvalidInput, match="FOEDUS_OPERATOR_IMAGE_PULL_SECRETS"):
+        read_config({**GOOD, "FOEDUS_OPERATOR_IMAGE_PULL_SECRETS": f"{value},a b"})

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import json
 import os
+import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +17,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509 import DNSName, UniformResourceIdentifier
 
-from foedus_contract.errors import Unavailable
+from foedus_contract.errors import FoedusError, Refused, Unavailable
+from foedus_contract.exit_codes import ExitCode
 from foedus_contract.run_spec import ClientRunSpec, ModelSource, TlsFiles
 from foedus_contract.wire import (
     AdvertiseKeys,
@@ -30,6 +35,7 @@ from foedus_contract.wire import (
     StartAttempt,
     Welcome,
 )
+from foedus_ledger.charges import LedgerBehind
 from foedus_workloads.secagg.effects import AttemptContext, SiloIdentity
 from foedus_workloads.secagg.silo import silo_receives, start_silo
 from foedus_workloads.training.broadcast import BroadcastSigner
@@ -144,8 +150,11 @@ class FakeLocal:
 class FakeLedger:
     def __init__(self) -> None:
         self.charged: list[int] = []
+        self.problem: FoedusError | None = None
 
     def charge(self, _uid: str, attempt: int, *, noise_multiplier: float) -> None:
+        if self.problem is not None:
+            raise self.problem
         self.charged.append(attempt)
 
 
@@ -168,8 +177,15 @@ SPEC = ClientRunSpec(
 class Silo:
     """A participant among stand-ins, and what it did."""
 
-    def __init__(self, folder: Path, *incoming: Incoming, meanwhile: tuple[Incoming, ...] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *incoming: Incoming,
+        meanwhile: tuple[Incoming, ...] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._folder = folder
+        self._around = Surroundings(clock=clock)
         self.link, self.model, self.ledger = FakeLink(*incoming), FakeModel(), FakeLedger()
         local = FakeLocal(lambda: self.link.incoming.extend(meanwhile))
         self._prepared = Prepared(self.model, local, self.ledger, KEYS[OWN], PINNED)
@@ -178,7 +194,7 @@ class Silo:
         with open_journal(self._folder, PLAN.uid) as journal:
             zeros = lambda _scale, count: np.zeros(count, dtype=np.int64)
             kept = KeptBroadcast(self._folder, PLAN.uid)
-            silo = Participant(SPEC, self._prepared, self.link, journal, kept, CHECKER, zeros, Surroundings())
+            silo = Participant(SPEC, self._prepared, self.link, journal, kept, CHECKER, zeros, self._around)
             assert await silo.take_part() == OVER
 
     def journal(self) -> list[tuple[int, str]]:
@@ -270,6 +286,55 @@ async def test_a_silo_that_is_sent_home_goes_on_with_a_newer_coordinator(tmp_pat
     await silo.take_part()
     assert [type(message) for message in silo.link.sent] == [AdvertiseKeys]
     assert silo.journal() == [(1, "Opened")]
+
+
+class StuckLink(FakeLink):
+    """A coordinator that sits on the roster until the silo has refused, and then goes on as if nothing was."""
+
+    def __init__(self, *incoming: Incoming) -> None:
+        super().__init__(*incoming)
+        self._late: list[Incoming] = []
+
+    async def receive(self) -> Incoming:
+        if not self.incoming:
+            await asyncio.Event().wait()
+        return self.incoming.popleft()
+
+    async def send(self, message: SiloMessage, payload: bytes = b"") -> None:
+        await super().send(message, payload)
+        if isinstance(message, AdvertiseKeys):
+            self._late = [self.incoming.pop(), (OVER, b"")]
+        elif isinstance(message, Refuse):
+            self.incoming.extend(self._late)
+
+
+async def test_a_silo_gives_up_an_attempt_on_which_its_coordinator_sits(tmp_path: Path) -> None:
+    silo = Silo(tmp_path, clock=itertools.count(0.0, 1000.0).__next__)  # each look is beyond the plan's 120 s
+    silo.link = StuckLink(start())
+    await silo.take_part()
+    assert [type(message) for message in silo.link.sent] == [AdvertiseKeys, Refuse]
+    assert silo.link.sent[1].reason == "the attempt takes longer than the plan allows"
+    assert (silo.journal(), silo.ledger.charged) == ([(0, "Opened")], [])
+
+
+@pytest.mark.parametrize(
+    ("problem", "told"),
+    [
+        (LedgerBehind("it holds 3 of 9 charges"), "the ledger is an old copy"),
+        (Refused("all 9 reserved releases of job uid are charged"), "the ledger refuses the charge"),
+        (Refused("signed with another key", code=ExitCode.IDENTITY_REFUSED), "the charge cannot be made"),
+        (Unavailable("disk I/O error at 3 of 9"), "the ledger does not answer"),
+    ],
+)
+async def test_of_a_charge_that_was_not_made_the_coordinator_hears_the_kind_of_trouble_alone(
+    tmp_path: Path, problem: FoedusError, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    silo = Silo(tmp_path, start())
+    silo.ledger.problem = problem
+    with nullcontext() if problem.code.retryable else pytest.raises(FoedusError):
+        await silo.take_part()
+    assert [message.reason for message in silo.link.sent if isinstance(message, Refuse)] == [told]
+    assert problem.what in caplog.text
 
 
 def attempt_over(attempt: int) -> Incoming:

@@ -29,6 +29,7 @@ from foedus_workloads.training.job_effects import (
 from foedus_workloads.transport.events import Joined, Lost, Received
 from support.broadcasts import AUTHORITY, CHECKER, HOST, SIGNER, make_signer
 from support.certificates import Authority
+from support.heads import ANY_HEAD
 from support.training_plans import tiny_plan
 
 PLAN = tiny_plan("sha256:" + "0" * 64)  # 4 rounds and 1 spare attempt, 4 silos, t = 3
@@ -64,7 +65,7 @@ class Coordinator:
         self.state = step.state
         self.effects += step.effects
 
-    def join(self, *silos: str, head: LedgerHead | None = None) -> None:
+    def join(self, *silos: str, head: LedgerHead = ANY_HEAD) -> None:
         for silo in silos:
             join = Join(silo=silo, incarnation=1, identity=b"k" * 32, plan_digest=PLAN.digest(), head=head)
             self.take(Joined(silo, join))
@@ -213,7 +214,6 @@ def test_heads_of_the_silos_logs_are_passed_on_when_training_starts() -> None:
     coordinator.join(SILOS[0], head=old)
     coordinator.take(Lost(SILOS[0]))
     coordinator.join(SILOS[0], head=new)
-    coordinator.join(SILOS[1], head=old)
-    coordinator.join(*SILOS[2:])  # of the release before, without a head
+    coordinator.join(*SILOS[1:], head=old)
     (started,) = coordinator.of(ReportStarted)
-    assert started == ReportStarted(SILOS, {SILOS[0]: new, SILOS[1]: old})
+    assert started == ReportStarted(SILOS, {SILOS[0]: new, **dict.fromkeys(SILOS[1:], old)})

@@ -186,13 +186,11 @@ def test_nothing_heavy_is_loaded_before_the_spec_is_known_to_be_good() -> None:
     assert subprocess.run([sys.executable, "-c", program], env=environ, check=False).returncode == 0
 
 
-def _reserve(
-    root: Path, *, sigma: float = 5.0, digest: str | None = None, labels: tuple[str, ...] = ("one", "two")
-) -> None:
+def _reserve(root: Path, *, sigma: float = 5.0, digest: str | None = None, **more: object) -> None:
     data = read_records(root / "data/train.jsonl")
     ledger = SqliteLedger(root / "ledger.sqlite")
-    spec = BudgetSpec(digest=digest or data.digest, records=data.count, epsilon=10, delta=1e-5, labels=labels)
-    ledger.create(spec)
+    fields = {"digest": digest or data.digest, "records": data.count, "epsilon": 10, "delta": 1e-5}
+    ledger.create(BudgetSpec.model_validate({"labels": ("one", "two"), **fields, **more}))
     ledger.reserve("uid", Mechanism(noise_multiplier=sigma), 2, "test")
 
 
@@ -242,6 +240,11 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], ExitCode, str]] = {
         lambda root: _reserve(root, digest=DIGEST),
         ExitCode.BUDGET_REFUSED,
         "budget is for other data",
+    ),
+    "fewer colluders than the holder asks for": (
+        lambda root: _reserve(root, least_colluders=2),
+        ExitCode.BUDGET_REFUSED,
+        "fewer colluders than the budget asks for",
     ),
     "closed account": (_close, ExitCode.BUDGET_REFUSED, "no open reservation"),
     "less noise than reserved for": (lambda root: _reserve(root, sigma=6), ExitCode.BUDGET_REFUSED, "less noise"),

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foedus_contract.errors import FoedusError, InvalidInput, Refused, Unavailable
@@ -39,6 +39,7 @@ def test_after_a_restart_an_attempt_that_was_opened_gets_no_answer_and_the_next_
         play(journal, "opened", SECOND)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([(step, attempt) for step in WHOLE for attempt in (0, 1, 2)]), max_size=12))
 def test_each_step_of_an_attempt_happens_at_most_once_and_in_order(wishes: list[tuple[str, int]]) -> None:
     last, done = None, []

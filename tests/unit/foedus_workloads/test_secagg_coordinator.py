@@ -18,6 +18,7 @@ from foedus_workloads.secagg.coordinator import (
 )
 from foedus_workloads.secagg.effects import Aborted, Effect, Released, Send, SendTo, SetDeadline, Step
 from foedus_workloads.secagg.shamir import PRIME, parse_share
+from support.heads import ANY_HEAD
 from support.secagg_world import (
     COMPUTE_SECONDS,
     STAGE_SECONDS,
@@ -165,7 +166,7 @@ def test_an_answer_of_another_attempt_is_passed_over(worlds: list[World], stage:
 @pytest.mark.parametrize(
     "message",
     [
-        Join(silo=BAD, incarnation=0, identity=b"i" * 32, plan_digest="sha256:" + "1" * 64),
+        Join(silo=BAD, incarnation=0, identity=b"i" * 32, plan_digest="sha256:" + "1" * 64, head=ANY_HEAD),
         Refuse(id=SECOND_TRY, silo=BAD, reason="another attempt's"),
         Refuse(id=AttemptId(round=0, attempt=0), silo="silo-99", reason="a stranger's"),
         MaskedVector(id=AttemptId(round=0, attempt=0), silo=BAD, coordinates=8),

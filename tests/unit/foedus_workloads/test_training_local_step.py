@@ -9,7 +9,7 @@ from foedus_workloads.privacy.noise import OpenDpSampler
 from foedus_workloads.secagg.effects import Released
 from foedus_workloads.training.base import check_base
 from foedus_workloads.training.data import Record, Records, records_digest
-from foedus_workloads.training.local_step import LocalStep, noised
+from foedus_workloads.training.local_step import LocalStep, encoding_batch, noised
 from foedus_workloads.training.model import AdaptedModel
 from support.secagg_world import make_world, outcome, play
 from support.tiny_bert import SENTENCES, write_tiny_bert
@@ -43,6 +43,11 @@ def test_a_records_integers_are_the_same_bits_in_any_company(folder, lora, facto
         others = iter(generator.permutation(len(CORPUS)).tolist())
         order = [CORPUS[row if place == row else next(others)] for place in range(12)]
         assert step(folder, order, lora=lora).integer_gradients(factor, 0)[row].tolist() == seen[row]
+
+
+@pytest.mark.parametrize(("micro_batch", "at_a_time"), [(1, 1), (4, 4), (7, 7), (8, 8), (12, 6), (31, 1), (32, 8)])
+def test_texts_are_encoded_few_at_a_time_in_groups_that_end_with_the_micro_batch(micro_batch, at_a_time):
+    assert encoding_batch(micro_batch) == at_a_time
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 9])

@@ -8,7 +8,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import aiohttp
@@ -30,10 +30,11 @@ from foedus_contract.wire import (
 from foedus_workloads.transport.client import CoordinatorLink, LinkSettings, Rejoined, connect
 from foedus_workloads.transport.events import Joined, Lost, Received
 from foedus_workloads.transport.framing import PATH
-from foedus_workloads.transport.server import ServerSettings, SiloServer
+from foedus_workloads.transport.server import MAX_CONNECTIONS, ServerSettings, SiloServer
 from foedus_workloads.transport.sessions import Busy, Sessions
 from foedus_workloads.transport.tls import TlsPaths, client_context, server_context, silo_uri
 from support.certificates import Authority
+from support.heads import ANY_HEAD
 
 PLAN = "sha256:" + "a" * 64
 ID = AttemptId(round=0, attempt=0)
@@ -70,18 +71,24 @@ class World:
 
 
 def join_of(silo: str, incarnation: int = 0, **changes: object) -> Join:
-    fields = {"silo": silo, "incarnation": incarnation, "identity": b"k" * 32, "plan_digest": PLAN}
+    fields = {"silo": silo, "incarnation": incarnation, "identity": b"k" * 32, "plan_digest": PLAN, "head": ANY_HEAD}
     return Join(**(fields | changes))
 
 
 @asynccontextmanager
 async def serving(
-    folder: Path, *, clock=None, name: str = "job-coordinator", authority: Authority | None = None, incarnation: int = 1
+    folder: Path,
+    *,
+    clock=None,
+    name: str = "job-coordinator",
+    authority: Authority | None = None,
+    incarnation: int = 1,
+    settings: ServerSettings = SETTINGS,
 ) -> AsyncIterator[World]:
     authority = authority or Authority.create()
     context = server_context(authority.issue(folder / "coordinator", x509.DNSName(name)))
     sessions = Sessions(["a", "b"], plan_digest=PLAN, clock=clock or asyncio.get_running_loop().time)
-    server = SiloServer(sessions, namespace="ns", job="job", incarnation=incarnation, settings=SETTINGS)
+    server = SiloServer(sessions, namespace="ns", job="job", incarnation=incarnation, settings=settings)
     async with server.listening("127.0.0.1", 0, context) as (_, port):
         yield World(folder, authority, server, sessions, port)
 
@@ -119,12 +126,6 @@ async def refusal(world: World, link) -> FoedusError:
         async with link:
             pass
     return caught.value
-
-
-@pytest.mark.parametrize("protocol", [2, 3])
-async def test_silos_of_this_release_and_the_one_before_are_let_in(tmp_path: Path, protocol: int) -> None:
-    async with serving(tmp_path) as world, world.link("a", join=join_of("a", protocol=protocol)):
-        assert (await world.next(Joined)).join.head is None
 
 
 async def test_foreign_certificates_are_refused(tmp_path: Path) -> None:
@@ -269,6 +270,61 @@ async def test_bodies_that_are_malformed_oversized_slow_or_another_silos_are_ref
         assert got == {name: status for name, (_, _, status) in BAD_BODIES.items()}
         assert isinstance(await world.server.next_event(1), Joined)
         assert await world.server.next_event(0.01) is None
+
+
+async def dial(world: World) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    context = client_context(world.files("a"))
+    return await asyncio.open_connection("127.0.0.1", world.port, ssl=context, server_hostname="job-coordinator")
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /v1/messages HTTP/1.1\r\nHost: x\r\n"])
+async def test_a_connection_whose_request_does_not_come_is_closed(tmp_path: Path, sent: bytes) -> None:
+    async with serving(tmp_path, settings=replace(SETTINGS, idle_seconds=0.3)) as world, asyncio.timeout(60):
+        reader, writer = await dial(world)
+        writer.write(sent)
+        assert await reader.read() == b""
+        writer.close()
+
+
+async def test_of_one_silos_connections_the_newest_are_kept(tmp_path: Path) -> None:
+    async with serving(tmp_path, settings=replace(SETTINGS, idle_seconds=600)) as world, asyncio.timeout(60):
+        dialled = [await dial(world) for _ in range(MAX_CONNECTIONS + 2)]
+        for reader, _ in dialled[:2]:
+            assert await reader.read() == b""
+        reader, writer = dialled[-1]
+        writer.write(b"GET /v1/messages HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 400 ")  # it names no incarnation
+        for _, writer in dialled:
+            writer.close()
+
+
+async def test_one_join_of_a_silo_is_read_at_a_time(tmp_path: Path) -> None:
+    body, reading, go_on = encode_frame(join_of("a")), asyncio.Event(), asyncio.Event()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield body[:5]
+        reading.set()
+        await go_on.wait()
+        yield body[5:]
+
+    async with serving(tmp_path, settings=replace(SETTINGS, body_seconds=60)) as world, aiohttp.ClientSession() as http:
+        request = {
+            "url": f"https://127.0.0.1:{world.port}{PATH}",
+            "ssl": client_context(world.files("a")),
+            "server_hostname": "job-coordinator",
+            "headers": {"Foedus-Session": "s" * 16, "Foedus-Incarnation": "0", "Foedus-Sequence": "0"},
+        }
+        named = request["headers"] | {"Content-Length": str(len(body))}
+        first = asyncio.create_task(http.post(**(request | {"headers": named}), data=slowly()))
+        await reading.wait()
+        status = 0
+        while status != 429:  # the server may not have begun to read the first one yet
+            async with http.post(**request, data=body[:5] + b"x") as response:
+                status = response.status
+                assert status in {400, 429}
+        go_on.set()
+        assert (await first).status == 204
+        assert (await world.next(Joined)).silo == "a"
 
 
 async def test_a_retried_frame_is_applied_once_and_a_lost_answer_is_delivered_again(tmp_path: Path) -> None:

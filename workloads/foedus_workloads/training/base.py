@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
 from foedus_contract.canonical import digest
+from foedus_contract.durable import read_at_most
 from foedus_contract.errors import InvalidInput
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.paths import locate
@@ -25,6 +26,7 @@ from foedus_contract.size import Modules, adapted_by, bert_modules, named_by
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
+MAX_JSON_BYTES = 64 * 1024 * 1024  # a tokenizer of 250,000 words is below 20 MiB
 MAX_SAFETENSORS_HEADER = 100_000_000  # the safetensors format's own bound
 WEIGHT_TYPES = frozenset({"F32", "F16", "BF16"})
 
@@ -208,7 +210,10 @@ def _needed(layers: int) -> list[str]:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        value = json.loads(file.read_bytes())
+        text = read_at_most(file, MAX_JSON_BYTES)
+        if len(text) > MAX_JSON_BYTES:
+            _refuse(str(file), f"the file is larger than {MAX_JSON_BYTES} bytes", "the base model's folder is damaged")
+        value = json.loads(text)
     except OSError:
         _refuse(str(file), "the file cannot be read", "the base model's folder is incomplete")
     except (ValueError, RecursionError):

@@ -34,6 +34,7 @@ from foedus_workloads.training.job_effects import (
     LoadAdapter,
     NobodyNewer,
     NoiseDrawn,
+    Overdue,
     RoundVectors,
     SeekNewer,
     SessionRenewed,
@@ -45,7 +46,7 @@ from foedus_workloads.training.job_effects import (
 from foedus_workloads.training.journal import Journal, open_journal
 from foedus_workloads.training.kept import KeptBroadcast
 from foedus_workloads.training.progress import ProgressWriter
-from foedus_workloads.training.silo_job import SiloRules, silo_job_step, start_silo_job
+from foedus_workloads.training.silo_job import SiloRules, awaited_stage, patience_seconds, silo_job_step, start_silo_job
 from foedus_workloads.training.surroundings import Surroundings
 from foedus_workloads.training.threads import in_thread
 from foedus_workloads.transport.client import CoordinatorLink, Incoming, LinkSettings, Rejoined, connect
@@ -78,7 +79,7 @@ class Prepared:
 
 async def run_client(spec: ClientRunSpec, around: Surroundings, sampler: Sampler) -> JobOver:
     """Take part in the job until the coordinator says that it is over; raises FoedusError when this silo must stop."""
-    progress = ProgressWriter(around.path(spec.progress))
+    progress = around.progress(spec.progress)
     state = around.path(spec.state)
     tls = around.tls(spec.tls)
     context = client_context(tls)
@@ -190,6 +191,8 @@ def check_account(spec: ClientRunSpec, ledger: SiloLedger) -> None:
         problem = "the budget is for other data"
     elif not record.spec.labels or not set(record.spec.labels) <= set(spec.plan.model.labels):
         problem = "the plan does not have all labels that the budget declares"
+    elif spec.plan.privacy.noise != "Local" and spec.plan.privacy.colluders < record.spec.least_colluders:
+        problem = "the plan assumes fewer colluders than the budget asks for"
     elif account is None or account.state != "Open":
         problem = "the budget holds no open reservation of this job"
     elif spec.plan.privacy.noise_multiplier < account.mechanism.noise_multiplier:
@@ -240,6 +243,9 @@ class Participant:
         self._sampler = sampler
         self._entropy = around.entropy
         self._watch = around.watch
+        self._clock = around.clock
+        self._awaited: tuple[AttemptId, object] | None = None  # in which attempt, and what, the coordinator owes
+        self._overdue_at = 0.0
         self._answers: deque[SiloEvent] = deque()
         self._over: JobOver | None = None
 
@@ -253,7 +259,13 @@ class Participant:
             for effect in step.effects:
                 await self._execute(effect)
             state = step.state
+            self._note_awaited(awaited_stage(state))
         return self._over
+
+    def _note_awaited(self, awaited: tuple[AttemptId, object] | None) -> None:
+        """Count the coordinator's time from the moment in which it became its turn."""
+        if awaited != self._awaited:
+            self._awaited, self._overdue_at = awaited, self._clock() + patience_seconds(self._spec.plan)
 
     def _log_refusals(self, effects: Sequence[SiloEffect]) -> None:
         """Tell this silo's holder what it refuses; a refusal that ends the process is told at its end."""
@@ -281,7 +293,13 @@ class Participant:
         if self._answers:
             arrived = self._link.receive_now()
             return self._answers.popleft() if arrived is None else _heard(arrived)
-        return _heard(await self._link.receive())
+        if self._awaited is None:
+            return _heard(await self._link.receive())
+        try:
+            async with asyncio.timeout(max(0.0, self._overdue_at - self._clock())):
+                return _heard(await self._link.receive())
+        except TimeoutError:
+            return Overdue(self._awaited[0])
 
     async def _execute(self, effect: SiloEffect) -> None:
         self._watch(effect)
@@ -326,6 +344,8 @@ class Participant:
         try:
             self._prepared.ledger.charge(plan.uid, attempt.attempt, noise_multiplier=plan.privacy.noise_multiplier)
         except FoedusError as problem:
+            where = (self._spec.silo, attempt.round + 1, attempt.attempt)
+            _logger.warning("silo %s: round %d, attempt %d is not charged: %s", *where, problem)
             return problem
         return None
 

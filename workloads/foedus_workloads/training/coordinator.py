@@ -60,7 +60,7 @@ async def run_coordinator(
 ) -> TrainingResult:
     """Run the job to its end and return the result; raises FoedusError when it fails."""
     plan = spec.plan
-    progress = ProgressWriter(around.path(spec.progress))
+    progress = around.progress(spec.progress)
     tls = around.tls(spec.tls)
     context = server_context(tls)
     check_dates(tls, around.wall_clock())

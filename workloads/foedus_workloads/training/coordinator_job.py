@@ -106,7 +106,7 @@ def _joined(state: CoordinatorJob, event: Joined, now: float) -> CoordinatorStep
         present=state.present | {silo},
         ready=state.ready if state.asking else state.ready | {silo},
         identities={**state.identities, silo: event.join.identity},
-        heads=state.heads if event.join.head is None else {**state.heads, silo: event.join.head},
+        heads={**state.heads, silo: event.join.head},
     )
     welcome = SendTo(silo, Welcome(incarnation=state.rules.incarnation, resume=state.asking))
     step = _gathered(state, now)

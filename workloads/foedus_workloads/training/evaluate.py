@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from foedus_workloads.training.data import Records
-from foedus_workloads.training.local_step import label_indices
+from foedus_workloads.training.local_step import encoding_batch, label_indices
 from foedus_workloads.training.model import AdaptedModel
 
 
@@ -15,7 +15,7 @@ class Evaluation:
     def __init__(self, model: AdaptedModel, records: Records, *, batch: int) -> None:
         self._model = model
         self._batch = batch
-        self._encoded = model.encode([record.text for record in records.items], batch=batch)
+        self._encoded = model.encode([record.text for record in records.items], batch=encoding_batch(batch))
         self._labels = label_indices(records, model.plan.labels)
 
     def centre_head(self) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from foedus_contract.durable import create_durably, unwritable
+from foedus_contract import limits
+from foedus_contract.durable import create_durably, read_at_most, unwritable
 from foedus_contract.errors import InvalidInput, Refused
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.run_spec import SiloPolicy
@@ -26,7 +27,7 @@ def load_identity(folder: Path, entropy: Callable[[int], bytes]) -> Ed25519Priva
         folder.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             create_durably(path, entropy(KEY_BYTES))
-        seed = path.read_bytes()
+        seed = read_at_most(path, KEY_BYTES)
     except OSError as error:
         raise unwritable(path, error) from error
     if len(seed) != KEY_BYTES:
@@ -45,9 +46,11 @@ def read_policy(path: Path, *, silo: str, own_key: bytes) -> dict[str, bytes] | 
     Raises Refused unless it pins this silo's own key: it was then made for another key, or another silo.
     """
     try:
-        text = path.read_bytes()
+        text = read_at_most(path, limits.MAX_MANIFEST_BYTES)
     except FileNotFoundError:
         return None
+    if len(text) > limits.MAX_MANIFEST_BYTES:
+        raise InvalidInput("the policy is too large", where=str(path), cure="pin the job's silos and nothing else")
     pinned = SiloPolicy.from_json(text).pinned
     # A key under two names would let one holder count twice towards the threshold.
     if any(len(key) != KEY_BYTES for key in pinned.values()) or len(set(pinned.values())) < len(pinned):

@@ -82,7 +82,14 @@ class NobodyNewer:
     """Answers SeekNewer when no newer coordinator is there; else there is a new session instead of an answer."""
 
 
-SiloEvent = Heard | SessionRenewed | SumComputed | LedgerAnswered | NoiseDrawn | NobodyNewer
+@dataclass(frozen=True)
+class Overdue:
+    """The coordinator has not gone on with this attempt for longer than the plan allows."""
+
+    id: AttemptId
+
+
+SiloEvent = Heard | SessionRenewed | SumComputed | LedgerAnswered | NoiseDrawn | NobodyNewer | Overdue
 
 
 # Effects of a silo; `Send` is the attempt's own

@@ -34,11 +34,6 @@ class Journal:
         self._last = entries[-1] if entries else None
 
     @property
-    def last_attempt(self) -> int:
-        """The highest attempt number that was ever opened, -1 when none was."""
-        return -1 if self._last is None else self._last.attempt
-
-    @property
     def last(self) -> Entry | None:
         """The last entry, None in a new journal."""
         return self._last

@@ -8,7 +8,7 @@ the first token makes of its usual input x by λ q, so that attention spreads ov
 marks. x and q are the empty text's at the bare base model, so public.
 
 The one order of a round's vector: the active factor of each adapted module, layer by layer in the order of
-`base.LINEARS`, each row by row; then the head's weight row by row; then its bias.
+`foedus_contract.size`, each row by row; then the head's weight row by row; then its bias.
 
 The head's part is in centred coordinates: scores = W (z − c) + β b', where c is public: the mean pooled output of the
 job's public records at the start, or of the empty text where there are none. It is broadcast with the adapter.

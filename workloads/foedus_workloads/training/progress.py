@@ -1,7 +1,11 @@
-"""Progress for the engine: one JSON line an event, appended to a file that only this process writes."""
+"""Progress for the engine: one JSON line an event, appended to a file that only this process writes.
+
+In a pod it goes to the container's log as well.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from foedus_contract.durable import unwritable
@@ -14,12 +18,13 @@ class ProgressWriter:
     Raises Unavailable when the volume cannot be used.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, console: int | None = None) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise unwritable(path, error) from error
         self._path = path
+        self._console = console
 
     def write(self, event: ContractModel) -> None:
         """Append one event."""
@@ -28,5 +33,8 @@ class ProgressWriter:
         try:
             with self._path.open("ab", buffering=0) as file:
                 file.write(line)
+            if self._console is not None:
+                # Unbuffered and in one call, too: what libraries print cannot come in between.
+                os.write(self._console, line)
         except OSError as error:
             raise unwritable(self._path, error) from error

@@ -11,6 +11,9 @@ It judges each broadcast, takes the attempt of `secagg.silo` through its steps, 
 The job is over when a coordinator says so and none with a higher incarnation is there: one that was given up for lost
 may still run and end, and its successor needs the silos.
 
+In an attempt a silo holds masking keys in memory. When the coordinator lets it wait beyond the plan's time, it says so
+and drops the attempt with its secrets: no later message of that attempt is answered.
+
 An attempt that ended meanwhile is not paid for: answers to effects of an attempt that is no longer under way are
 passed over. Adversary: the coordinator. Whatever it says, an attempt is answered at most once, at the adapter whose
 digest was signed.
@@ -23,6 +26,7 @@ from dataclasses import dataclass, field, replace
 
 from foedus_contract.canonical import bytes_digest
 from foedus_contract.errors import InvalidInput, Refused, Unavailable
+from foedus_contract.exit_codes import ExitCode
 from foedus_contract.plan import TrainingPlan
 from foedus_contract.wire import AttemptId, JobOver, Offer, Refuse, StartAttempt, Welcome
 from foedus_workloads.secagg.effects import (
@@ -51,6 +55,7 @@ from foedus_workloads.training.job_effects import (
     LoadAdapter,
     NobodyNewer,
     NoiseDrawn,
+    Overdue,
     RoundVectors,
     SeekNewer,
     SessionRenewed,
@@ -62,6 +67,14 @@ from foedus_workloads.training.job_effects import (
 from foedus_workloads.training.silo_entries import Entry, Stage, check_follows
 
 Kept = tuple[StartAttempt, bytes]
+
+# All that a coordinator is told of a charge that was not made: the ledger serves other jobs, too, and what it holds is
+# no business of this one's. The silo's own log says the whole.
+CHARGE_REASONS: Mapping[ExitCode, str] = {
+    ExitCode.BUDGET_REFUSED: "the ledger refuses the charge",
+    ExitCode.LEDGER_BEHIND: "the ledger is an old copy",
+    ExitCode.UNAVAILABLE: "the ledger does not answer",
+}
 
 
 @dataclass(frozen=True)
@@ -111,13 +124,41 @@ def silo_job_step(state: SiloJob, event: SiloEvent, entropy: Entropy) -> SiloSte
             return _journalled(replace(state, total=total), attempt, "Charging", ChargeLedger(attempt))
         case LedgerAnswered(attempt) if _is_due(state, attempt):
             return _charged(state, event)
-        case NoiseDrawn(attempt, vector) if _is_due(state, attempt):
-            assert state.attempt is not None
-            return _take(replace(state, total=None), silo_contributes(state.attempt, vector))
-        case NobodyNewer() if state.told is not None:
-            return JobStep(replace(_idle(state), over=True), (Leave(state.told),))
+        case NoiseDrawn(attempt) if _is_due(state, attempt):
+            return _contribute(state, event)
+        case NobodyNewer() | Overdue():
+            return _unheard(state, event)
         case _:
             return JobStep(state)  # the answer to an effect of an attempt that has ended
+
+
+def awaited_stage(state: SiloJob) -> tuple[AttemptId, SiloStage] | None:
+    """Return the attempt in which the coordinator is to say something, and what; None when it is not its turn."""
+    current = state.attempt
+    if current is None or current.stage in {SiloStage.VECTOR, SiloStage.ENDED}:
+        return None
+    return current.context.id, current.stage
+
+
+def patience_seconds(plan: TrainingPlan) -> int:
+    """Return how long a silo waits for the coordinator in one stage: for the other silos' slowest, with all they do."""
+    return plan.deadlines.stage_seconds + plan.deadlines.compute_seconds
+
+
+def _unheard(state: SiloJob, event: NobodyNewer | Overdue) -> SiloStep:
+    """End the job when no newer coordinator is there, or the attempt in which this one says nothing."""
+    if isinstance(event, NobodyNewer):
+        told = state.told
+        return JobStep(state) if told is None else JobStep(replace(_idle(state), over=True), (Leave(told),))
+    awaited = awaited_stage(state)
+    if awaited is None or awaited[0] != event.id:
+        return JobStep(state)  # it has gone on
+    return JobStep(_idle(state), (_refusal(state, event.id, "the attempt takes longer than the plan allows"),))
+
+
+def _contribute(state: SiloJob, drawn: NoiseDrawn) -> SiloStep:
+    assert state.attempt is not None
+    return _take(replace(state, total=None), silo_contributes(state.attempt, drawn.vector))
 
 
 def _hear(state: SiloJob, message: object, payload: bytes, entropy: Entropy) -> SiloStep:
@@ -185,7 +226,8 @@ def _charged(state: SiloJob, answer: LedgerAnswered) -> SiloStep:
     if answer.problem is None:
         assert state.total is not None
         return JobStep(state, (DrawNoise(answer.id, state.total),))
-    refusal = _refusal(state, answer.id, answer.problem.what)
+    reason = CHARGE_REASONS.get(answer.problem.code, "the charge cannot be made")
+    refusal = _refusal(state, answer.id, reason)
     if answer.problem.code.retryable:  # unknown: it counts as charged, and nothing is drawn
         return JobStep(_idle(state), (refusal,))
     return JobStep(replace(_idle(state), over=True), (refusal, Stop(answer.problem)))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from foedus_contract.paths import locate, resolve_endpoint
 from foedus_contract.run_spec import TlsFiles
+from foedus_workloads.training.progress import ProgressWriter
 from foedus_workloads.transport.tls import TlsPaths
 
 
@@ -21,11 +22,13 @@ def unwatched(_effect: object) -> None:
 class Surroundings:
     """`root` and `endpoints` are set by the embedded engine; `entropy` is the operating system's.
 
-    `watch` is shown each effect right before it is executed; no run spec and no environment can set it.
+    `console` is a pod's standard output: the operator reads progress there, for it cannot see a pod's files. `watch` is
+    shown each effect right before it is executed; no run spec and no environment can set it.
     """
 
     root: Path | None = None
     endpoints: Path | None = None
+    console: int | None = None
     entropy: Callable[[int], bytes] = os.urandom
     wall_clock: Callable[[], float] = time.time  # for people: time stamps of progress
     clock: Callable[[], float] = time.monotonic  # for deadlines
@@ -34,6 +37,10 @@ class Surroundings:
     def path(self, path: str) -> Path:
         """Return where a path of the run spec lies."""
         return locate(path, root=self.root)
+
+    def progress(self, path: str) -> ProgressWriter:
+        """Return the writer of a progress file."""
+        return ProgressWriter(self.path(path), self.console)
 
     def tls(self, files: TlsFiles) -> TlsPaths:
         """Return where the role's TLS files lie."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import ssl
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -48,6 +49,11 @@ class ServerSettings:
     body_seconds: float = 60.0  # a 64 MiB vector then needs 1.1 MB/s
     silence_seconds: float = 15.0  # a silo always has a poll open, so this covers a pause of its event loop
     handshake_seconds: float = 10.0
+    idle_seconds: float = 15.0  # a connection on which no request is under way; headers come in one piece
+
+
+# A silo's: a poll and a frame, each dialled anew, and those that they replace while these are closing.
+MAX_CONNECTIONS = 8
 
 
 class SiloServer:
@@ -68,6 +74,7 @@ class SiloServer:
         self._job = job
         self._settings = settings or ServerSettings()
         self._payload_limit = 0
+        self._joining: set[str] = set()
 
     @property
     def present(self) -> frozenset[str]:
@@ -100,13 +107,19 @@ class SiloServer:
         app.router.add_delete(PATH, self._delete)
         # handler_cancellation: a poll whose connection breaks is over, so a dead silo is noticed.
         # shutdown_timeout: who still polls a coordinator that ends is cut off, so that its next process starts soon.
+        # keepalive_timeout: it counts from the handshake on, so it also bounds the first request's headers.
         runner = web.AppRunner(
-            app, access_log=None, handler_cancellation=True, auto_decompress=False, shutdown_timeout=END_SECONDS
+            app,
+            access_log=None,
+            handler_cancellation=True,
+            auto_decompress=False,
+            shutdown_timeout=END_SECONDS,
+            keepalive_timeout=self._settings.idle_seconds,
         )
         await runner.setup()
-        sweeper = asyncio.create_task(self._sweep())
+        assert runner.server is not None
+        sweeper = asyncio.create_task(self._sweep(runner.server))
         try:
-            assert runner.server is not None
             listener = await self._bind(runner.server, host, port, context)
             try:
                 yield listener.sockets[0].getsockname()[:2]
@@ -127,16 +140,33 @@ class SiloServer:
                 "the address cannot be bound", where=f"{host}:{port}", cure="free the port or choose another", code=code
             ) from error
 
-    async def _sweep(self) -> None:
+    async def _sweep(self, server: web.Server) -> None:
         while True:
             await asyncio.sleep(min(1.0, self._settings.silence_seconds / 4))
             self._sessions.lose_silent(self._settings.silence_seconds)
+            self._close_surplus(server)
+
+    def _close_surplus(self, server: web.Server) -> None:
+        """Close the connections that are too many for one silo, the oldest first: the newest is the live one."""
+        count: Counter[str] = Counter()
+        for connection in reversed(server.connections):
+            if connection.transport is None:
+                continue
+            try:
+                silo = self._silo_of(connection.transport)
+            except Refused:  # its request is answered so; such connections count together
+                silo = ""
+            count[silo] += 1
+            if count[silo] > MAX_CONNECTIONS:
+                connection.force_close()
 
     async def _sign(self, _request: web.Request, response: web.StreamResponse) -> None:
         response.headers[COORDINATOR_HEADER] = str(self._incarnation)
 
     def _silo(self, request: web.Request) -> str:
-        transport = request.transport
+        return self._silo_of(request.transport)
+
+    def _silo_of(self, transport: asyncio.BaseTransport | None) -> str:
         certificate = transport.get_extra_info("peercert") if transport is not None else None
         silo = silo_of(certificate, namespace=self._namespace, job=self._job)
         self._sessions.check_silo(silo)
@@ -153,11 +183,7 @@ class SiloServer:
         silo = self._silo(request)
         sequence = _number(request, SEQUENCE_HEADER)
         if sequence == 0:
-            message, _ = await self._body(request, payload_limit=0)
-            if not isinstance(message, Join) or message.silo != silo:
-                raise _not_own(silo)
-            self._sessions.join(silo, message, session=_session_name(request))
-            return web.Response(status=204)
+            return await self._join(request, silo)
         session = self._session(request, silo)
         if session.posting:
             raise web.HTTPTooManyRequests(text="another frame of this silo is being read")
@@ -172,6 +198,20 @@ class SiloServer:
             raise _not_own(silo)
         # Only silo messages carry `silo`, so what passes the check above is one.
         self._sessions.take(silo, session, sequence, message, payload)  # type: ignore[arg-type]
+        return web.Response(status=204)
+
+    async def _join(self, request: web.Request, silo: str) -> web.StreamResponse:
+        if silo in self._joining:
+            raise web.HTTPTooManyRequests(text="another Join of this silo is being read")
+        self._sessions.check_room(silo)
+        self._joining.add(silo)
+        try:
+            message, _ = await self._body(request, payload_limit=0)
+        finally:
+            self._joining.discard(silo)
+        if not isinstance(message, Join) or message.silo != silo:
+            raise _not_own(silo)
+        self._sessions.join(silo, message, session=_session_name(request))
         return web.Response(status=204)
 
     async def _body(self, request: web.Request, *, payload_limit: int) -> tuple[Message, bytes]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from foedus_contract.errors import Refused, Unavailable
 from foedus_contract.exit_codes import ExitCode
-from foedus_contract.wire import ACCEPTED_VERSIONS, PROTOCOL_VERSION, Join, Message, SiloMessage, encode_frame
+from foedus_contract.wire import PROTOCOL_VERSION, Join, Message, SiloMessage, encode_frame
 from foedus_workloads.transport.events import Joined, Lost, Received, TransportEvent
 from foedus_workloads.transport.mailbox import Mailbox
 
@@ -162,7 +162,7 @@ class Sessions:
 
     def _check_join(self, silo: str, message: Join) -> None:
         self._check_fence(silo, message.incarnation)
-        if message.protocol not in ACCEPTED_VERSIONS:
+        if message.protocol != PROTOCOL_VERSION:
             cure = f"run the same release on both sides (this side speaks {PROTOCOL_VERSION})"
             raise Refused(
                 f"protocol {message.protocol} is not spoken here", where=silo, cure=cure, code=ExitCode.IDENTITY_REFUSED

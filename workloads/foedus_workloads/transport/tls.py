@@ -15,9 +15,11 @@ from typing import Any
 
 from cryptography import x509
 
+from foedus_contract.durable import read_at_most
 from foedus_contract.errors import InvalidInput, Refused
 from foedus_contract.exit_codes import ExitCode
 
+MAX_FILE_BYTES = 64 * 1024  # a chain of several certificates, or a key, is below 16 KiB
 DATE = "%Y-%m-%d %H:%M UTC"
 
 
@@ -54,7 +56,7 @@ def check_dates(files: TlsPaths, now: float) -> None:
     moment = dt.datetime.fromtimestamp(now, dt.UTC)
     for path in (files.certificate, files.ca):
         try:
-            certificate = x509.load_pem_x509_certificate(path.read_bytes())
+            certificate = x509.load_pem_x509_certificate(read_at_most(path, MAX_FILE_BYTES))
         except ValueError:
             raise _unusable(path, "this is not a PEM certificate") from None
         begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
@@ -90,6 +92,8 @@ def _load(context: ssl.SSLContext, files: TlsPaths) -> ssl.SSLContext:
     for path in (files.certificate, files.key, files.ca):
         if not path.is_file():
             raise _unusable(path, "the file is missing")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise _unusable(path, f"the file is larger than {MAX_FILE_BYTES} bytes")
     try:
         context.load_verify_locations(cafile=files.ca)
     except ssl.SSLError:

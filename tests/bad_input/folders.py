@@ -1,0 +1,108 @@
+"""What can be wrong with the folders that a command is given."""
+
+from __future__ import annotations
+
+import fcntl
+import sqlite3
+
+from bad_input.command_line import E, budget, case
+from bad_input.sabotage import full_volume
+from bad_input.worlds import Arguments, Machine
+
+
+def no_state(machine: Machine) -> Arguments:
+    return [*machine.run(), "--state", str(machine.root / "nowhere")]
+
+
+def state_is_a_file(machine: Machine) -> Arguments:
+    """Not writable for anybody, root included: the folder above is a file."""
+    (machine.root / "file").write_text("", "utf-8")
+    return [*machine.run(), "--state", str(machine.root / "file/state")]
+
+
+def budget_state_is_a_file(machine: Machine) -> Arguments:
+    (machine.root / "file").write_text("", "utf-8")
+    return [*machine.create_budget(), "--state", str(machine.root / "file/state")]
+
+
+def foreign_store(machine: Machine) -> Arguments:
+    with sqlite3.connect(machine.small.state / "objects.sqlite") as connection:
+        connection.execute("PRAGMA user_version = 99")
+    return machine.run()
+
+
+def finished_before(machine: Machine) -> Arguments:
+    (machine.root / "out").mkdir()
+    (machine.root / "out/adapter_model.safetensors").write_bytes(b"")
+    return machine.run()
+
+
+def out_is_below_a_file(machine: Machine) -> Arguments:
+    (machine.root / "file").write_text("", "utf-8")
+    return [*machine.run(), "--out", str(machine.root / "file/out")]
+
+
+def two_engines(machine: Machine) -> Arguments:
+    lock = machine.held.enter_context((machine.small.state / "engine.lock").open("w"))
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return machine.run()
+
+
+FOLDERS = (
+    case(
+        "no state folder",
+        no_state,
+        E.BUDGET_REFUSED,
+        "error: …/nowhere: there is no such state folder, and so no budget; its data's holder makes a budget with: foedus budget create --state …/nowhere",
+    ),
+    case(
+        "a state folder that cannot be made",
+        state_is_a_file,
+        E.UNAVAILABLE,
+        "error: …/file/state: the state folder cannot be used (Not a directory); give this user the right to write there, or choose another folder with --state",
+    ),
+    case(
+        "a budget in a state folder that cannot be made",
+        budget_state_is_a_file,
+        E.UNAVAILABLE,
+        "error: …/file/state: the state folder cannot be used (Not a directory); give this user the right to write there, or choose another folder with --state",
+    ),
+    case(
+        "another engine on the state folder",
+        two_engines,
+        E.UNAVAILABLE,
+        "error: …/state: another engine uses this state folder; wait for it to end, or choose another folder with --state",
+    ),
+    case(
+        "a state folder of another version",
+        foreign_store,
+        E.INVALID_SPEC,
+        "error: …/state/objects.sqlite: not a database of this engine (foreign schema); use another state folder, or the version of Foedus that made this one",
+    ),
+    case(
+        "a result folder in use",
+        finished_before,
+        E.INVALID_SPEC,
+        "error: …/out: holds something already; choose another folder with --out",
+    ),
+    case(
+        "a result folder that cannot be made",
+        out_is_below_a_file,
+        E.UNAVAILABLE,
+        "error: …/file/out: the result folder cannot be used (Not a directory); choose another folder with --out",
+    ),
+    case(
+        "a full disk: the job cannot be stored",
+        lambda machine: machine.run(),
+        E.UNAVAILABLE,
+        "error: …/state/objects.sqlite: the engine's database cannot be written (disk I/O error); free space on its volume, or mend it",
+        full_volume,
+    ),
+    case(
+        "a full disk: the budget cannot be written",
+        budget(),
+        E.UNAVAILABLE,
+        "error: …/fresh/volumes/default/silo-1-ledger/ledger.sqlite: the ledger cannot be written (disk I/O error); check the volume's space and permissions",
+        full_volume,
+    ),
+)
