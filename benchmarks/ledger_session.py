@@ -127,6 +127,7 @@ class Session:
                 die_at="" if last else POINTS[(kill + number) % len(POINTS)],
                 die_after=self.rng.randint(life // 2, life),
                 kill_after=self.rng.randint(1, life) if kill < self.server_kills else 0,
+                snapshot="" if self.snapshot is None else str(self.snapshot),
                 guarded=self.guarded,
             )
             if not await self.live(task):
