@@ -164,8 +164,7 @@ async def test_a_ledger_that_cannot_be_used_is_news_of_the_job(fault: FoedusErro
     observed = await gather(ledgers=FakeLedgers(fault=fault), status={"conditions": [DONE]} if over else None)
 
     message = f"silo silo-3: PrivacyBudget team-a/budget-silo-3: {fault}"
-    key = BudgetKey("team-a", "budget-silo-3")
-    assert observed.ledger_faults == {"silo-3": LedgerFault(message, reason, key)}
+    assert observed.ledger_faults == {"silo-3": LedgerFault(message, reason)}
     assert observed.budgets["silo-3"] is None
     assert observed.budgets["silo-4"] is not None
     assert observed.calibration is None
