@@ -104,7 +104,7 @@ def decide_carry_on(
 def _mendable(job: FederatedTrainingJob, observed: Observed, settings: Settings) -> list[Manifest]:
     """Return what may be mended without a plan: Jobs to be stopped, and all that is there if every silo has reserved.
 
-    A Job that is not there stays so: a process needs every reservation, and one that is lost may be why there is no plan.
+    A Job that is not there stays so: a process needs every reservation, and a lost one may be why there is no plan.
     """
     wanted = [each for each in _untold(job, observed, settings) if key_of(each) not in observed.foreign]
     jobs = [each for each in wanted if each["kind"] == "Job" and _child_of(each) in observed.children]
