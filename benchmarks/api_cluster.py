@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from e2e.cluster import registry
 from e2e.cluster.assembly import opened, start_cluster
 from e2e.cluster.binaries import cache_folder
 from e2e.cluster.cluster import Cluster, down
-from e2e.cluster.errors import HarnessError
 from e2e.cluster.kubectl import wait_for
 from e2e.cluster.layout import REGISTRY
 from e2e.cluster.progress import Progress
@@ -21,7 +20,6 @@ from e2e.cluster.progress import Progress
 PROJECT = Path(__file__).parents[1]
 POLICIES = PROJECT / "charts/foedus/policies/ledger.yaml"
 SYSTEM = "foedus-system"
-TRIES = 5  # to start the cluster: a second one goes on where the first one gave up
 OPERATOR = f"system:serviceaccount:{SYSTEM}:foedus-operator"
 LEDGER = f"system:serviceaccount:{SYSTEM}:foedus-ledger"
 
@@ -33,23 +31,15 @@ def control_plane(folder: Path, progress: Progress) -> Iterator[Cluster]:
     if (left := registry.find(REGISTRY, place)) is not None:
         down(left, progress)
     try:
-        cluster = _start(place, cache, progress)
+        cluster = start_cluster(place, cache, progress, with_nodes=False)
         for file in sorted((PROJECT / "crds").glob("*.yaml")):
             cluster.kubectl.apply(file.read_text("utf-8"))
         for plural in ("federatedtrainingjobs", "privacybudgets"):
-            wait_for(plural, lambda name=plural: cluster.kubectl.succeeds("get", f"{name}.foedus.dev"), 60)  # type: ignore[misc]
+            wait_for(plural, lambda name=plural: cluster.kubectl.succeeds("get", f"{name}.foedus.dev"))  # type: ignore[misc]
         yield cluster
     finally:
         if (layout := registry.find(REGISTRY, place)) is not None:
             down(opened(layout, cache, progress).layout, progress)
-
-
-def _start(place: Path, cache: Path, progress: Progress) -> Cluster:
-    """Start the cluster; on a machine that does other work it may need more time than the harness gives it at once."""
-    for _ in range(TRIES - 1):
-        with suppress(HarnessError):
-            return start_cluster(place, cache, progress, with_nodes=False)
-    return start_cluster(place, cache, progress, with_nodes=False)
 
 
 def namespace(name: str, labels: Mapping[str, str] | None = None) -> dict[str, Any]:

@@ -47,9 +47,9 @@ class Classifier(torch.nn.Module):
         super().__init__()
         self.peft = model.peft
         self._logits = model.logits
-        active = {id(parameter) for _, parameter in model._active(factor)}
+        active = {model.head.weight, model.head.bias, *(getattr(module, factor).weight for module in model.modules)}
         for parameter in self.peft.parameters():
-            parameter.requires_grad_(id(parameter) in active)
+            parameter.requires_grad_(parameter in active)
         for module in self.peft.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0  # Opacus records in training mode only

@@ -49,7 +49,6 @@ JOBS = 30  # that have ended and hold accounts: 120 ledger writes
 STOPPED_SECONDS = 60.0
 NAMESPACE = "bench-failover"
 LEASE = "bench-lease"
-PATIENCE = 180.0
 SETTLE_SECONDS = 10.0  # a pass over some forty objects takes one or two
 WRITES = frozenset({"create", "update", "patch", "delete"})
 
@@ -79,16 +78,16 @@ def kill_leader(cluster: Cluster, pair: list[Operator], number: int, progress: P
         first.start()
     wait_for_leader(cluster, LEASE, first.name)
     create_suspended(cluster, f"before-{number}")
-    wait_for("the leader's work", lambda: is_reconciled(cluster, f"before-{number}"), PATIENCE)
+    wait_for("the leader's work", lambda: is_reconciled(cluster, f"before-{number}"))
     second.end()
     second.start()
-    wait_for("the other one", lambda: is_up(second), PATIENCE)
+    wait_for("the other one", lambda: is_up(second))
     since = time.monotonic()
     first.signal(signal.SIGKILL)
     first.wait(10)
     create_suspended(cluster, f"after-{number}")
     name = f"after-{number}"
-    took = seconds_until(lambda: is_reconciled(cluster, name), since, "the next reconcile", PATIENCE)
+    took = seconds_until(lambda: is_reconciled(cluster, name), since, "the next reconcile")
     progress.say(f"the next reconcile came {took:.1f} s after SIGKILL")
     return took
 
@@ -116,17 +115,17 @@ def stop_leader(cluster: Cluster, pair: list[Operator], progress: Progress) -> d
     old.start()
     wait_for_leader(cluster, LEASE, old.name)
     new.start()
-    wait_for("the other one", lambda: is_up(new), PATIENCE)
+    wait_for("the other one", lambda: is_up(new))
     made = asyncio.run(reserve_on_all(cluster))
     asyncio.run(end_all(cluster.layout.kubeconfig, made))
     accounts = JOBS * len(SILOS)
-    wait_for("some closings", lambda: closed(cluster) > accounts // 10, PATIENCE, pause=0.02)
+    wait_for("some closings", lambda: closed(cluster) > accounts // 10, pause=0.02)
     old.signal(signal.SIGSTOP)
     stopped = time.monotonic()
     before = closed(cluster)
     wait_for_leader(cluster, LEASE, new.name)
     progress.say(f"the leader was stopped after {before} of {accounts} closings")
-    wait_for("all closings", lambda: closed(cluster) == accounts, PATIENCE)
+    wait_for("all closings", lambda: closed(cluster) == accounts)
     time.sleep(max(0.0, stopped + STOPPED_SECONDS - time.monotonic()))
     old.signal(signal.SIGCONT)
     ended = old.wait(60)

@@ -36,7 +36,7 @@ from benchmarks.ledger_writer import ASK_KILL, POINTS
 OPERATIONS = int(os.environ.get("OPS", "100000"))
 KILLS = max(10, OPERATIONS // 1000)
 BUDGETS = 4
-UNGUARDED = 600  # operations of the build without resourceVersion
+UNGUARDED = 240  # operations of the build without resourceVersion
 
 
 def measure(folder: Path) -> Outcome:

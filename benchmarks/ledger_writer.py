@@ -63,6 +63,7 @@ class Task:
     die_at: str = ""
     die_after: int = 0
     kill_after: int = 0  # writes, then the API server is to be killed; 0: never
+    snapshot: str = ""  # the file with what etcd held half-way
     guarded: bool = True  # False: a build whose writes bear no resourceVersion
 
 
@@ -115,6 +116,7 @@ class FaultyServer(ApiServer):
         faults.reach(BEFORE_WRITE)
         faults.sent += 1
         if not faults.task.guarded:
+            await asyncio.sleep(faults.rng.random() * 0.05)  # others write meanwhile, however slow the machine is
             verb, body, content_type = "PATCH", {"status": body["status"]}, "application/merge-patch+json"
         sending = asyncio.ensure_future(super()._send(verb, path, query, body, content_type, seconds))
         if faults.is_due(ASK_KILL):
@@ -161,9 +163,15 @@ class Writer:
     async def work(self) -> None:
         """Do operations until all are done."""
         while self.serial < self.task.operations:
-            if self.serial == self.task.operations // 2:
-                tell("tell", self.task.number, HALF)
+            if self.serial == self.task.operations // 2 and self.task.snapshot:
+                await self.wait_for_snapshot(Path(self.task.snapshot))
             await self.step()
+
+    async def wait_for_snapshot(self, file: Path) -> None:
+        """Have etcd saved, and go on when it is: half of all operations are in no old copy."""
+        tell("tell", self.task.number, HALF)
+        while not file.exists():
+            await asyncio.sleep(PAUSE_SECONDS)
 
     async def step(self) -> None:
         """Do one operation."""

@@ -122,14 +122,14 @@ def leader(cluster: Cluster, lease_namespace: str) -> str:
     return "" if done.returncode else str(json.loads(done.stdout)["spec"].get("holderIdentity") or "")
 
 
-def wait_for_leader(cluster: Cluster, lease_namespace: str, name: str, seconds: float = 120) -> None:
+def wait_for_leader(cluster: Cluster, lease_namespace: str, name: str) -> None:
     """Return when `name` holds the lease."""
-    wait_for(f"{name} to lead", lambda: leader(cluster, lease_namespace) == name, seconds)
+    wait_for(f"{name} to lead", lambda: leader(cluster, lease_namespace) == name)
 
 
-def seconds_until(holds: Callable[[], bool], since: float, what: str, most: float) -> float:
+def seconds_until(holds: Callable[[], bool], since: float, what: str) -> float:
     """Return how many seconds after `since`, of the monotonic clock, something holds."""
-    wait_for(what, holds, most, pause=0.05)
+    wait_for(what, holds, pause=0.05)
     return time.monotonic() - since
 
 

@@ -108,7 +108,7 @@ BUDGETS = (
         "unplannable ε: the noise would drown the gradient",
         change(privacy__epsilon=0.001),
         E.UNPLANNABLE,
-        "error: Unplannable: the noise would be 126.00 times the clip norm (κ, at most 2); adapt fewer parameters (spec.lora.rank, lastLayers), run fewer rounds, bring more records or more ε",
+        "error: Unplannable: the noise would be 126.01 times the clip norm (κ, at most 2); adapt fewer parameters (spec.lora.rank, lastLayers), run fewer rounds, bring more records or more ε",
     ),
     case(
         "a silo without a budget",

@@ -102,7 +102,7 @@ FOLDERS = (
         "a full disk: the budget cannot be written",
         budget(),
         E.UNAVAILABLE,
-        "error: …/fresh/volumes/default/silo-1-ledger/ledger.sqlite: the ledger cannot be written (disk I/O error); check the volume's space and permissions",
+        "error: …/fresh/records/default/silo-1.sha256: cannot be written (File too large); free space on the volume, or mend it",
         full_volume,
     ),
 )

@@ -80,7 +80,7 @@ MANIFEST = (
         "`epsilon: 1e-5`: kubectl reads a number, and it is too small",
         edit("epsilon: 1\n", "epsilon: 1e-5\n"),
         E.UNPLANNABLE,
-        "error: Unplannable: the noise would be 510.96 times the clip norm (κ, at most 2); adapt fewer parameters (spec.lora.rank, lastLayers), run fewer rounds, bring more records or more ε",
+        "error: Unplannable: the noise would be 511.08 times the clip norm (κ, at most 2); adapt fewer parameters (spec.lora.rank, lastLayers), run fewer rounds, bring more records or more ε",
     ),
     case(
         "the label `no` without quotes: kubectl reads false",

@@ -110,7 +110,7 @@ class Life:
         for silo in SILOS:
             digest = "sha256:" + hashlib.sha256(silo.encode()).hexdigest()
             spec = {
-                "dataset": {"digest": digest, "records": RECORDS, "labels": ["no", "yes"]},
+                "dataset": {"digest": digest, "records": RECORDS},
                 "epsilon": 1,
                 "delta": 1e-5,
                 "owner": silo,

@@ -48,17 +48,18 @@ class World:
             "FOEDUS_OPERATOR_NAMESPACE": self.namespace,
             "FOEDUS_OPERATOR_HEALTH_PORT": "0",
         }
-        process = await asyncio.create_subprocess_exec(sys.executable, "-m", "foedus_operator.main", env=environ)
+        keeper = asyncio.create_task(keep_running(environ))
         try:
             yield
         finally:
-            process.terminate()
-            await process.wait()
+            keeper.cancel()
+            await asyncio.wait([keeper])
 
     async def make_budgets(self) -> None:
         for number, silo in enumerate(SILOS, 1):
             spec = {
                 "dataset": {"digest": "sha256:" + f"{number:02x}" * 32, "records": 500},
+                "labels": ["no", "yes"],
                 "epsilon": 1,
                 "delta": 1e-5,
             }
@@ -118,6 +119,18 @@ class World:
                 return await self.server.request(
                     "PUT", f"{path_of(key_of(pod_of(pod)))}/status", body={**pod, "status": status}
                 )
+
+
+async def keep_running(environ: dict[str, str]) -> None:
+    """Run the operator, and start it again when it ends, as a Deployment does: on a busy machine it loses its lease."""
+    while True:
+        process = await asyncio.create_subprocess_exec(sys.executable, "-m", "foedus_operator.main", env=environ)
+        try:
+            await process.wait()
+        finally:
+            with suppress(ProcessLookupError):
+                process.terminate()
+            await process.wait()
 
 
 def pod_of(pod: dict[str, Any]) -> dict[str, Any]:

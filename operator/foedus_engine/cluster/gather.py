@@ -30,7 +30,7 @@ from foedus_engine.decide.observed import (
     Observed,
     PodsView,
 )
-from foedus_engine.decide.plan import BudgetKey, ObjectKey
+from foedus_engine.decide.plan import BudgetKey, KeepHead, ObjectKey
 from foedus_engine.pki import certificate_end
 from foedus_ledger.charges import LedgerBehind, check_reaches, is_signed
 from foedus_ledger.records import BudgetRecord
@@ -190,8 +190,8 @@ def _fault(silo: str, key: BudgetKey, error: Refused | Unavailable, head: Ledger
     reason: Literal["Unavailable", "Damaged", "Behind"] = "Unavailable"
     if isinstance(error, Refused):
         reason = "Behind" if isinstance(error, LedgerBehind) else "Damaged"
-    kept = head if reason == "Behind" else None
-    return LedgerFault(f"silo {silo}: PrivacyBudget {key}: {error}", reason, key, kept)
+    keep = KeepHead(key, head) if head is not None and reason == "Behind" else None
+    return LedgerFault(f"silo {silo}: PrivacyBudget {key}: {error}", reason, keep)
 
 
 def _view(key: BudgetKey, record: BudgetRecord | None, uid: str) -> BudgetView | None:

@@ -16,8 +16,7 @@ from foedus_contract.progress import (
     TrainingResult,
     TrainingStarted,
 )
-from foedus_contract.wire import LedgerHead
-from foedus_engine.decide.plan import BudgetKey, ObjectKey
+from foedus_engine.decide.plan import BudgetKey, KeepHead, ObjectKey
 
 Progress = IdentityReady | Preparing | TrainingStarted | RoundFinished | ProcessFailed
 
@@ -79,14 +78,13 @@ class BudgetView:
 class LedgerFault:
     """Why a silo's ledger cannot be used: it does not answer, cannot be trusted, or is an old copy.
 
-    Only one that does not answer may be usable later without its holder's doing. `head` is what has just shown an old
-    copy, and is yet to be kept.
+    Only one that does not answer may be usable later without its holder's doing. `keep` is what has just shown an old
+    copy, and is to be remembered.
     """
 
     message: str
     reason: Literal["Unavailable", "Damaged", "Behind"]
-    budget: BudgetKey | None = None
-    head: LedgerHead | None = None
+    keep: KeepHead | None = None
 
 
 @dataclass(frozen=True)

@@ -90,16 +90,30 @@ def decide_carry_on(
 ) -> Plan:
     """Leave what processes were told alone, although the job could not be started again as things are.
 
-    They can still be suspended, and what they run in is mended.
+    They can still be suspended, and what they run in is mended; no process is started that was not there.
     """
     status = _running_status(job, observed, None, now, message)
-    mended = [each for each in _untold(job, observed, settings) if key_of(each) not in observed.foreign]
     return Plan(
-        apply=drifted(mended, observed),
+        apply=drifted(_mendable(job, observed, settings), observed),
         status=status,
         events=news(observed, status),
         requeue_seconds=settings.poll_seconds,
     )
+
+
+def _mendable(job: FederatedTrainingJob, observed: Observed, settings: Settings) -> list[Manifest]:
+    """Return what may be mended without a plan: Jobs to be stopped, and all that is there if every silo has reserved.
+
+    A Job that is not there stays so: a process needs every reservation, and a lost one may be why there is no plan.
+    """
+    wanted = [each for each in _untold(job, observed, settings) if key_of(each) not in observed.foreign]
+    jobs = [each for each in wanted if each["kind"] == "Job" and _child_of(each) in observed.children]
+    if job.spec.suspend:
+        return jobs
+    accounts = [None if budget is None else budget.account for budget in observed.budgets.values()]
+    if not all(account is not None and account.state == "Open" for account in accounts):
+        return []
+    return [*(each for each in wanted if each["kind"] != "Job"), *jobs]
 
 
 def _running_status(

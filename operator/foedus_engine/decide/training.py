@@ -53,11 +53,7 @@ def _decide(job: FederatedTrainingJob, observed: Observed, settings: Settings, n
 
 def _heads_to_keep(observed: Observed) -> tuple[KeepHead, ...]:
     """Return what has just shown that a ledger is an old copy: it holds for other jobs, too, and after this one."""
-    return tuple(
-        KeepHead(fault.budget, fault.head)
-        for _, fault in sorted(observed.ledger_faults.items())
-        if fault.budget is not None and fault.head is not None
-    )
+    return tuple(fault.keep for _, fault in sorted(observed.ledger_faults.items()) if fault.keep is not None)
 
 
 def _decide_open(job: FederatedTrainingJob, observed: Observed, settings: Settings, now: datetime) -> Plan:

@@ -11,6 +11,7 @@ import pytest
 from foedus_contract.errors import InvalidInput
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.progress import ProcessFailed, TrainingResult
+from foedus_contract.wire import LedgerHead
 from foedus_engine.decide.observed import (
     AccountView,
     Calibrated,
@@ -20,7 +21,7 @@ from foedus_engine.decide.observed import (
     Observed,
     Unplannable,
 )
-from foedus_engine.decide.plan import Close, ObjectKey, Plan, Reserve, key_of
+from foedus_engine.decide.plan import BudgetKey, Close, KeepHead, ObjectKey, Plan, Reserve, key_of
 from foedus_engine.decide.training import decide_invalid, decide_training
 from support.brain import (
     ACCOUNT,
@@ -171,6 +172,16 @@ def test_a_ledger_that_cannot_be_read_is_a_condition_and_reservations_stand(
     assert "PrivacyBudget team-a/budget-silo-3" in message(plan)
     assert (plan.ledger, plan.apply, plan.ensure, plan.delete) == ((), (), (), ())
     assert plan.requeue_seconds == 15.0
+
+
+@pytest.mark.parametrize("world", [fresh, running])
+def test_what_shows_an_old_copy_of_a_ledger_is_kept(world: Any) -> None:
+    digest = "sha256:" + "0" * 64
+    head = LedgerHead(dataset=digest, count=7, hash=digest, signature=b"s" * 64)
+    keep = KeepHead(BudgetKey("team-a", "budget-silo-3"), head)
+    plan = decide(world(ledger_faults={"silo-3": replace(BEHIND, keep=keep), "silo-1": AWAY}))
+
+    assert plan.ledger == (keep,)
 
 
 def test_a_ledger_that_is_lost_while_processes_run_is_said_and_they_run_on() -> None:

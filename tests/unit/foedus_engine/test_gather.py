@@ -20,7 +20,7 @@ from foedus_engine.api.training import FederatedTrainingJob
 from foedus_engine.cluster.gather import gather_training
 from foedus_engine.cluster.protocol import Conflict, NotFound
 from foedus_engine.decide.observed import Calibrated, ChildView, LedgerFault, ModelView, Observed, PodsView
-from foedus_engine.decide.plan import BudgetKey, ContentRequest, ObjectKey
+from foedus_engine.decide.plan import BudgetKey, ContentRequest, KeepHead, ObjectKey
 from foedus_engine.pki import content_factory
 from foedus_ledger.charges import LedgerBehind
 from foedus_ledger.mechanisms import Mechanism
@@ -197,6 +197,8 @@ async def test_a_ledger_behind_the_head_that_its_silo_signed_is_news_of_the_job(
         {"silo-1": reason} if reason else {}
     )
     assert (observed.budgets["silo-1"] is None) is (reason is not None)
+    kept = KeepHead(BudgetKey("team-a", "budget-silo-1"), head)
+    assert [fault.keep for fault in observed.ledger_faults.values()] == ([kept] if reason else [])
 
 
 async def test_a_fault_of_the_cluster_ends_the_pass() -> None:
