@@ -38,7 +38,7 @@ from support.heads import ANY_HEAD
 
 PLAN = "sha256:" + "a" * 64
 ID = AttemptId(round=0, attempt=0)
-SETTINGS = ServerSettings(poll_seconds=5, body_seconds=0.5, silence_seconds=0.4)
+SETTINGS = ServerSettings(poll_seconds=5, body_seconds=0.5, silence_seconds=60)
 LINK = LinkSettings(patience_seconds=0.3, request_seconds=10, pause_seconds=0.05)
 
 
@@ -395,7 +395,11 @@ async def test_a_poll_that_breaks_off_after_a_long_time_is_made_again() -> None:
 @asynccontextmanager
 async def two_coordinators(folder: Path) -> AsyncIterator[tuple[World, World, list[int], CoordinatorLink]]:
     """Silo a is with the older of two coordinators; the address leads to the port in the list."""
-    async with serving(folder) as old, serving(folder, authority=old.authority, incarnation=2) as new:
+    hasty = replace(SETTINGS, silence_seconds=0.4)  # the older one notices that its silo is with the newer
+    async with (
+        serving(folder, settings=hasty) as old,
+        serving(folder, authority=old.authority, incarnation=2) as new,
+    ):
         ports = [old.port]
         link = connect(
             lambda: ("127.0.0.1", ports[0]),
