@@ -415,8 +415,8 @@ TRAINING_MUTANTS = {
         f"{UNIT}/test_transport.py::test_of_one_silos_connections_the_newest_are_kept",
         Patch(
             f"{WORKLOADS}/transport/server.py", "            if count[silo] > MAX_CONNECTIONS:", "            if False:"
-            shows="TimeoutError",
-    ),
+        ),
+        shows="TimeoutError",
     ),
     # What a user hands in
     "reports-policy-widened": fails(
