@@ -30,7 +30,7 @@ def privacy_budget(namespace: str, silo: str) -> dict[str, Any]:
         "apiVersion": names.API_VERSION,
         "kind": names.BUDGET_KIND,
         "metadata": {"name": f"budget-{silo}", "namespace": namespace},
-        "spec": {"dataset": {"digest": digest, "records": 500}, "epsilon": 1, "delta": 1e-5},
+        "spec": {"dataset": {"digest": digest, "records": 500}, "labels": ["no", "yes"], "epsilon": 1, "delta": 1e-5},
     }
 
 

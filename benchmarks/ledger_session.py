@@ -179,7 +179,8 @@ async def with_ledgers(cluster: Cluster, work: Callable[[KubeLedgers], Awaitable
 
 async def make_budgets(session: Session) -> None:
     """Create the session's budgets and fill most of each."""
-    spec = {"dataset": {"digest": "sha256:" + "a" * 64, "records": 500}, "epsilon": EPSILON, "delta": DELTA}
+    dataset = {"digest": "sha256:" + "a" * 64, "records": 500}
+    spec = {"dataset": dataset, "labels": ["no", "yes"], "epsilon": EPSILON, "delta": DELTA}
     for name in session.budgets:
         meta = {"name": name, "namespace": NAMESPACE}
         kind = {"apiVersion": "foedus.dev/v1alpha1", "kind": "PrivacyBudget"}
