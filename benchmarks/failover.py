@@ -104,9 +104,9 @@ def create_suspended(cluster: Cluster, name: str) -> None:
 
 
 def is_reconciled(cluster: Cluster, name: str) -> bool:
-    """Say whether the job has a status."""
-    status = cluster.kubectl.get("-n", NAMESPACE, "federatedtrainingjob", name).get("status") or {}
-    return status.get("phase") == "Suspended"
+    """Say whether the job has a status; an API server that does not answer has told none."""
+    phase = "-o=jsonpath={.status.phase}"
+    return cluster.kubectl.attempt("-n", NAMESPACE, "get", "federatedtrainingjob", name, phase).stdout == "Suspended"
 
 
 def stop_leader(cluster: Cluster, pair: list[Operator], progress: Progress) -> dict[str, Any]:

@@ -49,6 +49,7 @@ class Session:
     kills: int  # of each writer
     server_kills: int  # of each writer
     guarded: bool = True
+    greed: int = 1  # how much more than there is room for the writers believe they may ask for
     snapshot: Path | None = None
     done: Counter[str] = field(default_factory=Counter)
     tasks: asyncio.StreamWriter = field(init=False)
@@ -120,7 +121,7 @@ class Session:
                 budget=self.budgets[number % len(self.budgets)],
                 namespace=NAMESPACE,
                 operations=self.operations,
-                capacity=self.capacity,
+                capacity=self.capacity * self.greed,
                 noise=self.noise,
                 closings=min(MOST_CLOSINGS, CLOSINGS / self.operations),
                 seed=SEED,

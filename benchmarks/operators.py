@@ -129,7 +129,7 @@ def wait_for_leader(cluster: Cluster, lease_namespace: str, name: str) -> None:
 
 def seconds_until(holds: Callable[[], bool], since: float, what: str) -> float:
     """Return how many seconds after `since`, of the monotonic clock, something holds."""
-    wait_for(what, holds, pause=0.05)
+    wait_for(what, holds, pause=0.2)
     return time.monotonic() - since
 
 
