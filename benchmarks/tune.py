@@ -152,10 +152,7 @@ def main() -> None:
 
 
 def _right(model: AdaptedModel, documents: Documents) -> int:
-    with torch.no_grad():
-        parts = [model.logits(documents.texts.rows(start, BATCH)) for start in range(0, documents.texts.count, BATCH)]
-    found = torch.cat(parts)[: documents.texts.count].argmax(dim=1)
-    return int((found == documents.targets).sum())
+    return int((model.scores(documents.texts, batch=BATCH).argmax(dim=1) == documents.targets).sum())
 
 
 def _encode(model: AdaptedModel, sections: Mapping[str, Sequence[str]]) -> tuple[Documents, Documents]:

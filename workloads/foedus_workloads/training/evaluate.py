@@ -24,10 +24,7 @@ class Evaluation:
 
     def logits(self) -> torch.Tensor:
         """Return the class scores of all records at the current adapter."""
-        with torch.no_grad():
-            starts = range(0, self._encoded.count, self._batch)
-            parts = [self._model.logits(self._encoded.rows(start, self._batch)) for start in starts]
-        return torch.cat(parts)[: self._encoded.count]
+        return self._model.scores(self._encoded, batch=self._batch)
 
     def accuracy(self) -> float:
         """Return the share of records whose highest score is their label's."""

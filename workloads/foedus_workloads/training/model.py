@@ -225,12 +225,13 @@ class AdaptedModel:
         """Return the class scores of already encoded texts, with the graph that gradients need."""
         return self.head(self._pooled(encoded))  # type: ignore[no-any-return]
 
+    def scores(self, encoded: Encoded, *, batch: int) -> Tensor:
+        """Return the class scores without a graph, `batch` texts at a time."""
+        return _in_batches(self.logits, encoded, batch)
+
     def centre_on(self, encoded: Encoded, *, batch: int) -> None:
         """Move the head's centre to the mean pooled output of public texts; the scores stay as they are."""
-        with torch.no_grad():
-            starts = range(0, encoded.count, batch)
-            pooled = torch.cat([self._pooled(encoded.rows(start, batch)) for start in starts])[: encoded.count]
-            self.centre.copy_(pooled.mean(dim=0))
+        self.centre.copy_(_in_batches(self._pooled, encoded, batch).mean(dim=0))
 
     def _damp_query(self, lora: LoraPlan) -> None:
         """Set the fixed rank of the last layer's query: A x = 1 and s·B = −λ q at the empty text's first token."""
@@ -305,6 +306,13 @@ class AdaptedModel:
 def adapter_digest(payload: bytes) -> str:
     """Return the SHA-256 of a broadcast adapter as messages and results name it."""
     return bytes_digest(payload)
+
+
+def _in_batches(compute: Callable[[Encoded], Tensor], encoded: Encoded, batch: int) -> Tensor:
+    """Return a row a text; the last batch is filled up with null records, whose rows are cut off."""
+    with torch.no_grad():
+        parts = [compute(encoded.rows(start, batch)) for start in range(0, encoded.count, batch)]
+    return torch.cat(parts)[: encoded.count]
 
 
 def _additive(mask: Tensor) -> Tensor:
