@@ -1,4 +1,4 @@
-"""Choose the optimiser's settings of examples/bbc-news.yaml on another, public corpus: Debian's package descriptions.
+"""Compare candidates for examples/bbc-news.yaml's settings on another, public corpus: Debian's package descriptions.
 
     apt-get -o Acquire::Languages=en update
     python -m benchmarks.tune
