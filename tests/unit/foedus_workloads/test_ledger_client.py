@@ -135,6 +135,7 @@ async def test_only_the_pinned_authority_counts(desk: Desk, tmp_path: Path, ca: 
     if ca == "other":
         ca = Authority.create().issue(tmp_path / "other", x509.DNSName("localhost")).ca.read_text("ascii")
     service = desk.client._service.model_copy(update={"ca": ca})
+    desk.answers = [ok()]
     with pytest.raises(kind):
         await LedgerClient(service, tmp_path / "token", SETTINGS).charge(0, 20.0)
     assert desk.asked == []
