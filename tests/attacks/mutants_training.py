@@ -49,18 +49,18 @@ TRAINING_MUTANTS = {
     ),
     "gradients-not-clipped": fails(
         f"{UNIT}/test_privacy_clipping.py::test_rows_are_scaled_to_the_clip_and_never_up",
-        Patch(f"{WORKLOADS}/privacy/clipping.py", "rows * factors[:, None]", "rows"),
+        Patch(f"{WORKLOADS}/privacy/clipping.py", "    rows *= (clip / np.maximum(norms, clip))[:, None]", "    ()"),
     ),
     "values-not-finite-pass": fails(
         f"{UNIT}/test_privacy_clipping.py::test_rows_are_scaled_to_the_clip_and_never_up",
-        Patch(f"{WORKLOADS}/privacy/clipping.py", "    rows[~np.isfinite(rows).all(axis=1)] = 0.0\n", ""),
+        Patch(f"{WORKLOADS}/privacy/clipping.py", "    rows[broken], norms[broken] = 0.0, 0.0\n", ""),
         shows="nan",
     ),
     "integer-norm-not-checked": fails(
         f"{UNIT}/test_privacy_quantise.py::test_a_row_is_rounded_and_refused_above_the_sensitivity",
         Patch(
             f"{WORKLOADS}/privacy/quantise.py",
-            "    integers[(integers * integers).sum(axis=1) > sensitivity * sensitivity] = 0\n",
+            '    integers[np.einsum("ij,ij->i", integers, integers) > sensitivity * sensitivity] = 0\n',
             "",
         ),
     ),

@@ -17,7 +17,13 @@ def clip_rows(gradients: npt.NDArray[np.floating], clip: float) -> Rows:
     A row is zeroed by its own content alone, so that one broken record changes nothing for the others.
     """
     rows = gradients.astype(np.float64)
-    rows[~np.isfinite(rows).all(axis=1)] = 0.0
-    norms = np.sqrt((rows * rows).sum(axis=1))  # float32 values squared cannot overflow float64
-    factors = clip / np.maximum(norms, clip)  # exactly 1 up to the clip, and never a division by zero
-    return np.asarray(rows * factors[:, None])
+    norms = row_norms(rows)  # float32 values squared cannot overflow float64: not finite means a value is not
+    broken = ~np.isfinite(norms)
+    rows[broken], norms[broken] = 0.0, 0.0
+    rows *= (clip / np.maximum(norms, clip))[:, None]  # exactly 1 up to the clip, and never a division by zero
+    return rows
+
+
+def row_norms(rows: Rows) -> npt.NDArray[np.float64]:
+    """Return each row's L2 norm; what is not finite or overflows gives a norm that is not finite."""
+    return np.asarray(np.sqrt(np.einsum("ij,ij->i", rows, rows)))

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from foedus_contract import limits
 from foedus_contract.errors import InvalidInput
+from foedus_workloads.privacy.clipping import row_norms
 
 Integers = npt.NDArray[np.int64]
 MAX_SENSITIVITY = 1 << 30  # a row whose float norm is at most 2Δ then has a squared norm below 2^63
@@ -27,12 +28,11 @@ def quantise_rows(clipped: npt.NDArray[np.float64], *, clip: float, grid_per_cli
             where="plan.privacy.gridPerClip",
             cure=f"it must be at most {MAX_SENSITIVITY}",
         )
-    scaled = np.rint(clipped * (grid_per_clip / clip))
-    scaled[~(np.abs(scaled) <= sensitivity).all(axis=1)] = 0.0  # also NaN; what is left squares without overflow
-    norms = np.sqrt((scaled * scaled).sum(axis=1))
-    scaled[norms > 2.0 * sensitivity] = 0.0  # certainly too long; what is left adds up without overflow
+    scaled = clipped * (grid_per_clip / clip)
+    np.rint(scaled, out=scaled)
+    scaled[~(row_norms(scaled) <= 2.0 * sensitivity)] = 0.0  # also NaN; what is left adds up without overflow
     integers = scaled.astype(np.int64)
-    integers[(integers * integers).sum(axis=1) > sensitivity * sensitivity] = 0
+    integers[np.einsum("ij,ij->i", integers, integers) > sensitivity * sensitivity] = 0
     return integers
 
 

@@ -3,7 +3,8 @@
 For a module y = W x + s·B(A x), with output gradient g at B's output and tokens t:
     dB = Σₜ g_t ⊗ (A x_t),   dA = Σₜ (Bᵀ g_t) ⊗ x_t;   for the head with input z: dW = g ⊗ (z − c), db' = β g,
 in the centred coordinates that `model` explains.
-One backward pass to the outputs of B and the logits serves a whole micro-batch; nothing is summed over examples.
+One backward pass to the active factor's outputs and the logits serves a whole micro-batch; nothing is summed over
+examples.
 """
 
 from __future__ import annotations
@@ -22,19 +23,18 @@ def example_gradients(model: AdaptedModel, factor: str, encoded: Encoded, labels
     """Return the cross-entropy gradient of every example as a row: examples × coordinates, float32."""
     with ExitStack() as stack:
         adapted = model.modules if factor != "None" else ()
-        inputs = [stack.enter_context(_stash(module.A)) for module in adapted]
-        middles = [stack.enter_context(_stash(module.B)) for module in adapted]
+        active = [stack.enter_context(_stash(module.A if factor == "A" else module.B)) for module in adapted]
         head = stack.enter_context(_stash(model.head))
         logits = model.logits(encoded)
     loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
-    *outputs, at_logits = torch.autograd.grad(loss, [*(middle["output"] for middle in middles), logits])
+    *outputs, at_logits = torch.autograd.grad(loss, [*(each["output"] for each in active), logits])
     with torch.no_grad():
         rows = []
-        for module, first, middle, gradient in zip(adapted, inputs, middles, outputs, strict=True):
-            if factor == "B":
-                rows.append(torch.bmm(gradient.transpose(1, 2), middle["input"][..., : module.rank]))
+        for module, each, gradient in zip(adapted, active, outputs, strict=True):
+            if factor == "A":
+                rows.append(torch.bmm(gradient[..., : module.rank].transpose(1, 2), each["input"]))
             else:
-                rows.append(torch.bmm((gradient @ module.trained("B")).transpose(1, 2), first["input"]))
+                rows.append(torch.bmm(gradient.transpose(1, 2), each["input"][..., : module.rank]))
         at_head = at_logits[:, :, None]
         rows.append(at_head * (head["input"] - model.centre)[:, None, :])
         rows.append(BIAS_SCALE * at_head)
