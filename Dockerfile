@@ -39,11 +39,12 @@ RUN --mount=type=bind,from=wheels,target=/wheels images/install-torch /opt/foedu
 RUN images/install-locked /opt/foedus images/workloads.txt \
     && if [ "${EXAMPLES}" = yes ]; then images/install-locked /opt/foedus images/examples.txt; fi
 
-# The project's own layer is the last and small one: a new version leaves the packages' layer as it is.
+# The project's own layers are the last and small ones: a new version leaves the packages' layer as it is. The wheel is
+# copied and stays: buildah cannot mount from a stage that it has in its cache.
 FROM ${BASE} AS operator
 COPY --from=operator-packages /opt/foedus /opt/foedus
-RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
-    python3 -m pip --python /opt/foedus/bin/python install --no-cache-dir --no-deps --no-index /wheel/*.whl
+COPY --from=wheel /wheel /wheel
+RUN python3 -m pip --python /opt/foedus/bin/python install --no-cache-dir --no-deps --no-index /wheel/*.whl
 ENV PATH=/opt/foedus/bin:/usr/local/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /
 USER 65532:65532
@@ -51,8 +52,8 @@ CMD ["python", "-m", "foedus_operator.main"]
 
 FROM ${BASE} AS workloads
 COPY --from=workloads-packages /opt/foedus /opt/foedus
-RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
-    python3 -m pip --python /opt/foedus/bin/python install --no-cache-dir --no-deps --no-index /wheel/*.whl
+COPY --from=wheel /wheel /wheel
+RUN python3 -m pip --python /opt/foedus/bin/python install --no-cache-dir --no-deps --no-index /wheel/*.whl
 ENV PATH=/opt/foedus/bin:/usr/local/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1
 WORKDIR /
 USER 65532:65532

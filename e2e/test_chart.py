@@ -1,48 +1,21 @@
 """The chart on a cluster with nodes: its pods get ready, lead and take over, and are closed but for what is used."""
 
-import os
-import subprocess
-from pathlib import Path
-
 import pytest
 import yaml
 
 from e2e.cluster.kubectl import wait_for
+from e2e.release import NAMESPACE, installed
+from e2e.targets import PROJECT
 
 pytestmark = pytest.mark.e2e
 
-ROOT = Path(__file__).parents[1]
-NAMESPACE = "foedus-system"
-POLICIES = ("ledger.foedus.dev", "kept.foedus.dev")
 CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 2)"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def release(target):
-    """The chart, in a namespace that insists on the restricted profile."""
-    kubectl = target.kubectl
-    kubectl("create", "namespace", NAMESPACE)
-    kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
-    repository, _, tag = target.image("operator").rpartition(":")
-    image = f"images.operator.repository={repository},images.operator.tag={tag}"
-    place = ("--namespace", NAMESPACE)
-    helm(target, "install", "foedus", str(ROOT / "charts/foedus"), *place, "--take-ownership", "--set", image)
-    yield
-    helm(target, "uninstall", "foedus", *place, "--wait")
-    for kind in ("validatingadmissionpolicybinding", "validatingadmissionpolicy"):
-        kubectl("delete", kind, *POLICIES)
-    kubectl("delete", "namespace", NAMESPACE, "--wait=false")
-
-
-def helm(target, *arguments):
-    environment = {**os.environ, "KUBECONFIG": str(target.kubectl.kubeconfig)}
-    done = subprocess.run([target.helm, *arguments], capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-def rolled_out(target, name):
-    arguments = ("rollout", "status", f"deployment/{name}", "--timeout=300s")
-    target.kubectl("-n", NAMESPACE, *arguments, seconds=330)
+    with installed(target) as found:
+        yield found
 
 
 def addresses(target, component):
@@ -50,25 +23,21 @@ def addresses(target, component):
     return [pod["status"]["podIP"] for pod in found["items"]]
 
 
-def holder(target):
-    return target.kubectl.get("-n", NAMESPACE, "lease", "foedus-operator")["spec"]["holderIdentity"].partition(".")[0]
-
-
 @pytest.mark.parametrize("name", ["foedus-operator", "foedus-ledger"])
-def test_both_replicas_get_ready_on_different_nodes(target, name):
-    rolled_out(target, name)
+def test_both_replicas_get_ready_on_different_nodes(target, release, name):
+    release.rolled_out(name)
     found = target.kubectl.get("-n", NAMESPACE, "pods", "-l", f"app.kubernetes.io/component={name[7:]}")
     assert len({pod["spec"]["nodeName"] for pod in found["items"]}) == 2
 
 
-def test_a_suspended_job_is_adopted_and_a_leader_that_goes_is_followed(target, probes):
-    rolled_out(target, "foedus-operator")
-    job = yaml.safe_load((ROOT / "examples/bbc-news.yaml").read_text("utf-8"))
+def test_a_suspended_job_is_adopted_and_a_leader_that_goes_is_followed(target, release, probes):
+    release.rolled_out("foedus-operator")
+    job = yaml.safe_load((PROJECT / "examples/bbc-news.yaml").read_text("utf-8"))
     job["spec"]["suspend"] = True
     adopted(target, probes, job, "before")
-    leader = holder(target)
+    leader = release.leader()
     target.kubectl("-n", NAMESPACE, "delete", "pod", leader, seconds=90)
-    wait_for("another leader", lambda: holder(target) not in ("", leader), 60)
+    wait_for("another leader", lambda: release.leader() not in ("", leader), 60)
     adopted(target, probes, job, "after")
 
 
@@ -79,9 +48,9 @@ def adopted(target, probes, job, name):
     wait_for("the job is adopted", lambda: target.kubectl(*read) == "Suspended", 60)
 
 
-def test_only_pods_of_jobs_reach_the_ledger_and_nobody_the_metrics(target, probes):
+def test_only_pods_of_jobs_reach_the_ledger_and_nobody_the_metrics(target, release, probes):
     for name in ("foedus-operator", "foedus-ledger"):
-        rolled_out(target, name)
+        release.rolled_out(name)
     probes.start("stranger")
     probes.start("silo", labels={"app.kubernetes.io/name": "foedus", "foedus.dev/job": "demo"})
     ledgers, operators = addresses(target, "ledger"), addresses(target, "operator")
@@ -99,8 +68,8 @@ def connects(probes, name, address, port):
 
 
 @pytest.mark.parametrize("name", ["foedus-operator", "foedus-ledger"])
-def test_a_pod_of_foedus_reaches_the_api_server_alone(target, probes, name):
-    rolled_out(target, name)
+def test_a_pod_of_foedus_reaches_the_api_server_alone(target, release, probes, name):
+    release.rolled_out(name)
     address = probes.serve("web")
     server = target.kubectl.get("-n", "default", "service", "kubernetes")["spec"]["clusterIP"]
     assert reaches(target, name, server, 443)

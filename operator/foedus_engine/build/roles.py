@@ -20,9 +20,10 @@ from foedus_engine.build.pods import (
     secret_mount,
 )
 
-# MiniLM with its cached activations takes about 1 GiB; half of a small node is left to its neighbours.
+# MiniLM with its cached activations takes about 1 GiB; half of a small node is left to its neighbours. A silo waits for
+# the others most of the time: it asks for a share of a processor, and takes what is free when it computes.
 DEFAULT_RESOURCES: Mapping[str, Any] = {
-    "requests": {"cpu": "1", "memory": "2Gi"},
+    "requests": {"cpu": "250m", "memory": "2Gi"},
     "limits": {"memory": "4Gi"},
 }
 

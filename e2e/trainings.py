@@ -1,0 +1,176 @@
+"""Training jobs on a cluster: silos' volumes on different nodes, budgets, and what the ledgers say afterwards."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from e2e.cluster.kubectl import PATIENCE, Kubectl, wait_for
+
+API_VERSION = "foedus.dev/v1alpha1"
+ENDED = ("Complete", "Failed")
+# A folder of every node: a claim for the base model that pods on all nodes may mount.
+SHARED = "/var/tmp/foedus-e2e"
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """A namespace in which jobs can train. `image` has a shell; the volumes are filled and read with it."""
+
+    kubectl: Kubectl
+    namespace: str
+    image: str
+
+    def apply(self, *objects: Mapping[str, Any]) -> None:
+        """Apply objects, in the namespace."""
+        placed = [{**one, "metadata": {**one["metadata"], "namespace": self.namespace}} for one in objects]
+        self.kubectl.apply(yaml.safe_dump_all(placed))
+
+    def get(self, kind: str, *name: str) -> dict[str, Any]:
+        """Return an object of the namespace, or the list of all."""
+        return self.kubectl.get("-n", self.namespace, kind, *name)
+
+    def status(self, job: str) -> dict[str, Any]:
+        """Return a job's status."""
+        return dict(self.get("federatedtrainingjob", job).get("status", {}))
+
+    def ended(self, job: str) -> dict[str, Any]:
+        """Return a job's status once it has ended, however it did."""
+        wait_for(f"the end of {job}", lambda: self.status(job).get("phase") in ENDED, pause=1)
+        return self.status(job)
+
+    def accounts(self) -> dict[str, dict[str, Any]]:
+        """Return the accounts of every budget, by the job's UID."""
+        budgets = self.get("privacybudgets")["items"]
+        return {one["metadata"]["name"]: one.get("status", {}).get("accounts", {}) for one in budgets}
+
+    def pods(self, job: str, role: str) -> list[dict[str, Any]]:
+        """Return the pods of a role, `coordinator` or a silo's name, oldest first."""
+        found = self.get("pods", "-l", f"batch.kubernetes.io/job-name={job}-{role}")["items"]
+        return sorted(found, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+
+    def events(self, pod: str) -> list[dict[str, Any]]:
+        """Return what a pod's process has reported so far; nothing while its node does not answer."""
+        done = self.kubectl.attempt("-n", self.namespace, "logs", pod)
+        lines = done.stdout.splitlines() if done.returncode == 0 else []
+        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+
+    def rounds(self, job: str) -> int:
+        """Return how many attempts the coordinator's latest pod has reported."""
+        pods = self.pods(job, "coordinator")
+        found = self.events(pods[-1]["metadata"]["name"]) if pods else []
+        return sum(event["event"] == "RoundFinished" for event in found)
+
+    @property
+    def nodes(self) -> list[str]:
+        """Return the names of all nodes."""
+        return [str(node["metadata"]["name"]) for node in self.kubectl.get("nodes")["items"]]
+
+    def fill(self, volumes: Path) -> None:
+        """Make a claim of each folder in `volumes`, on one node after the other; that of the base model is on all."""
+        nodes = self.nodes
+        folders = sorted(folder for folder in volumes.iterdir() if folder.name != "base")
+        self.apply(*(_claim(folder.name) for folder in folders))
+        self._share(volumes / "base")
+        for number, folder in enumerate(folders):
+            source = {"persistentVolumeClaim": {"claimName": folder.name}}
+            with self._holder(folder.name, source, nodes[number % len(nodes)]) as pod:
+                self._write(pod, folder)
+
+    def _share(self, folder: Path) -> None:
+        """Put the base model on every node, and make the claim `base` of it."""
+        place = f"{SHARED}/{self.namespace}"
+        for number, node in enumerate(self.nodes):
+            source = {"hostPath": {"path": place, "type": "DirectoryOrCreate"}}
+            with self._holder(f"base-{number}", source, node) as pod:
+                self._write(pod, folder)
+        self.kubectl.apply(yaml.safe_dump(_shared_volume(self.namespace, place)))
+        spec = {"accessModes": ["ReadWriteMany"], "storageClassName": "", "volumeName": self.namespace}
+        self.apply({**_claim("base"), "spec": {**_claim("base")["spec"], **spec}})
+
+    def download(self, claim: str, folder: Path) -> None:
+        """Write what lies in a claim into a folder of this machine."""
+        with self._holder("reader", {"persistentVolumeClaim": {"claimName": claim}}) as pod:
+            packed = self.kubectl("-n", self.namespace, "exec", pod, "--", "sh", "-c", "tar -c -C /volume . | base64")
+        with tarfile.open(fileobj=io.BytesIO(base64.b64decode(packed))) as archive:
+            archive.extractall(folder, filter="data")
+
+    def clear(self) -> None:
+        """Remove what is not in the namespace."""
+        for number, node in enumerate(self.nodes):
+            with self._holder(f"base-{number}", {"hostPath": {"path": SHARED}}, node) as pod:
+                self.kubectl("-n", self.namespace, "exec", pod, "--", "rm", "-rf", f"/volume/{self.namespace}")
+        self.kubectl("delete", "persistentvolume", self.namespace, "--wait=false")
+
+    def _write(self, pod: str, folder: Path) -> None:
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as archive:
+            archive.add(folder, ".")
+        unpack = ("sh", "-c", "base64 -d | tar -x -o -C /volume && chmod -R a+rX /volume")
+        text = base64.b64encode(packed.getvalue()).decode("ascii")
+        self.kubectl("-n", self.namespace, "exec", "-i", pod, "--", *unpack, stdin=text)
+
+    @contextmanager
+    def _holder(self, name: str, source: Mapping[str, Any], node: str = "") -> Iterator[str]:
+        """Yield a pod that has a volume mounted at /volume. It is root: folders of a node are."""
+        spec: dict[str, Any] = {
+            "terminationGracePeriodSeconds": 0,
+            "automountServiceAccountToken": False,
+            "securityContext": {"runAsUser": 0},
+            "containers": [
+                {
+                    "name": "holder",
+                    "image": self.image,
+                    "command": ["sleep", "100000"],
+                    "volumeMounts": [{"name": "volume", "mountPath": "/volume"}],
+                }
+            ],
+            "volumes": [{"name": "volume", **source}],
+        }
+        # A selector and no nodeName: the scheduler binds the claim.
+        if node:
+            spec["nodeSelector"] = {"kubernetes.io/hostname": node}
+        pod = f"holder-{name}"
+        self.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod}, "spec": spec})
+        ready = ("wait", "--for=condition=Ready", f"pod/{pod}", f"--timeout={PATIENCE}s")
+        self.kubectl("-n", self.namespace, *ready, seconds=2 * PATIENCE)
+        yield pod
+        self.kubectl("-n", self.namespace, "delete", "pod", pod, "--now")
+
+
+def budget(name: str, file_digest: str, records: int, labels: Iterable[str], epsilon: float = 1.0) -> dict[str, Any]:
+    """Return the manifest of a budget."""
+    spec = {
+        "dataset": {"digest": file_digest, "records": records},
+        "epsilon": epsilon,
+        "delta": 1e-4,
+        "labels": list(labels),
+    }
+    return {"apiVersion": API_VERSION, "kind": "PrivacyBudget", "metadata": {"name": name}, "spec": spec}
+
+
+def _claim(name: str) -> dict[str, Any]:
+    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "10Mi"}}}
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec}
+
+
+def _shared_volume(namespace: str, place: str) -> dict[str, Any]:
+    """Return a volume of every node, for the claim `base` alone; it stays when that goes, and holds no data."""
+    spec = {
+        "capacity": {"storage": "10Mi"},
+        "accessModes": ["ReadWriteMany"],
+        "storageClassName": "",
+        "persistentVolumeReclaimPolicy": "Retain",
+        "hostPath": {"path": place, "type": "Directory"},
+        "claimRef": {"namespace": namespace, "name": "base"},
+    }
+    return {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": namespace}, "spec": spec}
