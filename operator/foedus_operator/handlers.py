@@ -27,6 +27,8 @@ from foedus_engine.decide.plan import ObjectKey
 
 # A session is made anew long before a projected ServiceAccount token, which lives for an hour, has to be exchanged.
 LOGIN_SECONDS = 600.0
+# Peers are not looked for, but without a name kopf asks who the user is, and the user of a pod has no name.
+PEER: Any = names.OPERATOR
 FINALIZER = f"{names.API_GROUP}/finalizer"  # never set; pinned, since a change later would touch every object
 
 
@@ -84,6 +86,7 @@ async def run_watches(
         tasks = await kopf.spawn_tasks(
             registry=build_registry(feed, watched, log_in, pulse),
             settings=build_settings(watched),
+            identity=PEER,
             clusterwide=not namespaces,
             namespaces=list(namespaces),
         )
