@@ -156,7 +156,7 @@ nightly-tests: $(STAMP)
 nightly-simulation: $(STAMP)
 	$(MAKE) simulation ROUNDS=$(NIGHTLY_ROUNDS)
 nightly-benchmarks: $(STAMP)
-	OPS=1000000 $(BIN)/python -m benchmarks.run --all
+	OPS=1000000 RUNS=50 $(BIN)/python -m benchmarks.run --all
 
 # The names of what an image gets; versions and hashes stay in the lock.
 names = env -u PIP_FIND_LINKS $(BIN)/uv pip compile --quiet $(1) --constraint $(BUILD)/pins.txt --python-version 3.11 \

@@ -64,11 +64,11 @@ class Trainings:
         lines = done.stdout.splitlines() if done.returncode == 0 else []
         return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
 
-    def rounds(self, job: str) -> int:
-        """Return how many attempts the coordinator's latest pod has reported."""
+    def round(self, job: str) -> int:
+        """Return how many rounds the coordinator has finished, by its own report; it need not be in the status yet."""
         pods = self.pods(job, "coordinator")
         found = self.events(pods[-1]["metadata"]["name"]) if pods else []
-        return sum(event["event"] == "RoundFinished" for event in found)
+        return max((event["round"] + 1 for event in found if event.get("applied")), default=0)
 
     @property
     def nodes(self) -> list[str]:

@@ -204,20 +204,37 @@ async def test_a_silo_that_falls_silent_is_lost_and_may_come_back(tmp_path: Path
     assert await world.next(Lost) == Lost("a")
 
 
+class Listening:
+    """A silo's session, and a coordinator that looks for silence."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.sessions = Sessions(["a"], plan_digest=PLAN, clock=lambda: self.now)
+        self.sessions.join("a", join_of("a"), session="s" * 16)
+        self.session = self.sessions.find("a", session="s" * 16, incarnation=0)
+
+    def look(self, *, after: float = 1.0, times: int = 1) -> bool:
+        """Look for silence, and say whether the silo is still there."""
+        for _ in range(times):
+            self.now += after
+            self.sessions.lose_silent(10, pause=1.0)
+        return self.sessions.present == {"a"}
+
+
 def test_silence_counts_only_without_an_open_request() -> None:
-    now = [0.0]
-    sessions = Sessions(["a"], plan_digest=PLAN, clock=lambda: now[0])
-    sessions.join("a", join_of("a"), session="s" * 16)
-    session = sessions.find("a", session="s" * 16, incarnation=0)
-    with sessions.request(session):
-        now[0] = 100.0
-        sessions.lose_silent(10)
-        assert sessions.present == {"a"}
-    sessions.lose_silent(10)
-    now[0] = 110.1
-    assert sessions.present == {"a"}
-    sessions.lose_silent(10)
-    assert sessions.present == frozenset()
+    world = Listening()
+    assert world.look(times=9)
+    with world.sessions.request(world.session):
+        assert world.look(times=100)
+    assert world.look(times=10)
+    assert not world.look()
+
+
+def test_a_standstill_of_the_coordinator_is_no_silence_of_the_silos() -> None:
+    world = Listening()
+    assert world.look(after=1000.0)
+    assert world.look(times=8)
+    assert not world.look()
 
 
 @asynccontextmanager

@@ -47,7 +47,8 @@ class ServerSettings:
 
     poll_seconds: float = 20.0  # below the idle limit of common proxies (30 s and more)
     body_seconds: float = 60.0  # a 64 MiB vector then needs 1.1 MB/s
-    silence_seconds: float = 15.0  # a silo always has a poll open, so this covers a pause of its event loop
+    # A silo always has a poll open, and dials anew for each: its event loop pauses, a name server answers late.
+    silence_seconds: float = 30.0
     handshake_seconds: float = 10.0
     idle_seconds: float = 15.0  # a connection on which no request is under way; headers come in one piece
 
@@ -141,9 +142,10 @@ class SiloServer:
             ) from error
 
     async def _sweep(self, server: web.Server) -> None:
+        pause = min(1.0, self._settings.silence_seconds / 4)
         while True:
-            await asyncio.sleep(min(1.0, self._settings.silence_seconds / 4))
-            self._sessions.lose_silent(self._settings.silence_seconds)
+            await asyncio.sleep(pause)
+            self._sessions.lose_silent(self._settings.silence_seconds, pause=pause)
             self._close_surplus(server)
 
     def _close_surplus(self, server: web.Server) -> None:

@@ -36,7 +36,7 @@ class Session:
     """One silo's open session: its mailbox, and what tells whether the process is still there."""
 
     mailbox: Mailbox
-    last_seen: float
+    silent_seconds: float = 0.0  # since a request was open
     open_requests: int = 0
     polls: int = 0  # a newer poll ends an older one
     posting: bool = False
@@ -53,6 +53,7 @@ class Sessions:
         self._silos = frozenset(silos)
         self._plan_digest = plan_digest
         self._clock = clock
+        self._looked = clock()  # for silent silos
         self._open: dict[str, Session] = {}
         self._fences: dict[str, int] = {}  # the highest incarnation that each silo has shown
 
@@ -103,7 +104,7 @@ class Sessions:
         self.check_room(silo)
         self.lose(silo)
         self._fences[silo] = message.incarnation
-        self._open[silo] = Session(Mailbox(session, message.incarnation), self._clock())
+        self._open[silo] = Session(Mailbox(session, message.incarnation))
         self._put(Joined(silo, message))
 
     def take(self, silo: str, session: Session, sequence: int, message: SiloMessage, payload: bytes) -> None:
@@ -134,22 +135,29 @@ class Sessions:
             session.news.set()
             self._events.put_nowait(Lost(silo))
 
-    def lose_silent(self, seconds: float) -> None:
-        """End the sessions of the silos that have had no open request for `seconds`."""
+    def lose_silent(self, seconds: float, *, pause: float) -> None:
+        """End the sessions of the silos that have had no open request for `seconds`; to be called `pause` apart.
+
+        What lies between two calls beyond twice that was this process's own standstill: it has heard nobody then, so it
+        is no silo's silence.
+        """
         now = self._clock()
+        heard = min(now - self._looked, 2 * pause)
+        self._looked = now
         for silo, session in list(self._open.items()):
-            if session.open_requests == 0 and now - session.last_seen > seconds:
+            session.silent_seconds = 0.0 if session.open_requests else session.silent_seconds + heard
+            if session.silent_seconds > seconds:
                 self.lose(silo)
 
     @contextmanager
     def request(self, session: Session) -> Iterator[None]:
-        """Count a request of the silo as a sign of life while it is open, and note when it ended."""
+        """Count a request of the silo as a sign of life while it is open; silence counts from its end."""
         session.open_requests += 1
         try:
             yield
         finally:
             session.open_requests -= 1
-            session.last_seen = self._clock()
+            session.silent_seconds = 0.0
 
     def _handed_over(self, event: TransportEvent) -> TransportEvent:
         if not isinstance(event, Lost):
