@@ -84,11 +84,11 @@ def test_a_job_trains_on_three_nodes_as_foedus_run_does_on_one_machine(trainings
     assert (status["phase"], status["round"], status["rounds"], status["clients"]) == ("Complete", 2, 2, "4/4")
     assert conditions(status) == {
         "Accepted": ("True", "Accepted"),
-        "BudgetAvailable": ("True", "Released"),
+        "BudgetAvailable": ("False", "Released"),
+        "Suspended": ("False", "NotSuspended"),
         "QuorumReached": ("True", "SilosJoined"),
         "Ready": ("True", "Finished"),
         "Complete": ("True", "AllRounds"),
-        "Failed": ("False", "InProgress"),
     }
     assert_loads(trainings, small, tmp_path)
 

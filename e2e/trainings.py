@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,22 +79,27 @@ class Trainings:
 
     def fill(self, volumes: Path) -> None:
         """Make a claim of each folder in `volumes`, on one node after the other; that of the base model is on all."""
-        nodes = self.nodes
         folders = sorted(folder for folder in volumes.iterdir() if folder.name != "base")
         self.apply(*(_claim(folder.name) for folder in folders))
         self._share(volumes / "base")
-        for number, folder in enumerate(folders):
+
+        def fill_one(folder: Path, node: str) -> None:
             source = {"persistentVolumeClaim": {"claimName": folder.name}}
-            with self._holder(folder.name, source, nodes[number % len(nodes)]) as pod:
+            with self._holder(folder.name, source, node) as pod:
                 self._write(pod, folder)
+
+        self._each(fill_one, folders, itertools.cycle(self.nodes))
 
     def _share(self, folder: Path) -> None:
         """Put the base model on every node, and make the claim `base` of it."""
         place = f"{SHARED}/{self.namespace}"
-        for number, node in enumerate(self.nodes):
+
+        def share_one(node: str) -> None:
             source = {"hostPath": {"path": place, "type": "DirectoryOrCreate"}}
-            with self._holder(f"base-{number}", source, node) as pod:
+            with self._holder(f"base-{node}", source, node) as pod:
                 self._write(pod, folder)
+
+        self._each(share_one, self.nodes)
         self.kubectl.apply(yaml.safe_dump(_shared_volume(self.namespace, place)))
         spec = {"accessModes": ["ReadWriteMany"], "storageClassName": "", "volumeName": self.namespace}
         self.apply({**_claim("base"), "spec": {**_claim("base")["spec"], **spec}})
@@ -106,10 +113,19 @@ class Trainings:
 
     def clear(self) -> None:
         """Remove what is not in the namespace."""
-        for number, node in enumerate(self.nodes):
-            with self._holder(f"base-{number}", {"hostPath": {"path": SHARED}}, node) as pod:
+
+        def clear_one(node: str) -> None:
+            with self._holder(f"base-{node}", {"hostPath": {"path": SHARED}}, node) as pod:
                 self.kubectl("-n", self.namespace, "exec", pod, "--", "rm", "-rf", f"/volume/{self.namespace}")
+
+        self._each(clear_one, self.nodes)
         self.kubectl("delete", "persistentvolume", self.namespace, "--wait=false")
+
+    @staticmethod
+    def _each(work: Callable[..., None], *arguments: Iterable[Any]) -> None:
+        """Do the work for each, at the same time."""
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(work, *arguments))
 
     def _write(self, pod: str, folder: Path) -> None:
         packed = io.BytesIO()

@@ -34,14 +34,18 @@ def make_status(
 
 
 def progress_fields(job: FederatedTrainingJob, observed: Observed) -> dict[str, Any]:
-    """Return what the progress events say: rounds, silos, and the ε that was spent, which never falls."""
+    """Return what the progress events say: silos, and rounds and spent ε, which never fall.
+
+    A coordinator that is killed takes its report along; the next one goes on from there and tells only of what follows.
+    """
     finished = [event for event in observed.progress if isinstance(event, RoundFinished)]
     before = float(observed.meta.status.get("epsilonSpent", 0.0))
     result = observed.result
+    rounds = [int(observed.meta.status.get("round", 0)), *(event.round + 1 for event in finished if event.applied)]
     spent = [before, *(event.epsilon_spent for event in finished), result.epsilon_spent if result else 0.0]
     return {
         # A coordinator that died between its journal and its report leaves a gap; rounds come in order.
-        "round": result.rounds if result else max((event.round + 1 for event in finished if event.applied), default=0),
+        "round": result.rounds if result else max(rounds),
         "rounds": job.spec.training.rounds,
         "clients": f"{silos_in(observed)}/{len(job.spec.clients)}",
         "epsilonSpent": max(spent),

@@ -456,12 +456,12 @@ def test_progress_shows_rounds_silos_and_epsilon() -> None:
     assert condition(plan, "QuorumReached") == ("True", "SilosJoined")
 
 
-def test_epsilon_spent_never_falls() -> None:
-    before = meta({"phase": "Training", "epsilonSpent": 0.7, "startTime": "2026-03-01T11:59:00Z"})
+def test_rounds_and_epsilon_spent_never_fall() -> None:
+    before = meta({"phase": "Training", "round": 2, "epsilonSpent": 0.7, "startTime": "2026-03-01T11:59:00Z"})
     plan = decide(running(meta=before, progress=(started(), finished_round(0, 0.3))))
 
     assert plan.status is not None
-    assert plan.status["epsilonSpent"] == 0.7
+    assert (plan.status["round"], plan.status["epsilonSpent"]) == (2, 0.7)
 
 
 @pytest.mark.parametrize(
