@@ -17,6 +17,10 @@ HIERARCHIES = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blki
 # Those that a node's daemons enter.
 ENTERED = ("pids", "memory", "cpu", "cpuacct")
 
+# The control plane's weight, where a node has 1024. A group weighs as much as twenty processes that are nice: beside it
+# the API server of such a harness would not answer while pods compute, which on a real cluster are on other machines.
+CONTROL_PLANE_SHARES = 4096
+
 
 def check_machine() -> None:
     """Refuse a machine on which the nodes cannot work, and say what can."""
@@ -31,6 +35,18 @@ def check_machine() -> None:
 def group_folder(hierarchy: str, group: str) -> Path:
     """Return where a hierarchy shows a group."""
     return CGROUP_ROOT / hierarchy / group.strip("/")
+
+
+def control_plane_group(layout: Layout) -> Path:
+    """Return the group that the control plane's processes enter."""
+    return group_folder("cpu", f"{layout.name}/control-plane")
+
+
+def make_control_plane_group(layout: Layout) -> None:
+    """Make that group, with its weight."""
+    folder = control_plane_group(layout)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "cpu.shares").write_text(str(CONTROL_PLANE_SHARES))
 
 
 def make_cgroups(node: Node) -> None:

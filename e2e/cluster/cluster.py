@@ -65,6 +65,7 @@ class Cluster:
             ensure_keys(self.layout, datetime.now(UTC))
             if self.layout.with_nodes:
                 cgroups.check_machine()
+                cgroups.make_control_plane_group(self.layout)
                 settings.save_and_set(self.layout)
                 network.make_network(self.layout)
                 mounts.make_handles(self.layout)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from e2e.cluster.cgroups import control_plane_group
 from e2e.cluster.files import write_changed
 from e2e.cluster.layout import API_PORT, Layout
 from e2e.cluster.processes import Daemon
@@ -51,6 +52,7 @@ def control_plane(layout: Layout, programs: Mapping[str, Path], path: str) -> di
             record=layout.registration / "daemons" / f"{name}.json",
             log=layout.logs / f"{name}.log",
             environment={"PATH": path, "HOME": str(layout.folder)},
+            cgroups=(control_plane_group(layout),) if layout.with_nodes else (),
         )
         for name in CONTROL_PLANE
     }
