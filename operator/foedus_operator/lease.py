@@ -164,7 +164,7 @@ class Lease:
                 version = written["metadata"]["resourceVersion"]
                 self._candidate = self._candidate.wrote(wish, version, sent=sent, now=self._clock())
         except (Busy, Conflict, AlreadyExists, Forbidden, TimeoutError) as error:
-            _logger.warning("the lease was not renewed: %s", error or "no answer in time")
+            _logger.warning("the lease was not renewed: %s", str(error) or "no answer in time")
 
     async def _write(self, record: LeaseRecord, version: str) -> Object:
         manifest = _build(self._key, record, version)
