@@ -2,8 +2,8 @@
 
 1. A cluster of three nodes, the chart, four silos with a tiny base model.
 2. Each run submits a job and waits for a seeded moment: so many seconds after the coordinator's first round, or before.
-3. The victim dies: a process gets SIGKILL and is started again, a pod is deleted without grace, a node is drained and
-   opened again, or it is cut off, its pods are deleted by force, and its cable is put back.
+3. The victim dies: a process gets SIGKILL and is started again, a pod is deleted with a second of grace, a node is
+   drained and opened again, or it is cut off, its pods are deleted by force, and its cable is put back.
 4. The job must end within PATIENCE: Complete, or Failed with a reason. Of each silo, by its own journal: what it has
    uploaded was charged, and nothing was charged that it had not begun to release. All accounts are closed.
 
@@ -155,7 +155,7 @@ def ledger_fault(made: World, name: str, silo: str, account: Mapping[str, Any]) 
 
 
 def kill_pod(made: World, namespace: str, pod: str) -> None:
-    """Delete a pod without grace; its processes get SIGKILL."""
+    """Delete a pod; its processes get SIGKILL after a second."""
     made.trainings.kubectl("-n", namespace, "delete", "pod", pod, "--now", "--wait=false")
 
 

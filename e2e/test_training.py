@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, BertForSequenceClassification
 
 from e2e.cluster.kubectl import wait_for
 from e2e.release import NAMESPACE, installed
-from e2e.trainings import Trainings, budget
+from e2e.trainings import JOB_SECONDS, Trainings, budget
 from foedus_workloads.training.data import read_records
 from support.small_job import LABELS, SILOS, build_small_job
 
@@ -65,8 +65,8 @@ def conditions(status):
 
 def test_a_job_trains_on_three_nodes_as_foedus_run_does_on_one_machine(trainings, small, tmp_path):
     submit(trainings, small, "whole")
-    condition = ("wait", "federatedtrainingjob/whole", "--for=condition=Complete", "--timeout=300s")
-    trainings.kubectl("-n", trainings.namespace, *condition, seconds=330)
+    condition = ("wait", "federatedtrainingjob/whole", "--for=condition=Complete", f"--timeout={JOB_SECONDS}s")
+    trainings.kubectl("-n", trainings.namespace, *condition, seconds=JOB_SECONDS + 30)
     status = trainings.status("whole")
     nodes = {pod["spec"]["nodeName"] for silo in SILOS for pod in trainings.pods("whole", silo)}
     assert len(nodes) == 3
@@ -134,7 +134,7 @@ def latest_pod(trainings, job, role):
 
 
 def kill(trainings, namespace, pod):
-    """End a pod's processes at once, and its object."""
+    """Delete a pod; its processes get SIGKILL after a second."""
     trainings.kubectl("-n", namespace, "delete", "pod", pod, "--now", "--wait=false")
 
 

@@ -20,6 +20,7 @@ from e2e.cluster.kubectl import PATIENCE, Kubectl, wait_for
 
 API_VERSION = "foedus.dev/v1alpha1"
 ENDED = ("Complete", "Failed")
+JOB_SECONDS = 900  # it only ends what would never end: five pods load a training framework, on a machine that is busy
 # A folder of every node: a claim for the base model that pods on all nodes may mount.
 SHARED = "/var/tmp/foedus-e2e"
 
@@ -47,7 +48,7 @@ class Trainings:
 
     def ended(self, job: str) -> dict[str, Any]:
         """Return a job's status once it has ended, however it did."""
-        wait_for(f"the end of {job}", lambda: self.status(job).get("phase") in ENDED, pause=1)
+        wait_for(f"the end of {job}", lambda: self.status(job).get("phase") in ENDED, JOB_SECONDS, pause=1)
         return self.status(job)
 
     def accounts(self) -> dict[str, dict[str, Any]]:

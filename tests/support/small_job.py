@@ -16,7 +16,6 @@ from foedus_engine.decide.plan import BudgetKey
 from foedus_ledger.records import BudgetSpec
 from foedus_ledger.sqlite import SqliteLedger
 from foedus_workloads.training.data import Record, read_records, write_records
-from support.tiny_bert import write_tiny_bert
 
 SILOS = ("silo-1", "silo-2", "silo-3", "silo-4")
 LABELS = ("one", "two")
@@ -87,6 +86,8 @@ class SmallJob:
 
 def build_small_job(root: Path) -> SmallJob:
     """Write data, base model and budgets below `root`."""
+    from .tiny_bert import write_tiny_bert  # it loads a training framework
+
     world = SmallJob(root)
     write_tiny_bert(root / "volumes/base/model")
     for silo in SILOS:
