@@ -34,6 +34,17 @@ def test_a_started_daemon_runs_under_the_recorded_number(sleeper):
     assert sleeper.running
 
 
+def test_a_daemon_keeps_none_of_the_harness_files_open(tmp_path):
+    one = daemon(tmp_path, "sleep", "1000")
+    with (tmp_path / "lock").open("w") as lock:
+        os.set_inheritable(lock.fileno(), True)
+        one.start()
+    pid = read_record(one.record).pid
+    wait_for("sleep", lambda: Path(f"/proc/{pid}/comm").read_text() == "sleep\n")
+    assert sorted(os.listdir(f"/proc/{pid}/fd")) == ["0", "1", "2"]
+    one.stop()
+
+
 def test_a_second_start_leaves_the_first_process(sleeper):
     before = read_record(sleeper.record)
     sleeper.start()

@@ -95,11 +95,14 @@ class Daemon:
         return ["/bin/sh", "-c", LAUNCH, self.name, *entries, "--", *self.argv]
 
     def _files(self, ready: int) -> list[tuple[int, ...] | tuple[int, int, str, int, int]]:
+        """Return what becomes of the descriptors; what the harness inherited, a lock for instance, is not passed on."""
         append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        others = [number for number in map(int, os.listdir("/proc/self/fd")) if number > 2]
         return [
             (os.POSIX_SPAWN_DUP2, ready, 0),
             (os.POSIX_SPAWN_OPEN, 1, str(self.log), append, 0o600),
             (os.POSIX_SPAWN_DUP2, 1, 2),
+            *((os.POSIX_SPAWN_CLOSE, number) for number in others),
         ]
 
 
