@@ -11,15 +11,19 @@ from types import MappingProxyType
 
 import click
 
+from foedus.options import PLUGIN_NAME
 from foedus_contract.errors import FoedusError, describe_defect
 from foedus_contract.exit_codes import ExitCode
 
 # Where each command lives. `foedus --help` and `foedus data split` must not wait for the engine to be imported.
 COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
+        "adapter": ("foedus.adapter:adapter", "Fetch the adapter that a job on a cluster has made."),
         "budget": ("foedus.budget:budget", "Make and show a silo's privacy budget."),
         "data": ("foedus.data:data", "Prepare example data."),
         "delete": ("foedus.delete:delete", "Remove a job; give back what it has not spent."),
+        "get": ("foedus.get:get", "Show the jobs and budgets of a cluster."),
+        "logs": ("foedus.logs:logs", "Show what the processes of a job on a cluster say."),
         "report": ("foedus.report.command:report", "Make the report in a result folder again."),
         "run": ("foedus.run:run", "Run manifests on this machine."),
     }
@@ -62,9 +66,18 @@ def version() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every failure is one line on stderr and an exit code of the contract."""
+    _run(arguments, "foedus")
+
+
+def plugin(arguments: list[str] | None = None) -> None:
+    """Run the command line as `kubectl foedus`: what may be about a state folder or a cluster is about a cluster."""
+    _run(arguments, PLUGIN_NAME)
+
+
+def _run(arguments: list[str] | None, name: str) -> None:
     # What a person must know the commands say; a library's log lines, and their tracebacks, would stand between.
     logging.getLogger().addHandler(logging.NullHandler())
-    sys.exit(int(_exit_code(arguments)))
+    sys.exit(int(_exit_code(arguments, name)))
 
 
 def _one_line(error: click.ClickException) -> str:
@@ -74,9 +87,9 @@ def _one_line(error: click.ClickException) -> str:
     return f"{said.rstrip('.')}; see: {context.command_path} --help" if context else said
 
 
-def _exit_code(arguments: list[str] | None) -> int:
+def _exit_code(arguments: list[str] | None, name: str) -> int:
     try:
-        cli.main(args=arguments, prog_name="foedus", standalone_mode=False)
+        cli.main(args=arguments, prog_name=name, standalone_mode=False)
     except FoedusError as error:
         click.echo(f"error: {error}", err=True)
         return error.code
