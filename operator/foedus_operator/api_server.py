@@ -254,7 +254,8 @@ def _fault(status: int, content: bytes, path: str) -> FoedusError:
         kind = AlreadyExists if said.get("reason") == "AlreadyExists" else Conflict
         return kind(message, where=path, cure="read it again")
     if status == 401 or 'User "system:anonymous"' in message:
-        return Unauthenticated("the API server does not know who asks", where=path, cure="log in to the cluster again")
+        cure = "see whether the credentials have expired"
+        return Unauthenticated("the API server does not know who asks", where=path, cure=cure)
     if status == 403:
         return Forbidden(message, where=path, cure="see whether rights, quota and namespace allow it")
     if status in {408, 410, 429} or status >= 500:
