@@ -103,7 +103,7 @@ class ApiServer:
 
         Each message is binary: the number of its channel in the first byte, then what was said there.
         """
-        _, url, headers, *_ = await self._serialize("GET", path, dict(query), None, "application/json")
+        _, url, headers, *_ = await self._serialize("GET", path, dict(query), None, "application/json", accept="*/*")
         rest = self._client.rest_client
         session = rest.pool_manager or rest._create_pool_manager()
         rest.pool_manager = session
@@ -149,12 +149,20 @@ class ApiServer:
         serialized = await self._serialize(verb, path, query, body, content_type)
         return await self._client.call_api(*serialized, _request_timeout=limit)
 
-    async def _serialize(self, verb: Verb, path: str, query: dict[str, str], body: Any, content_type: str) -> Any:
+    async def _serialize(
+        self,
+        verb: Verb,
+        path: str,
+        query: dict[str, str],
+        body: Any,
+        content_type: str,
+        accept: str = "application/json",  # what streams answers 406 to it
+    ) -> Any:
         return await self._client.param_serialize(
             verb,
             path,
             query_params=list(query.items()),
-            header_params={"Accept": "application/json", "Content-Type": content_type},
+            header_params={"Accept": accept, "Content-Type": content_type},
             body=None if body is None else dict(body),
             auth_settings=["BearerToken"],
         )

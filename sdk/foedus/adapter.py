@@ -106,7 +106,8 @@ async def _download(
         await asyncio.to_thread(drop_old_report, out, display)
         await asyncio.to_thread(_move, Path(scratch), out)
     status, source = stored["status"], session.report_source()
-    record = await find_record(source, job, status, good_ending(status, datetime.now(UTC)), display)
+    ending, gone = good_ending(status, datetime.now(UTC)), "no report: the plan or the logs that it needs are gone"
+    record = await find_record(source, job, status, ending, display, nothing=gone)
     page = await save_report(source, job, record, out, display)
     say_result(status, out, page, display)
 

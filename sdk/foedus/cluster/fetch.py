@@ -51,15 +51,15 @@ async def fetch(session: Session, pod: Manifest, folder: Path, *, expected: str,
 
 async def _until_started(session: Session, key: ObjectKey, note: Note) -> None:
     loop = asyncio.get_running_loop()
-    deadline, said = loop.time() + START_SECONDS, ""
+    deadline, said = loop.time() + START_SECONDS, set[str]()
     while not has_started(pod := await session.get(key)):
         waits = what_it_waits_for(pod)
-        if waits != said:
+        if waits not in said:  # a kubelet alternates between two words for one image that it does not get
             note(f"waiting for the pod {key.name}: {waits}")
         if loop.time() > deadline:
             cure = "mend that, or name another image with --image; then try again"
             raise Unavailable(f"the pod that reads the volume does not start: {waits}", where=key.name, cure=cure)
-        said = waits
+        said.add(waits)
         await asyncio.sleep(LOOK_SECONDS)
 
 

@@ -38,14 +38,26 @@ def bad_ending(error: BaseException, now: datetime) -> Ending:
 
 
 async def find_record(
-    source: Source, job: FederatedTrainingJob, status: Mapping[str, Any], ending: Ending, display: Display
+    source: Source,
+    job: FederatedTrainingJob,
+    status: Mapping[str, Any],
+    ending: Ending,
+    display: Display,
+    *,
+    nothing: str = "",
 ) -> RunRecord | None:
-    """Return the run's record, to be taken before anything of the job is removed; None when it never trained."""
+    """Return the run's record, to be taken before anything of the job is removed; None when it never trained.
+
+    `nothing` is noted then.
+    """
     try:
-        return await gather_record(source, job, status, ending)
+        record = await gather_record(source, job, status, ending)
     except FoedusError as error:
         display.note("NoReport", f"no report could be made: {error}")
         return None
+    if record is None and nothing:
+        display.note("NoReport", nothing)
+    return record
 
 
 async def save_report(
