@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from foedus.cluster.reader import SUFFIX_BYTES, reader_settings
-from foedus.cluster.target import Target, on_cluster, run_on_cluster
+from foedus.cluster.target import OBJECT_NAME, Target, on_cluster, run_on_cluster
 from foedus.display import Display, JsonDisplay, PlainDisplay
 from foedus.result import drop_old_report, result_folder, say_result
 from foedus_contract.errors import InvalidInput, Unavailable
@@ -39,7 +39,7 @@ def adapter() -> None:
 
 
 @adapter.command()
-@click.argument("job")
+@click.argument("job", type=OBJECT_NAME)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the adapter.")
 @click.option("--image", help="Image of the pod that reads the volume.  [default: the job's own]")
 @click.option(

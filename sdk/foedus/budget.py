@@ -12,7 +12,7 @@ import click
 import yaml
 from pydantic.alias_generators import to_camel
 
-from foedus.cluster.target import Place, in_place, is_plugin, run_on_cluster
+from foedus.cluster.target import OBJECT_NAME, Place, in_place, is_plugin, run_on_cluster
 from foedus.options import command, namespace_option, state_option
 from foedus.overlap import Draft, check_overlap, keep_hashes
 from foedus.reconcile import reconcile
@@ -183,7 +183,7 @@ output_option = click.option(
 
 
 @budget.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, type=OBJECT_NAME)
 @output_option
 @in_place
 def show(place: Place, name: str | None, output: str) -> None:

@@ -12,7 +12,7 @@ import click
 from foedus import table
 from foedus.cluster import rows
 from foedus.cluster.rows import KINDS, Kind
-from foedus.cluster.target import Target, everywhere, on_cluster, run_on_cluster
+from foedus.cluster.target import OBJECT_NAME, Target, everywhere, on_cluster, run_on_cluster
 from foedus_engine import names
 from foedus_engine.cluster.protocol import Object
 from foedus_engine.decide.plan import ObjectKey
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("kind", required=False)
-@click.argument("name", required=False)
+@click.argument("name", required=False, type=OBJECT_NAME)
 @click.option("-A", "--all-namespaces", "every", is_flag=True, help="Those of all namespaces.")
 @click.option("-w", "--watch", is_flag=True, help="Show each change as it comes, until interrupted.")
 @click.option(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from foedus.cluster.target import Target, on_cluster, run_on_cluster
+from foedus.cluster.target import OBJECT_NAME, Target, on_cluster, run_on_cluster
 from foedus.display import Standing, advance, event_line
 from foedus.plain import printable
 from foedus_contract.errors import FoedusError, InvalidInput, Unavailable
@@ -49,7 +49,7 @@ class Choice:
 
 
 @click.command()
-@click.argument("job")
+@click.argument("job", type=OBJECT_NAME)
 @click.option("--silo", default="", help="The process of this silo alone.")
 @click.option("--coordinator", is_flag=True, help="The coordinator alone.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is written, until the job is over.")

@@ -28,6 +28,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "run": ("foedus.run:run", "Run manifests on this machine."),
     }
 )
+# They work in a state folder of this machine, so `kubectl foedus` has them not: there, `delete` would mislead.
+ON_A_LAPTOP = frozenset({"data", "delete", "run"})
 
 
 class LazyGroup(click.Group):
@@ -35,11 +37,11 @@ class LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return all names, imported or not."""
-        return sorted({*COMMANDS, *super().list_commands(ctx)})
+        return sorted({*offered(ctx), *super().list_commands(ctx)})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return the command, importing it if it is a lazy one."""
-        if cmd_name not in COMMANDS:
+        if cmd_name not in offered(ctx):
             return super().get_command(ctx, cmd_name)
         module, _, name = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), name)
@@ -47,10 +49,16 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing the lazy ones."""
-        rows = {name: summary for name, (_, summary) in COMMANDS.items()}
+        rows = {name: summary for name, (_, summary) in offered(ctx).items()}
         rows.update({name: command.get_short_help_str() for name, command in self.commands.items()})
         with formatter.section("Commands"):
             formatter.write_dl(sorted(rows.items()))
+
+
+def offered(ctx: click.Context) -> Mapping[str, tuple[str, str]]:
+    """Return the lazy commands that the program has under the name that it was called by."""
+    absent = ON_A_LAPTOP if ctx.find_root().info_name == PLUGIN_NAME else frozenset()
+    return {name: place for name, place in COMMANDS.items() if name not in absent}
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from foedus.cluster.reader import SUFFIX_BYTES, reader_settings
-from foedus.cluster.target import Place, Target, in_place, run_on_cluster
+from foedus.cluster.target import OBJECT_NAME, Place, Target, in_place, run_on_cluster
 from foedus.state import list_budget_keys, require_budget
 from foedus_engine import names
 from foedus_engine.build.metadata import Owner
@@ -45,7 +45,7 @@ class TakenOver:
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, type=OBJECT_NAME)
 @click.option(
     "--log",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),

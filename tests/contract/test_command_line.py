@@ -16,11 +16,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from contract.test_crds import budget as budget_document
 from foedus.cluster import fetch
-from foedus.cluster.session import Change, Session
+from foedus.cluster.session import Change, Session, open_session
+from foedus.cluster.target import Target
 from foedus.main import main, plugin
 from foedus_contract.exit_codes import ExitCode
 from foedus_engine.cluster.feed import KeyFeed
-from foedus_engine.cluster.protocol import Object
+from foedus_engine.cluster.protocol import Forbidden, Object
 from foedus_engine.decide.plan import BudgetKey, ObjectKey
 from foedus_ledger.charge_log import log_path
 from foedus_ledger.mechanisms import Mechanism
@@ -269,6 +270,18 @@ def test_who_may_not_is_told_what_is_missing(place: tuple[str, ...], capsys: Cap
     as_user(tmp_path / "config", token_of("reader", viewer, jobs))
     assert foedus(*download, "--image", "foedus.test/none") == ExitCode.UNAVAILABLE
     check_one_line(capsys, 'cannot create resource "pods"')
+
+
+async def test_who_may_not_forward_a_port_is_told_so(place: tuple[str, ...], tmp_path: Path) -> None:
+    pods = {"apiGroups": [""], "resources": ["pods"], "verbs": ["create", "get", "delete"]}
+    token = await asyncio.to_thread(token_of, "no-ports", pods)
+    target = Target(as_user(tmp_path / "config", token), None, NAMESPACE)
+    async with open_session(target, {}) as session:
+        with pytest.raises(Forbidden, match='cannot create resource "pods/portforward"') as caught:
+            async with session.forward(ObjectKey("v1", "Pod", NAMESPACE, "any"), 8444):
+                pass
+    await asyncio.sleep(0.1)
+    assert caught.value.code == ExitCode.UNAVAILABLE
 
 
 def test_credentials_that_are_worth_nothing_are_told_from_missing_rights(

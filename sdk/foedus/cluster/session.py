@@ -36,6 +36,7 @@ from foedus_operator.ledgers import KubeLedgers, check_kept_head, read_record
 
 WATCH_SECONDS = 300  # the server ends a watch then, and it is begun again
 SILENCE_SECONDS = WATCH_SECONDS + 30.0
+LOG_SECONDS = 60.0  # a node that is lost says nothing of its pods' logs
 GONE = 410  # the server no longer knows what has changed since
 ADDED, DELETED, BOOKMARK, ERROR = "ADDED", "DELETED", "BOOKMARK", "ERROR"
 LOG_IN = "log in to the cluster again; `kubectl auth whoami` says whether it worked"
@@ -166,8 +167,9 @@ class Session:
     async def log(self, pod: ObjectKey, container: str, *, follow: bool) -> AsyncIterator[bytes]:
         """Yield the lines that a pod's process wrote; with `follow`, until it ends."""
         query = {"container": container, **({"follow": "true"} if follow else {})}
+        silence = None if follow else LOG_SECONDS
         with self.explained():
-            async for line in self._server.lines(f"{path_of(pod)}/log", query):
+            async for line in self._server.lines(f"{path_of(pod)}/log", query, silence=silence):
                 yield line
 
     async def create(self, manifest: Manifest) -> Object:
@@ -187,8 +189,15 @@ class Session:
     async def forward(self, pod: ObjectKey, port: int) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
         """Yield a WebSocket to a port of the pod's own loopback interface."""
         with self.explained():
-            async with self._server.channels(f"{path_of(pod)}/portforward", {"ports": str(port)}) as socket:
-                yield socket
+            try:
+                async with self._server.channels(f"{path_of(pod)}/portforward", {"ports": str(port)}) as socket:
+                    yield socket
+            except Forbidden as error:
+                if isinstance(error, Unauthenticated):
+                    raise
+                # A refused WebSocket brings no words.
+                what = f'cannot create resource "pods/portforward" in the namespace "{pod.namespace}"'
+                raise Forbidden(what, where=error.where) from None
 
     @contextmanager
     def explained(self) -> Iterator[None]:

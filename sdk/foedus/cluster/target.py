@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +15,28 @@ import click
 from foedus.interrupt import run_until_terminated
 from foedus.options import DEFAULT_NAMESPACE, DEFAULT_STATE, PLUGIN_NAME
 from foedus_contract.errors import InvalidInput
+from foedus_engine.api.meta import DNS_SUBDOMAIN, PATTERN_HELP
 
 if TYPE_CHECKING:
     from foedus.cluster.session import Session
 
 Command = Callable[..., Any]
+
+
+class ObjectName(click.ParamType[str]):
+    """A name as the API server takes it: it becomes a part of a path."""
+
+    name = "name"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name; raises click.BadParameter."""
+        if len(value) > MAX_NAME or not re.fullmatch(DNS_SUBDOMAIN, value):
+            self.fail(f"{value!r} {PATTERN_HELP[DNS_SUBDOMAIN]}", param, ctx)
+        return value
+
+
+OBJECT_NAME = ObjectName()
+MAX_NAME = 253
 
 
 @dataclass(frozen=True)
@@ -53,7 +71,7 @@ def cluster_option(command: Command) -> Command:
 def on_cluster(command: Command) -> Command:
     """Give the command kubectl's options, and the argument `target` that they make."""
 
-    @click.option("-n", "--namespace", help="Namespace of the objects.  [default: the context's]")
+    @click.option("-n", "--namespace", type=OBJECT_NAME, help="Namespace of the objects.  [default: the context's]")
     @cluster_option
     @functools.wraps(command)
     def with_target(context: str | None, kubeconfig: Path | None, namespace: str | None, **more: Any) -> None:
@@ -69,7 +87,10 @@ def in_place(command: Command) -> Command:
     """
 
     @click.option(
-        "-n", "--namespace", help=f"Namespace of the objects.  [default: {DEFAULT_NAMESPACE}, or the context's]"
+        "-n",
+        "--namespace",
+        type=OBJECT_NAME,
+        help=f"Namespace of the objects.  [default: {DEFAULT_NAMESPACE}, or the context's]",
     )
     @click.option(
         "--state",
