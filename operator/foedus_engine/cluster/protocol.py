@@ -24,8 +24,8 @@ from foedus_contract.exit_codes import ExitCode
 from foedus_contract.wire import LedgerHead
 from foedus_engine.decide.observed import PodsView
 from foedus_engine.decide.plan import BudgetKey, Event, Manifest, ObjectKey
-from foedus_ledger.ledger import BudgetRecord
 from foedus_ledger.mechanisms import Mechanism
+from foedus_ledger.records import BudgetRecord
 
 FIELD_MANAGER = "foedus"  # the one owner of every field that the engine applies
 

@@ -16,12 +16,11 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
 from foedus.cluster.target import Target
-from foedus.report.gather import Source
 from foedus_contract.errors import FoedusError, InvalidInput, Unavailable
 from foedus_engine import names
 from foedus_engine.cluster.feed import KeyFeed
@@ -32,7 +31,10 @@ from foedus_ledger.charges import LedgerBehind
 from foedus_ledger.records import Account, BudgetRecord
 from foedus_operator.api_server import ApiServer, connect, load_user_configuration
 from foedus_operator.kube import PAGE, RESOURCES, KubeCluster, collection, path_of
-from foedus_operator.ledgers import KubeLedgers, check_kept_head, read_record
+
+if TYPE_CHECKING:
+    from foedus.report.gather import Source
+    from foedus_operator.ledgers import KubeLedgers
 
 WATCH_SECONDS = 300  # the server ends a watch then, and it is begun again
 SILENCE_SECONDS = WATCH_SECONDS + 30.0
@@ -67,7 +69,6 @@ class Session:
         self._host = host
         self.namespace = namespace
         self.cluster = KubeCluster(server, KeyFeed())
-        self.ledgers = KubeLedgers(server)
 
     @property
     def one_namespace(self) -> str:
@@ -104,7 +105,9 @@ class Session:
 
     def report_source(self) -> Source:
         """Return where the report of a job comes from."""
-        return Source(self.find, self.progress, self.ledgers.read)
+        from foedus.report.gather import Source
+
+        return Source(self.find, self.progress, self._ledgers().read)
 
     async def list(self, api_version: str, kind: str, labels: Mapping[str, str] | None = None) -> tuple[Object, ...]:
         """Return the objects of a kind in name order."""
@@ -123,7 +126,13 @@ class Session:
 
     async def take_over(self, budget: BudgetKey, logged: Mapping[str, Account]) -> BudgetRecord:
         """Let a ledger take over charges of its silo's log, as spent; it needs the verb `reconcile` on the budget."""
-        return await self.ledgers.take_over(budget, logged)
+        return await self._ledgers().take_over(budget, logged)
+
+    def _ledgers(self) -> KubeLedgers:
+        """Return the ledgers: imported here, for their accountants take a second, and most commands need none."""
+        from foedus_operator.ledgers import KubeLedgers
+
+        return KubeLedgers(self._server)
 
     async def watch(self, api_version: str, kind: str, name: str = "") -> AsyncGenerator[Change, None]:
         """Yield what there is, then what changes, without end. Of what changes fast, only the latest may be told."""
@@ -240,6 +249,8 @@ async def open_session(target: Target, environ: Mapping[str, str]) -> AsyncItera
 
 def found_budget(obj: Object) -> FoundBudget:
     """Return the ledger that an object holds."""
+    from foedus_operator.ledgers import check_kept_head, read_record
+
     record, meta = read_record(obj), obj["metadata"]
     key = BudgetKey(meta["namespace"], meta["name"])
     try:
