@@ -54,6 +54,7 @@ class TrainingReason(StrEnum):
     UNSCHEDULABLE = "Unschedulable"  # no node takes a pod, for want of a GPU, of memory or of a matching label
     IMAGE_PULL_FAILED = "ImagePullFailed"
     VOLUME_MISSING = "VolumeMissing"
+    CERTIFICATE_INVALID = "CertificateInvalid"  # a certificate of the job is gone or was changed
     QUOTA_EXCEEDED = "QuotaExceeded"
     CANNOT_START = "CannotStart"  # a node took the pod and cannot start its container
     FORBIDDEN = "Forbidden"  # the operator may not make what the job needs
@@ -141,7 +142,7 @@ class ResultStatus(ApiModel):
     accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
     """Accuracy on the public evaluation records."""
     adapter_digest: Annotated[str, StringConstraints(max_length=71)] = ""
-    """Digest of the adapter."""
+    """Digest of the adapter's folder: of names, sizes and digests of its files."""
     rounds: Annotated[int, Field(ge=0, le=limits.MAX_ATTEMPTS)] = 0
     """Rounds whose sums were used."""
     attempts: Annotated[int, Field(ge=0, le=limits.MAX_ATTEMPTS)] = 0
