@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -105,7 +106,7 @@ def _share(work: Callable[[Range], None], count: int, threads: int, unit: int = 
     units = -(-count // unit)
     threads = min(threads, units)
     cuts = [min(count, units * part // threads * unit) for part in range(threads + 1)]
-    parts = list(zip(cuts, cuts[1:], strict=False))
+    parts = list(itertools.pairwise(cuts))
     if len(parts) == 1:
         work(parts[0])
         return
