@@ -10,7 +10,7 @@ import torch
 
 from foedus_ring import native
 from foedus_ring.errors import OperandRefused
-from foedus_ring.native import PANEL, NativePath, Path
+from foedus_ring.native import PANEL, Path
 from foedus_ring.packed import Packed, check_operand, pack
 
 # Multiplications that are worth a thread of their own: starting one takes about as long as 2^20 of them.
@@ -70,7 +70,7 @@ def _batched(x: torch.Tensor, w: torch.Tensor, threads: int, path: Path) -> torc
     """Many products, both operands fresh (attention): threads share the batch."""
     _check_inner(x, w.shape[-2])
     try:
-        batch = torch.broadcast_shapes(x.shape[:-2], w.shape[:-2])
+        batch = torch.broadcast_shapes(x.shape[:-2], w.shape[:-2])  # type: ignore[no-untyped-call]  # torch has none
     except RuntimeError as error:
         raise OperandRefused(f"batches {list(x.shape[:-2])} and {list(w.shape[:-2])} do not broadcast") from error
     m, k, n = x.shape[-2], x.shape[-1], w.shape[-1]
@@ -79,19 +79,13 @@ def _batched(x: torch.Tensor, w: torch.Tensor, threads: int, path: Path) -> torc
         return out.zero_()
     lefts = _rows(x.expand(*batch, m, k).reshape(-1, m, k))
     rights, outs = w.expand(*batch, k, n).reshape(-1, k, n), out.view(-1, m, n)
-    if path == "torch":
 
-        def products(part: Range) -> None:
-            _by_torch(outs[slice(*part)], lefts[slice(*part)], rights[slice(*part)])
-
-    else:
-        kernel: NativePath = path
-
-        def products(part: Range) -> None:
-            buffer = native.packed_buffer(kernel, k, n)
-            for index in range(*part):
-                native.pack_into(kernel, buffer, rights[index])
-                native.multiply(kernel, outs[index], lefts[index], buffer, (0, n))
+    def products(part: Range) -> None:
+        run = slice(*part)
+        if path == "torch":
+            _by_torch(outs[run], lefts[run], rights[run])
+        else:
+            native.products(path, outs[run], lefts[run], rights[run])
 
     _share(products, len(outs), min(threads, max(1, outs.numel() * k // THREAD_WORK)))
     return out

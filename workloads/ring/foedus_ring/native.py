@@ -39,6 +39,10 @@ def _library() -> ctypes.CDLL | None:
         number, pointer, stride, pointer, stride, pointer, size, size, size, size, size,
     ]  # fmt: skip
     library.ring_multiply.restype = number
+    library.ring_products.argtypes = [
+        number, pointer, pointer, stride, stride, pointer, stride, stride, stride, size, size, size, size,
+    ]  # fmt: skip
+    library.ring_products.restype = number
     return library
 
 
@@ -86,9 +90,36 @@ def multiply(
     Rows of x and out must be contiguous and no dimension zero; the first column is a multiple of PANEL.
     """
     (m, k), n = x.shape, out.shape[1]
-    failed = _loaded().ring_multiply(
-        _NUMBERS[path], out.data_ptr(), out.stride(0), x.data_ptr(), x.stride(0), buffer.data_ptr(), m, k, n, *columns
+    _check(
+        _loaded().ring_multiply(
+            _NUMBERS[path],
+            out.data_ptr(),
+            out.stride(0),
+            x.data_ptr(),
+            x.stride(0),
+            buffer.data_ptr(),
+            m,
+            k,
+            n,
+            *columns,
+        )
     )
+
+
+def products(path: NativePath, out: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> None:
+    """Write x [b, m, k] times w [b, k, n], matrix by matrix, into the contiguous out [b, m, n].
+
+    Rows of x must be contiguous and no dimension zero; w has any strides.
+    """
+    (count, m, k), n = x.shape, w.shape[2]
+    _check(
+        _loaded().ring_products(
+            _NUMBERS[path], out.data_ptr(), x.data_ptr(), *x.stride()[:2], w.data_ptr(), *w.stride(), count, m, k, n
+        )
+    )
+
+
+def _check(failed: int) -> None:
     if failed:
         raise MemoryError("no memory for the scratch of a ring product")
 

@@ -5,6 +5,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static uint64_t state = 1;
 
@@ -42,7 +43,10 @@ static int differs(int path, size_t m, size_t k, size_t n, int transposed) {
                 sum += x[i * k + l] * w[(ptrdiff_t)l * row_stride + (ptrdiff_t)j * column_stride];
             wrong |= sum != c[i * n + j];
         }
-    free(x), free(w), free(c), free(packed);
+    uint64_t *again = draw_all(2 * m * n); /* two products of the same operands, packed within the call */
+    wrong |= ring_products(path, again, x, 0, (ptrdiff_t)k, w, 0, row_stride, column_stride, 2, m, k, n);
+    wrong |= memcmp(again, c, m * n * sizeof *c) != 0 || memcmp(again + m * n, c, m * n * sizeof *c) != 0;
+    free(x), free(w), free(c), free(packed), free(again);
     return wrong;
 }
 

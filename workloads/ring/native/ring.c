@@ -2,6 +2,7 @@
  * zeros beyond the last column. */
 #include "ring.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #if defined(__x86_64__)
@@ -81,4 +82,17 @@ void ring_pack(int path, void *packed, const uint64_t *w, size_t k, size_t n, pt
 int ring_multiply(int path, uint64_t *c, ptrdiff_t c_stride, const uint64_t *x, ptrdiff_t x_stride, const void *packed,
                   size_t m, size_t k, size_t n, size_t begin, size_t end) {
     return KERNELS[path](c, c_stride, x, x_stride, packed, m, k, n, begin, end);
+}
+
+int ring_products(int path, uint64_t *c, const uint64_t *x, ptrdiff_t x_step, ptrdiff_t x_stride, const uint64_t *w,
+                  ptrdiff_t w_step, ptrdiff_t row_stride, ptrdiff_t column_stride, size_t count, size_t m, size_t k,
+                  size_t n) {
+    void *packed = aligned_alloc(64, ring_packed_bytes(path, k, n));
+    int failed = packed == NULL ? -1 : 0;
+    for (size_t i = 0; i < count && !failed; i++, c += m * n, x += x_step, w += w_step) {
+        ring_pack(path, packed, w, k, n, row_stride, column_stride);
+        failed = ring_multiply(path, c, (ptrdiff_t)n, x, x_stride, packed, m, k, n, 0, n);
+    }
+    free(packed);
+    return failed;
 }

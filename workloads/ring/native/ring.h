@@ -30,6 +30,12 @@ void ring_pack(int path, void *packed, const uint64_t *w, size_t k, size_t n, pt
 int ring_multiply(int path, uint64_t *c, ptrdiff_t c_stride, const uint64_t *x, ptrdiff_t x_stride, const void *packed,
                   size_t m, size_t k, size_t n, size_t begin, size_t end);
 
+/* count products c = x w, one matrix after the other, w packed within the call. Matrices lie x_step and w_step apart;
+ * c is contiguous. All dimensions >= 1. Returns 0, or -1 when memory is lacking. */
+int ring_products(int path, uint64_t *c, const uint64_t *x, ptrdiff_t x_step, ptrdiff_t x_stride, const uint64_t *w,
+                  ptrdiff_t w_step, ptrdiff_t row_stride, ptrdiff_t column_stride, size_t count, size_t m, size_t k,
+                  size_t n);
+
 /* The kernels behind ring_multiply; each is in a unit of its own, built for its CPU alone. */
 typedef int ring_kernel(uint64_t *c, ptrdiff_t c_stride, const uint64_t *x, ptrdiff_t x_stride, const void *packed,
                         size_t m, size_t k, size_t n, size_t begin, size_t end);
