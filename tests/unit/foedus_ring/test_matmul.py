@@ -8,9 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foedus_ring import OperandRefused, available, matmul, pack
+from foedus_ring import OperandRefused, available, matmul, pack, product
 
 CORNERS = (0, 1, -1, 2, 2**31, 2**32 - 1, 2**52, -(2**52), 2**63 - 1, -(2**63), -(2**63) + 1, 0x0101010101010101)
+
+
+@pytest.fixture(autouse=True)
+def small_work_is_shared_too(monkeypatch):
+    monkeypatch.setattr(product, "THREAD_WORK", 1)
 
 
 @pytest.fixture(params=available())

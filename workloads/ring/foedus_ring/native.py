@@ -48,13 +48,12 @@ def _library() -> ctypes.CDLL | None:
 
 @functools.cache
 def available() -> tuple[Path, ...]:
-    """Return the paths that run here, fastest first: the first is what products take."""
+    """Return the paths that run here; products take the first, which is the fastest."""
     library = _library()
     if library is None:
         return ("torch",)
     found = library.ring_paths()
     vector: list[Path] = [path for path in ("amx", "avx512", "avx2") if found >> _NUMBERS[path] & 1]
-    # torch's own int64 product has AVX-512 code of its own, but nothing faster than plain C elsewhere.
     return (*vector, "plain", "torch")
 
 
