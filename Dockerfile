@@ -5,8 +5,8 @@
 #   docker build --target workloads --build-arg TORCH=cuda -t foedus-workloads:cuda .
 #
 # BASE is any image with Python 3.11, its venv module, pip and glibc 2.28 or newer; the end images get no compiler and
-# need none, since only wheels are installed. They run as user 65532 on a read-only root file system. COMPILER is an image
-# with a C compiler besides; its libc may not be newer than BASE's. Only `workloads` needs it, for the ring's kernels.
+# need none, since only wheels are installed. They run as user 65532 on a read-only root file system. COMPILER is such an
+# image with a C compiler; only a build stage of `workloads` uses it, for the ring's kernels.
 ARG BASE=docker.io/library/python:3.11-slim-bookworm
 ARG COMPILER=docker.io/library/python:3.11-bookworm
 
