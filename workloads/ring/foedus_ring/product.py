@@ -14,7 +14,7 @@ from foedus_ring.native import PANEL, Path
 from foedus_ring.packed import Packed, check_operand, pack
 
 # Multiply-adds that are worth a thread of their own. On a busy machine of two cores a second thread made products of
-# 12 million slower (attention's, at 128 tokens) and those of 200 million nearly twice as fast.
+# 12 million slower (attention's, at 128 tokens) and some of 200 million nearly twice as fast.
 THREAD_WORK = 1 << 25
 
 Range = tuple[int, int]
