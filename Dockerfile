@@ -5,8 +5,10 @@
 #   docker build --target workloads --build-arg TORCH=cuda -t foedus-workloads:cuda .
 #
 # BASE is any image with Python 3.11, its venv module, pip and glibc 2.28 or newer; the end images get no compiler and
-# need none, since only wheels are installed. They run as user 65532 on a read-only root file system.
+# need none, since only wheels are installed. They run as user 65532 on a read-only root file system. COMPILER is such an
+# image with a C compiler; only a build stage of `workloads` uses it, for the ring's kernels.
 ARG BASE=docker.io/library/python:3.11-slim-bookworm
+ARG COMPILER=docker.io/library/python:3.11-bookworm
 
 # A build context of this name takes its place.
 FROM scratch AS wheels
@@ -25,6 +27,17 @@ COPY operator/ operator/
 COPY workloads/ workloads/
 COPY sdk/ sdk/
 RUN /build/bin/python -m pip wheel --no-deps --no-build-isolation --wheel-dir /wheel .
+
+# The ring's wheel, with its kernels.
+FROM ${COMPILER} AS ring
+WORKDIR /src
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+COPY requirements.lock ./
+COPY images/ images/
+RUN python3 -m venv /build && images/install-locked /build images/build.txt
+COPY workloads/ring/ workloads/ring/
+RUN FOEDUS_RING_NATIVE=required \
+    /build/bin/python -m pip wheel --no-deps --no-build-isolation --wheel-dir /wheel workloads/ring
 
 FROM build AS operator-packages
 RUN python3 -m venv --without-pip /opt/foedus && images/install-locked /opt/foedus images/operator.txt
@@ -53,6 +66,7 @@ CMD ["python", "-m", "foedus_operator.main"]
 FROM ${BASE} AS workloads
 COPY --from=workloads-packages /opt/foedus /opt/foedus
 COPY --from=wheel /wheel /wheel
+COPY --from=ring /wheel /wheel
 RUN python3 -m pip --python /opt/foedus/bin/python install --no-cache-dir --no-deps --no-index /wheel/*.whl
 ENV PATH=/opt/foedus/bin:/usr/local/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1
 WORKDIR /

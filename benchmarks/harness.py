@@ -5,12 +5,24 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-VERSIONS = ("foedus", "torch", "transformers", "peft", "numpy", "opendp", "dp-accounting", "cryptography")
+Step = Callable[[], Any]
+VERSIONS = (
+    "foedus",
+    "foedus-ring",
+    "torch",
+    "transformers",
+    "peft",
+    "numpy",
+    "opendp",
+    "dp-accounting",
+    "cryptography",
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,19 @@ def run(benchmark: Benchmark, folder: Path) -> dict[str, Any]:
         "details": {"bound": benchmark.bound, **outcome.details},
         "machine": {**machine(), "loadBefore": before, "loadAfter": os.getloadavg()},
     }
+
+
+def alternate(steps: Mapping[str, Step], turns: int) -> dict[str, list[float]]:
+    """Return the seconds of each step; all take turns, so that a change of the machine's load meets all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(turns + 2):
+        order = list(steps) if turn % 2 else list(steps)[::-1]
+        for name in order:
+            begin = time.perf_counter()
+            steps[name]()
+            if turn >= 2:  # the first turns warm up
+                seconds[name].append(time.perf_counter() - begin)
+    return seconds
 
 
 def machine() -> dict[str, Any]:

@@ -8,10 +8,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from benchmarks import audit_noise, bbc, dp_step, failover, kills, ledger, scale, tweets
+from benchmarks import audit_noise, bbc, dp_step, failover, kills, ledger, ring, scale, tweets
 from benchmarks.harness import run
 
-ALL = tuple(module.BENCHMARK for module in (audit_noise, bbc, dp_step, failover, kills, ledger, scale, tweets))
+ALL = tuple(module.BENCHMARK for module in (audit_noise, bbc, dp_step, failover, kills, ledger, ring, scale, tweets))
 REGISTRY = {benchmark.name: benchmark for benchmark in ALL}
 BUILD = Path("build/bench")
 

@@ -12,7 +12,9 @@ pytestmark = pytest.mark.e2e
 TOOLS = ("cc", "gcc", "g++", "c++", "clang", "tcc", "as", "ld", "make")
 PROGRAMS = {
     "operator": "import foedus_operator.main",
-    "workloads": "import foedus_workloads.entry, torch, peft, opendp",
+    # A path other than torch's is refused where the kernels are missing.
+    "workloads": "import foedus_workloads.entry, torch, peft, opendp, foedus_ring as ring; "
+    "ring.pack(torch.ones(1, 1, dtype=int), path='plain')",
 }
 LOOK = """
 import importlib.util, json, os, shutil, sys

@@ -1,4 +1,4 @@
-"""The project's own images, built from its Dockerfile on a Debian base that is made on the spot.
+"""The project's own images, built from its Dockerfile on Debian bases that are made on the spot.
 
 What the host's pip needs to reach its package index (its configuration, its certificates) is mounted while the build
 runs and is no part of an image.
@@ -24,6 +24,7 @@ PROJECT = Path(__file__).parents[2]
 TARGETS = ("operator", "workloads")
 SUITE = "bookworm"
 PACKAGES = "python3,python3-venv,python3-pip,ca-certificates"
+COMPILER = f"{PACKAGES},gcc,libc6-dev"
 # Left out of the base: what only installing or reading needs.
 SURPLUS = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale", "var/log")
 BASE = """\
@@ -58,14 +59,16 @@ class BuiltImage:
 def ensure_project_image(target: str, cache: Path, progress: Progress, environment: Mapping[str, str]) -> BuiltImage:
     """Return the image of a target of the Dockerfile, after building it when its inputs changed."""
     wheels = find_wheels(environment)
-    base = f"{REPOSITORY}/base:{_digest([BASE, SUITE, PACKAGES, *SURPLUS])}"
-    tag = _digest([target, base, *(wheel.name for wheel in wheels), *_inputs(PROJECT)])
+    packages = {"BASE": PACKAGES} | ({"COMPILER": COMPILER} if target == "workloads" else {})
+    bases = {name: _base(name.lower(), wanted) for name, wanted in packages.items()}
+    tag = _digest([target, *bases.values(), *(wheel.name for wheel in wheels), *_inputs(PROJECT)])
     image = BuiltImage(f"{REPOSITORY}/{target}:{tag}", cache / "images" / f"{target}-{tag}.tar")
     with exclusive(cache / "images" / "build.lock", progress):
         if not image.tar.exists():
-            _ensure_base(base, cache, progress)
+            for name, reference in bases.items():
+                _ensure_base(reference, packages[name], cache, progress)
             with progress.step(f"image {target}"):
-                _build(target, base, image, wheels, cache)
+                _build(target, bases, image, wheels, cache)
             _forget(target, cache)
     return image
 
@@ -76,12 +79,19 @@ def find_wheels(environment: Mapping[str, str]) -> list[Path]:
     return sorted(wheel for folder in folders for wheel in folder.glob("torch-*+cpu-*.whl"))
 
 
-def _ensure_base(reference: str, cache: Path, progress: Progress) -> None:
+def _base(name: str, packages: str) -> str:
+    return f"{REPOSITORY}/{name}:{_digest([BASE, SUITE, packages, *SURPLUS])}"
+
+
+def _ensure_base(reference: str, packages: str, cache: Path, progress: Progress) -> None:
     if buildah(cache, "images", "--quiet", f"--filter=reference={reference}").strip():
         return
-    with progress.step("Debian base (debootstrap)"), tempfile.TemporaryDirectory(dir=cache / "images") as folder:
+    with (
+        progress.step(f"Debian with {packages} (debootstrap)"),
+        tempfile.TemporaryDirectory(dir=cache / "images") as folder,
+    ):
         root = Path(folder) / "root"
-        run("debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(root), *_mirror())
+        run("debootstrap", "--variant=minbase", f"--include={packages}", SUITE, str(root), *_mirror())
         run("sh", "-ec", TIDY, "sh", str(root), *SURPLUS)
         run("tar", "-C", str(root), "-cf", str(Path(folder) / "rootfs.tar"), ".")
         run("rm", "-rf", "--one-file-system", str(root))
@@ -107,10 +117,11 @@ def _mirror() -> list[str]:
     return [line.split()[1] for line in lines if line.startswith("URIs:")][:1]
 
 
-def _build(target: str, base: str, image: BuiltImage, wheels: list[Path], cache: Path) -> None:
+def _build(target: str, bases: Mapping[str, str], image: BuiltImage, wheels: list[Path], cache: Path) -> None:
     if target == "workloads" and not wheels:
         raise HarnessError("no CPU wheel of torch: name the folder that holds it in PIP_FIND_LINKS")
-    options = [f"--build-arg=BASE={base}", f"--target={target}", f"--tag={image.reference}", "--layers", "--pull-never"]
+    options = [f"--build-arg={name}={reference}" for name, reference in bases.items()]
+    options += [f"--target={target}", f"--tag={image.reference}", "--layers", "--pull-never"]
     options += [f"--volume={file}:{file}:ro" for file in HOST_FILES if os.path.exists(file)]
     options += [f"--build-context=wheels={wheels[-1].parent}"] if wheels else []
     buildah(cache, "build", "--quiet", *options, str(PROJECT))

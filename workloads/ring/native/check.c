@@ -1,0 +1,69 @@
+/* Every path of this CPU against the schoolbook product, on buffers of exactly the size they need: built with the
+ * compiler's sanitizers, it also shows that nothing beyond them is touched. Exits with the number of products that
+ * differ. */
+#include "ring.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static uint64_t state = 1;
+
+/* splitmix64, with the corners 0, 1, -1 and 2^63 mixed in. */
+static uint64_t draw(void) {
+    uint64_t z = state += 0x9E3779B97F4A7C15u;
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+    z ^= z >> 31;
+    static const uint64_t corners[4] = {0, 1, UINT64_MAX, (uint64_t)1 << 63};
+    return z % 8 < 4 ? corners[z % 8] : z;
+}
+
+static uint64_t *draw_all(size_t count) {
+    uint64_t *all = malloc(count * sizeof(uint64_t));
+    if (all == NULL) abort();
+    for (size_t i = 0; i < count; i++) all[i] = draw();
+    return all;
+}
+
+static int differs(int path, size_t m, size_t k, size_t n, int transposed) {
+    uint64_t *x = draw_all(m * k), *w = draw_all(k * n), *c = draw_all(m * n);
+    const ptrdiff_t row_stride = transposed ? 1 : (ptrdiff_t)n, column_stride = transposed ? (ptrdiff_t)k : 1;
+    void *packed = aligned_alloc(64, ring_packed_bytes(path, k, n));
+    if (packed == NULL) abort();
+    ring_pack(path, packed, w, k, n, row_stride, column_stride);
+    int wrong = 0;
+    for (size_t begin = 0; begin < n; begin += RING_PANEL) /* a call a panel, as threads do */
+        wrong |= ring_multiply(path, c, (ptrdiff_t)n, x, (ptrdiff_t)k, packed, m, k, n, begin,
+                               ring_min(begin + RING_PANEL, n));
+    for (size_t i = 0; i < m; i++)
+        for (size_t j = 0; j < n; j++) {
+            uint64_t sum = 0;
+            for (size_t l = 0; l < k; l++)
+                sum += x[i * k + l] * w[(ptrdiff_t)l * row_stride + (ptrdiff_t)j * column_stride];
+            wrong |= sum != c[i * n + j];
+        }
+    uint64_t *again = draw_all(2 * m * n); /* two products of the same operands, packed within the call */
+    wrong |= ring_products(path, again, x, 0, (ptrdiff_t)k, w, 0, row_stride, column_stride, 2, m, k, n);
+    wrong |= memcmp(again, c, m * n * sizeof *c) != 0 || memcmp(again + m * n, c, m * n * sizeof *c) != 0;
+    free(x), free(w), free(c), free(packed), free(again);
+    return wrong;
+}
+
+int main(void) {
+    static const size_t shapes[][3] = {{1, 1, 1},     {2, 3, 5},     {3, 64, 31},   {4, 65, 32},  {5, 63, 33},
+                                       {6, 256, 48},  {7, 257, 17},  {16, 512, 65}, {17, 513, 7}, {31, 130, 40},
+                                       {257, 70, 34}, {2, 1100, 64}};
+    int wrong = 0;
+    for (int path = 0; path < RING_PATHS; path++) {
+        if ((ring_paths() >> path & 1) == 0) continue;
+        for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+            for (int transposed = 0; transposed < 2; transposed++) {
+                if (!differs(path, shapes[s][0], shapes[s][1], shapes[s][2], transposed)) continue;
+                printf("path %d differs at %zu x %zu x %zu\n", path, shapes[s][0], shapes[s][1], shapes[s][2]);
+                wrong++;
+            }
+        printf("path %d checked\n", path);
+    }
+    return wrong;
+}
