@@ -104,9 +104,7 @@ def views(bits: int, inputs: Inputs, operation: Callable, secrets: Sequence[int]
 
 def _codes(world: Enumeration, i: int, given: list, received: list[Tensor], bits: int) -> Tensor:
     seen = [t for share in given for t in _tensors(share)] + received
-    seen += [
-        world.draw(*label, width, ()) for label, width in world.bits.items() if label[0] in {i, (i + 1) % 3}
-    ]
+    seen += [world.draw(*label, width, ()) for label, width in world.bits.items() if label[0] in {i, (i + 1) % 3}]
     code = torch.zeros(world.outcomes, dtype=torch.int64)
     assert len(seen) * bits < 63
     for values in seen:

@@ -75,17 +75,18 @@ def open_to_all(party: Party, x: Shared) -> Operation[Tensor]:
 def zero_mask(step: Step, shape: tuple[int, ...], domain: Domain = ARITHMETIC) -> Tensor:
     """Return this party's summand of a fresh sharing of zero."""
     party = step.party
-    return domain.subtract(
-        step.draw(party.index, _ZERO_SLOT, shape), step.draw(party.following, _ZERO_SLOT, shape)
-    )
+    return domain.subtract(step.draw(party.index, _ZERO_SLOT, shape), step.draw(party.following, _ZERO_SLOT, shape))
 
 
 def product(party: Party, x: Shared, y: Shared, domain: Domain = ARITHMETIC) -> Summand:
     """Return this party's masked summand of x * y, element by element (steps 1 and 2)."""
-    local = domain.add(
-        domain.multiply(x.own, domain.add(y.own, y.next)), domain.multiply(x.next, y.own)
-    )
+    local = domain.add(domain.multiply(x.own, domain.add(y.own, y.next)), domain.multiply(x.next, y.own))
     return Summand(domain.add(local, zero_mask(party.begin(), tuple(local.shape), domain)))
+
+
+def add_to_summand(party: Party, z: Summand, value: int) -> Summand:
+    """Return the summand of z + value: party 0 adds it."""
+    return Summand(z.value + value) if party.index == 0 else z
 
 
 def dot(party: Party, pairs: list[tuple[Shared, Shared]]) -> Summand:

@@ -71,9 +71,7 @@ def _first_level(party: Party, passes: Shared, arises: Shared) -> Operation[Shar
     """Combine bits 2j + 1 and 2j; in the words returned g stands at bit 2j + 1 and p at bit 2j."""
     odd, even = (_pattern(2, offset, 1, party.ring.bits) for offset in (1, 0))
     high = passes.map(lambda t: (t & odd) | (_lowered(t & odd, 1, even)))
-    low = Shared(
-        ((arises.own & even) << 1) | (passes.own & even), ((arises.next & even) << 1) | (passes.next & even)
-    )
+    low = Shared(((arises.own & even) << 1) | (passes.own & even), ((arises.next & even) << 1) | (passes.next & even))
     combined = yield from multiply(party, high, low, BOOLEAN)
     return combined ^ arises.map(lambda t: t & odd)
 

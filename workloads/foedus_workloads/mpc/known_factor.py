@@ -21,9 +21,7 @@ from foedus_workloads.mpc.rounds import Exchange, Operation
 _KNOWN, _PRODUCT_FIRST, _PRODUCT_SECOND = range(3)
 
 
-def share_and_multiply(
-    party: Party, step: Step, known: Tensor, domain: Domain
-) -> Operation[tuple[Shared, Shared]]:
+def share_and_multiply(party: Party, step: Step, known: Tensor, domain: Domain) -> Operation[tuple[Shared, Shared]]:
     """Return sharings of e and of e * n; `known` is e at first and n at the two others."""
     roles = step.roles()
     if party.index == roles.first:

@@ -55,7 +55,9 @@ def normalise(party: Party, v: Shared, powers: Powers) -> Operation[Normalised]:
     """Bring v into [1, 2): 12 rounds."""
     steps = range(powers.low + 1, powers.high)
     bounds = torch.tensor([party.encode(2.0**step) for step in steps])
-    below = yield from negative(party, party.add_public(v.map(lambda t: t.unsqueeze(-1).expand(*t.shape, len(bounds))), -bounds))
+    below = yield from negative(
+        party, party.add_public(v.map(lambda t: t.unsqueeze(-1).expand(*t.shape, len(bounds))), -bounds)
+    )
     above = party.add_public(-below, 1)
     bits = party.fraction + powers.high  # so that the smallest scale has as many bits as other values
     scale = by_power(party, above, powers, lambda j: 2.0**-j, bits)
@@ -103,8 +105,10 @@ def inverse_root(party: Party, v: Shared, powers: Powers, *, factor: float = 1.0
     x3, x4 = yield from together([truncate(party, product(party, x2, other), f) for other in (x, x2)])
     scale = by_power(party, normalised.above, powers, lambda j: factor * 2 ** (-j / 2), f)
     root = party.add_public(
-        x * party.encode(_ROOT[1]) + x2 * party.encode(_ROOT[2]) + x3 * party.encode(_ROOT[3]) + x4 * party.encode(_ROOT[4]),
+        x * party.encode(_ROOT[1])
+        + x2 * party.encode(_ROOT[2])
+        + x3 * party.encode(_ROOT[3])
+        + x4 * party.encode(_ROOT[4]),
         party.encode(_ROOT[0], 2 * f),
     )
     return (yield from truncate(party, product(party, root, scale), 2 * f))
-

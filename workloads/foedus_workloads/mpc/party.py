@@ -118,9 +118,7 @@ class Party:
 
     def add_public(self, x: Shared, value: int | Tensor) -> Shared:
         """Return x + value."""
-        return Shared(
-            x.own + value if self.index == 0 else x.own, x.next + value if self.following == 0 else x.next
-        )
+        return Shared(x.own + value if self.index == 0 else x.own, x.next + value if self.following == 0 else x.next)
 
     def encode(self, value: float, bits: int | None = None) -> int:
         """Return the nearest fixed-point integer of a public number, at `bits` bits after the point."""

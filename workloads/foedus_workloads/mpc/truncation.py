@@ -100,9 +100,7 @@ def _first(cut: _Cut, x: Shared | Summand) -> Operation[Shared]:
     c = masked + _total(received.from_next + received.from_previous, cut.bits)
     pad = cut.mask(_FIRST_PAD, cut.count)
     share = _overflow(cut, c, cut.mask(_WRAP, cut.count), cut.mask(_TOP, cut.count)) + pad
-    received = yield Exchange(
-        to_next=(to_wire(share, cut.count),), from_next=(expected(cut.shape, cut.count),)
-    )
+    received = yield Exchange(to_next=(to_wire(share, cut.count),), from_next=(expected(cut.shape, cut.count),))
     common = _common(cut, c, share + from_wire(received.from_next[0], cut.count))
     return Shared(own=cut.component(a, pad), next=common)
 
@@ -120,15 +118,15 @@ def _second(cut: _Cut, x: Shared | Summand) -> Operation[Shared]:
     c = masked + _total((*received.from_previous, *summand), cut.bits)
     pad = cut.mask(_SECOND_PAD, cut.count)
     share = _overflow(cut, c, from_wire(wrap, cut.count), from_wire(top, cut.count)) + pad
-    received = yield Exchange(
-        to_previous=(to_wire(share, cut.count),), from_previous=(expected(cut.shape, cut.count),)
-    )
+    received = yield Exchange(to_previous=(to_wire(share, cut.count),), from_previous=(expected(cut.shape, cut.count),))
     common = _common(cut, c, share + from_wire(received.from_previous[0], cut.count))
     return Shared(own=common, next=cut.component(b, pad))
 
 
 def _total(parts: tuple[Tensor, ...], bits: int) -> Tensor:
-    return torch.stack([from_wire(part, bits) for part in parts]).sum(0) if len(parts) > 1 else from_wire(parts[0], bits)
+    return (
+        torch.stack([from_wire(part, bits) for part in parts]).sum(0) if len(parts) > 1 else from_wire(parts[0], bits)
+    )
 
 
 def _overflow(cut: _Cut, c: Tensor, wrap: Tensor, top: Tensor) -> Tensor:
