@@ -36,7 +36,10 @@ def parties(*, bits: int = 64, fraction: int = 16, seed: int = 0) -> list[Party]
     ]
 
 
-def shared(secret: Tensor, ring: Ring = Ring(), seed: int = 7) -> list[Shared]:
+WHOLE = Ring()
+
+
+def shared(secret: Tensor, ring: Ring = WHOLE, seed: int = 7) -> list[Shared]:
     """Share a tensor of ring elements among three parties."""
     dealt = deal(secret, (bytes([seed]) * 32, bytes([seed + 1]) * 32), ring)
     return [dealt_to(party, dealt, ring) for party in range(3)]

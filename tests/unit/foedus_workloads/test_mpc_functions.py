@@ -6,12 +6,12 @@ import math
 
 import pytest
 import torch
-from support.three_parties import encoded, parties, revealed, run, shared
 
 from foedus_workloads.mpc.activations import exponential, gelu, softmax, tanh
 from foedus_workloads.mpc.arithmetic import prepare
 from foedus_workloads.mpc.layers import Linear, Norm, attention, layer_norm, linear
 from foedus_workloads.mpc.normalisation import Powers, inverse_root, reciprocal
+from support.three_parties import encoded, parties, revealed, run, shared
 
 F = 16
 

@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.three_parties import parties, revealed, revealed_bits, run, shared
 
 from foedus_workloads.mpc.arithmetic import (
     dot,
@@ -22,6 +21,7 @@ from foedus_workloads.mpc.party import Shared
 from foedus_workloads.mpc.ring import Ring
 from foedus_workloads.mpc.rounds import together
 from foedus_workloads.mpc.truncation import truncate
+from support.three_parties import parties, revealed, revealed_bits, run, shared
 
 WORDS = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=40)
 BITS = (4, 8, 16, 64)
@@ -46,7 +46,7 @@ def test_products_equal_those_of_big_integers(left, right, bits):
     size = min(len(left), len(right))
     x, y = (shared(torch.tensor(v[:size]), Ring(bits), seed) for v, seed in ((left, 7), (right, 9)))
     done = run(parties(bits=bits), lambda p: multiply(p, x[p.index], y[p.index]))
-    assert revealed(done.results, bits).tolist() == [ring_value(a * b, bits) for a, b in zip(left, right)]
+    assert revealed(done.results, bits).tolist() == [ring_value(a * b, bits) for a, b in zip(left, right, strict=False)]
 
 
 @settings(deadline=None, max_examples=20)
@@ -203,3 +203,14 @@ def test_independent_operations_share_their_rounds():
     )
     assert done.rounds == 6 * 11
     assert revealed([r[0] for r in done.results]).tolist() == [N - 1]
+
+
+def test_a_summand_leaves_a_party_once():
+    x = shared(torch.arange(3))
+
+    def twice(p):
+        square = product(p, x[p.index], x[p.index])
+        return together([reshare(p, square), truncate(p, square, 16)])
+
+    with pytest.raises(RuntimeError, match="used twice"):
+        run(parties(), twice)

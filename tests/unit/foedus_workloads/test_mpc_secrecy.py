@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from support.three_parties import run
 from torch import Tensor
 
 from foedus_workloads.mpc.arithmetic import ARITHMETIC, BOOLEAN, multiply, open_to_all
@@ -21,6 +20,7 @@ from foedus_workloads.mpc.known_factor import share_and_multiply
 from foedus_workloads.mpc.party import Party, Roles, Shared, Summand
 from foedus_workloads.mpc.ring import Ring, low_bits
 from foedus_workloads.mpc.truncation import truncate
+from support.three_parties import run
 
 Label = tuple[int, int, int]  # component, step, slot
 

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.three_parties import encoded, parties, revealed, run, shared
 
 from foedus_contract.errors import JobFailed
 from foedus_contract.mpc_wire import Hello, Round, SessionTerms
 from foedus_workloads.mpc.activations import gelu
 from foedus_workloads.mpc.arithmetic import multiply, open_to_all
 from foedus_workloads.mpc.session import Session, derive_stream_key
+from foedus_workloads.mpc.streams import expand
+from support.three_parties import encoded, parties, revealed, run, shared
 
 DIGEST = "sha256:" + "0" * 64
 TERMS = SessionTerms(session=bytes(16), model_digest=DIGEST, program_digest=DIGEST, fraction=16)
@@ -35,8 +36,7 @@ class Wires:
 
     def deliver(self, sender, receiver):
         header, content = self.queues[sender, receiver].pop(0)
-        for buffer in self.sessions[receiver].announce(sender, header):
-            view = memoryview(buffer.reshape(-1).view("u1"))
+        for view in self.sessions[receiver].announce(sender, header):
             view[:] = content[: view.nbytes]
             content = content[view.nbytes :]
         assert not content
@@ -102,7 +102,7 @@ def test_what_was_not_expected_ends_the_session(fault):
     header, _ = wires.queues[1, 0][0]
     with pytest.raises(JobFailed, match="party 1"):
         wires.sessions[0].announce(1, ROUND_FAULTS[fault](header))
-    assert (wires.sessions[0].over, wires.sessions[0].waiting_for, wires.sessions[0].result) == (True, None, None)
+    assert (wires.sessions[0].over, wires.sessions[0].waiting_for) == (True, None)
     with pytest.raises(JobFailed):
         wires.sessions[0].announce(1, header)
 
@@ -172,3 +172,10 @@ def test_a_streams_key_is_bound_to_terms_component_and_incarnations():
         derive_stream_key(b"l" * 32, TERMS, 0, [1, 1, 1]),
     }
     assert len(others | {kept}) == 6
+
+
+def test_streams_differ_by_key_step_and_slot():
+    draws = [
+        expand(key, step, slot, 64, (4,)) for key in (b"a" * 32, b"b" * 32) for step in (0, 1, 256) for slot in (0, 1)
+    ]
+    assert len({value for draw in draws for value in draw.tolist()}) == len(draws) * 4

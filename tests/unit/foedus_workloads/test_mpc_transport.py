@@ -11,8 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from cryptography import x509
-from support.certificates import Authority
-from support.three_parties import encoded, parties, revealed, run, shared
 
 from foedus_contract.errors import FoedusError, Refused, Unavailable
 from foedus_contract.mpc_wire import SessionTerms
@@ -20,6 +18,8 @@ from foedus_workloads.mpc.activations import gelu
 from foedus_workloads.mpc.session import Session
 from foedus_workloads.transport.parties import PartyPlace, connect, run_session
 from foedus_workloads.transport.tls import party_contexts, party_uri
+from support.certificates import Authority
+from support.three_parties import encoded, parties, revealed, run, shared
 
 DIGEST = "sha256:" + "0" * 64
 TERMS = SessionTerms(session=bytes(16), model_digest=DIGEST, program_digest=DIGEST, fraction=16)

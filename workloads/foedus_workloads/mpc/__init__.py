@@ -8,7 +8,8 @@ protocol stand where it is written: `arithmetic`, `truncation`, `comparison`, `c
 Adversary: one of the three parties that follows the protocol and tries to learn from all it sees (semi-honest).
 
 Assumptions: no two parties put together what they know; channels are confidential and authenticated; AES-256 in
-counter mode is a pseudorandom generator; each pair's key is the operating system's randomness and lives for one session.
+counter mode is a pseudorandom generator; each pair's key is the operating system's randomness and lives for one
+session.
 
 Guarantee: what a party sees (its shares, its keys' streams, what it receives) has the same distribution whatever the
 secrets are, but for what is opened to it. Shapes, the program and the number of rounds are public.

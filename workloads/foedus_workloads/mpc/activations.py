@@ -19,6 +19,7 @@ _CLIP = -14.0  # e^-14 = 8e-7 is below half a unit of the last place at 16 bits
 _SQUARINGS = 5
 _SLOPE = 0.99904365
 _CURVATURE, _SHIFT = 15, 15  # the factor of x^2 is 15 / 2^15: b / 32^2 with a division that a truncation does
+_MASKED = -1024.0  # in place of an entry that does not count: below all that do
 _RECIPROCAL_BITS = 10  # more bits after the point for 1 / sum, which is small when a row attends widely
 # GELU(x) - relu(x) on |x| < 3 (zero beyond) by a quartic in a = |x|: 0.02328962 a^4 - 0.19719836 a^3 + 0.5658561 a^2
 # - 0.55386347 a + 0.00410626, here as a product of two quadratics: largest error 0.0041, mean 0.00034 on [-10, 10].
@@ -31,8 +32,8 @@ _QUADRATICS_BITS = 58  # of both quadratics' scales together: four bits of 62 ar
 def exponential(party: Party, x: Shared) -> Operation[Shared]:
     """Return e^x for x <= 0, and 0 below -14: 13 rounds; see `_SLOPE` for the error.
 
-    1. y is a quadratic in x that is close to e^(x / 32), as 15 / 2^15 ((x + s)^2 + q): one product. 2. Square five times.
-    3. Far below the clip the result means nothing and is multiplied by 0: whether x < -14 is compared meanwhile.
+    1. y is a quadratic in x that is close to e^(x / 32), as 15 / 2^15 ((x + s)^2 + q): one product. 2. Square five
+    times. 3. Far below the clip the result means nothing and is multiplied by 0: whether x < -14 is compared meanwhile.
     """
     power, below = yield from together(
         [_power_of_quadratic(party, x), negative(party, party.add_public(x, -party.encode(_CLIP)))]
@@ -52,13 +53,15 @@ def _power_of_quadratic(party: Party, x: Shared) -> Operation[Shared]:
 
 
 def softmax(party: Party, x: Shared, *, mask: torch.Tensor | None = None) -> Operation[Shared]:
-    """Return softmax over the last dimension of n >= 2: 11 ceil(log2 n) + 35 rounds; `mask` is public, 1 where x counts.
+    """Return softmax over the last dimension of n >= 2: 11 ceil(log2 n) + 35 rounds.
+
+    `mask` is public, 1 where an entry counts, which must then be above -1024.
 
     The largest entry is taken off, so the sum lies in [1, n].
     """
     count = x.shape[-1]
     if mask is not None:
-        x = party.add_public(x * mask, (mask - 1) * party.encode(-_CLIP * 2))
+        x = party.add_public(x * mask, (1 - mask) * party.encode(_MASKED))
     top = yield from maximum(party, x)
     weights = yield from exponential(party, Shared(x.own - top.own, x.next - top.next))
     if mask is not None:

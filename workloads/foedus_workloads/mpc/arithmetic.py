@@ -86,7 +86,7 @@ def product(party: Party, x: Shared, y: Shared, domain: Domain = ARITHMETIC) -> 
 
 def add_to_summand(party: Party, z: Summand, value: int) -> Summand:
     """Return the summand of z + value: party 0 adds it."""
-    return Summand(z.value + value) if party.index == 0 else z
+    return Summand(z.take() + value if party.index == 0 else z.take())
 
 
 def dot(party: Party, pairs: list[tuple[Shared, Shared]]) -> Summand:
@@ -126,9 +126,9 @@ def matrix_product(party: Party, x: Shared, weight: Weight) -> Summand:
 
 def reshare(party: Party, z: Summand) -> Operation[Shared]:
     """Turn masked summands into a sharing (step 3): 1 round, one element a party. Works in both domains."""
-    bits = party.ring.bits
-    received = yield Exchange(to_previous=(to_wire(z.value, bits),), from_next=(expected(z.shape, bits),))
-    return Shared(z.value, from_wire(received.from_next[0], bits))
+    bits, value = party.ring.bits, z.take()
+    received = yield Exchange(to_previous=(to_wire(value, bits),), from_next=(expected(z.shape, bits),))
+    return Shared(value, from_wire(received.from_next[0], bits))
 
 
 def multiply(party: Party, x: Shared, y: Shared, domain: Domain = ARITHMETIC) -> Operation[Shared]:

@@ -5,8 +5,8 @@ and dealer know (roles as in `party.Roles`):
 1. In 2 rounds (`known_factor`, on Boolean words): share m, and share g = m AND n (a carry arises). p = m XOR n (a carry
    passes) is local.
 2. The carry into the top bit combines the k - 1 bits below it; (g, p) of two neighbouring ranges combine as
-   g = g_high XOR (p_high AND g_low), p = p_high AND p_low. log2(k) levels, 1 round each: both ANDs of a range lie next to
-   each other in one word, so the first level needs one word an element. From the second level on half of a word is
+   g = g_high XOR (p_high AND g_low), p = p_high AND p_low. log2(k) levels, 1 round each: both ANDs of a range lie next
+   to each other in one word, so the first level needs one word an element. From the second level on half of a word is
    used, so the words of two halves of the elements are put into one.
 3. The top bit is p_{k-1} XOR that carry.
 
@@ -132,12 +132,10 @@ def larger(party: Party, x: Shared, y: Shared) -> Operation[Shared]:
 
 
 def maximum(party: Party, x: Shared) -> Operation[Shared]:
-    """Return the maximum over the last dimension, kept as a dimension of one: 11 rounds a level, ceil(log2 n) levels."""
+    """Return the maximum over the last dimension, kept as a dimension of one: 11 ceil(log2 n) rounds."""
     while (count := x.shape[-1]) > 1:
         half = count // 2
-        winners = yield from larger(
-            party, x.map(lambda t, h=half: t[..., :h]), x.map(lambda t, h=half: t[..., h : 2 * h])
-        )
-        odd = x.map(lambda t, h=half: t[..., 2 * h :])
+        winners = yield from larger(party, x.columns(0, half), x.columns(half, 2 * half))
+        odd = x.columns(2 * half, count)
         x = Shared(torch.cat([winners.own, odd.own], -1), torch.cat([winners.next, odd.next], -1))
     return x

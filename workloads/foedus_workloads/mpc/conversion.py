@@ -1,7 +1,8 @@
 """From a Boolean bit to an arithmetic one, and selection by it.
 
-Steps for b = b_first XOR b_second XOR b_dealer (roles as in `party.Roles`): first knows e = b_first XOR b_second, second
-and dealer know n = b_dealer, and b = e + n - 2 e n. `known_factor` shares e and e n in 2 rounds, the rest is local.
+Steps for b = b_first XOR b_second XOR b_dealer (roles as in `party.Roles`): first knows e = b_first XOR b_second,
+second and dealer know n = b_dealer, and b = e + n - 2 e n. `known_factor` shares e and e n in 2 rounds, the rest is
+local.
 """
 
 from __future__ import annotations

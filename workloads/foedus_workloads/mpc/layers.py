@@ -26,7 +26,7 @@ class Linear:
 def linear(party: Party, x: Shared, layer: Linear) -> Operation[Shared]:
     """Return x W + b: [..., m, k] -> [..., m, n]; 2 rounds."""
     summand = matrix_product(party, x, layer.weight)
-    return (yield from truncate(party, Summand(summand.value + layer.bias.own), party.fraction))
+    return (yield from truncate(party, Summand(summand.take() + layer.bias.own), party.fraction))
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def layer_norm(party: Party, x: Shared, norm: Norm, *, variances: Powers = VARIA
     squares = party.add_public(squares, party.encode(norm.epsilon * count))
     inverse = yield from inverse_root(party, squares.map(lambda t: t.unsqueeze(-1)), powers, factor=count**0.5)
     scaled = product(party, weighted, inverse)
-    shifted = Summand(scaled.value + norm.bias.own * (1 << f))
+    shifted = Summand(scaled.take() + norm.bias.own * (1 << f))
     return (yield from truncate(party, shifted, f))
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -68,7 +69,7 @@ def normalise(party: Party, v: Shared, powers: Powers) -> Operation[Normalised]:
 def by_power(party: Party, above: Shared, powers: Powers, function: Callable[[int], float], bits: int) -> Shared:
     """Return function(j) for the secret j, at `bits` bits after the point; local."""
     values = [party.encode(function(j), bits) for j in range(powers.low, powers.high)]
-    rises = torch.tensor([after - before for before, after in zip(values, values[1:], strict=False)], dtype=torch.int64)
+    rises = torch.tensor([after - before for before, after in pairwise(values)], dtype=torch.int64)
     return party.add_public(above.map(lambda t: (t * rises).sum(-1)), values[0])
 
 

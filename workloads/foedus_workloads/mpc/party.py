@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import ldexp
 
 import torch
 from torch import Tensor
@@ -36,6 +37,10 @@ class Shared:
         """Return the secret after a linear, local function such as a reshape, on each component."""
         return Shared(local(self.own), local(self.next))
 
+    def columns(self, start: int, stop: int) -> Shared:
+        """Return the entries start to stop of the last dimension."""
+        return Shared(self.own[..., start:stop], self.next[..., start:stop])
+
     def __add__(self, other: Shared) -> Shared:
         return Shared(self.own + other.own, self.next + other.next)
 
@@ -52,19 +57,27 @@ class Shared:
         return Shared(self.own ^ other.own, self.next ^ other.next)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Summand:
-    """A party's one summand of a secret: what a product is before it is shared again or truncated."""
+    """A party's one masked summand of a secret: what a product is before it is shared again or truncated.
+
+    It leaves the party under one mask, so it is used once: in two messages to two parties it would show the secret.
+    """
 
     value: Tensor = field(repr=False)
+    used: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the secret."""
         return tuple(self.value.shape)
 
-    def __add__(self, other: Summand) -> Summand:
-        return Summand(self.value + other.value)
+    def take(self) -> Tensor:
+        """Return the value for its only use; raises RuntimeError at a second one."""
+        if self.used:
+            raise RuntimeError("a summand is used twice")
+        self.used = True
+        return self.value
 
 
 @dataclass(frozen=True)
@@ -96,7 +109,7 @@ class Party:
 
     index: int
     streams: Streams
-    ring: Ring = Ring()
+    ring: Ring = field(default_factory=Ring)
     fraction: int = 16  # bits after the point; 18 gives finer values and less room
     steps: int = 0
 
@@ -122,7 +135,7 @@ class Party:
 
     def encode(self, value: float, bits: int | None = None) -> int:
         """Return the nearest fixed-point integer of a public number, at `bits` bits after the point."""
-        return round(value * 2 ** (self.fraction if bits is None else bits))
+        return round(ldexp(value, self.fraction if bits is None else bits))
 
 
 @dataclass(frozen=True)

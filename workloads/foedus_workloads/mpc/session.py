@@ -4,8 +4,8 @@ Steps of party i:
 1. Draw a key of 32 bytes and send it to party i - 1 with a Hello; send party i + 1 a Hello alone. Both carry the digest
    of the terms (session, protocol, model, program, fraction) and this process's incarnation.
 2. Take both neighbours' Hellos; other terms, another version or another party than the connection's end the session.
-3. Each key becomes the stream's key by HKDF-SHA256 over terms, component and all three incarnations. Keys are drawn anew
-   for each session of each process, so a restarted party never meets a stream again.
+3. Each key becomes the stream's key by HKDF-SHA256 over terms, component and all three incarnations. Keys are drawn
+   anew for each session of each process, so a restarted party never meets a stream again.
 4. Run the program; each round sends at most one message to each neighbour, and goes on when what it expects has come.
 
 What comes is compared with what the program expects before its payload is read: session, number of the round, and type
@@ -76,7 +76,7 @@ class Totals:
 
 
 class Session(Generic[T]):
-    """A session of one party; `result` is there once `waiting_for` is None and it is over."""
+    """A session of one party."""
 
     def __init__(
         self, party: int, terms: SessionTerms, program: Program[T], *, incarnation: int, entropy: Entropy
@@ -93,7 +93,7 @@ class Session(Generic[T]):
             self.following: _Inbox((Expected(torch.int8, (KEY_BYTES,)),)),
         }
         self._over = False
-        self.result: T | None = None
+        self._results: list[T] = []
         self.totals = Totals()
 
     @property
@@ -105,6 +105,11 @@ class Session(Generic[T]):
     def following(self) -> int:
         """The party after this one."""
         return (self._index + 1) % PARTIES
+
+    @property
+    def result(self) -> T:
+        """What the program returned; LookupError before its end and after an error."""
+        return self._results[0]
 
     @property
     def over(self) -> bool:
@@ -123,8 +128,8 @@ class Session(Generic[T]):
         hello = Hello(party=self._index, incarnation=self._incarnation, terms_digest=self._terms_digest).to_json()
         return Send(self.previous, hello, (memoryview(self._key),)), Send(self.following, hello)
 
-    def announce(self, sender: int, header: bytes) -> tuple[Buffer, ...]:
-        """Check a header; return the buffers that its payload fills, in order. Raises JobFailed, and ends the session."""
+    def announce(self, sender: int, header: bytes) -> tuple[memoryview, ...]:
+        """Check a header and return what its payload fills, in order; a wrong one ends the session with JobFailed."""
         inbox = self._inboxes.get(sender)
         if self._over or inbox is None or inbox.announced:
             raise self._ended(sender, "sent a message that nobody waits for")
@@ -137,7 +142,7 @@ class Session(Generic[T]):
             raise self._ended(sender, f"sent something malformed ({error.what})") from None
         inbox.announced = True
         inbox.buffers = tuple(np.empty(each.shape, _numpy_type(each.dtype)) for each in inbox.expected)
-        return inbox.buffers
+        return tuple(each.reshape(-1).view(np.uint8).data for each in inbox.buffers)
 
     def arrived(self, sender: int) -> tuple[Send, ...]:
         """The buffers of `sender` are filled; return what is to be sent now."""
@@ -211,7 +216,7 @@ class Session(Generic[T]):
             try:
                 exchange = next(self._operation) if received is None else self._operation.send(received)
             except StopIteration as end:
-                self.result, self._over, self._inboxes = end.value, True, {}
+                self._results, self._over, self._inboxes = [end.value], True, {}
                 return tuple(sends)
             sends += self._outgoing(exchange)
             wanted = {self.previous: exchange.from_previous, self.following: exchange.from_next}
@@ -252,4 +257,4 @@ def _numpy_type(dtype: torch.dtype) -> np.dtype:
 
 
 def _bytes(values: Tensor) -> memoryview:
-    return memoryview(values.contiguous().numpy().reshape(-1).view(np.uint8))
+    return values.contiguous().numpy().reshape(-1).view(np.uint8).data

@@ -37,7 +37,9 @@ def expand(key: bytes, step: int, slot: int, bits: int, shape: tuple[int, ...]) 
     count = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
     block = step.to_bytes(_STEP_BYTES, "big") + slot.to_bytes(_SLOT_BYTES, "big") + bytes(_COUNTER_BYTES)
     stream = np.empty(count + 15, dtype=np.uint8)  # update_into wants room for one block more
-    Cipher(algorithms.AES256(key), modes.CTR(block)).encryptor().update_into(np.zeros(count, np.uint8), stream)
+    Cipher(algorithms.AES256(key), modes.CTR(block)).encryptor().update_into(
+        np.zeros(count, np.uint8).data, stream.data
+    )
     values = torch.from_numpy(stream[:count].view(f"<i{kind.itemsize}")).reshape(shape)
     return low_bits(values.to(torch.int64), bits)
 

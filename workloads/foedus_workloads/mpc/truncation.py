@@ -79,7 +79,7 @@ def _dealer(cut: _Cut, x: Shared | Summand) -> Operation[Shared]:
     a, b = cut.mask(_FIRST_MASK), cut.mask(_SECOND_MASK)
     wrap = carries(a, b, cut.bits) - cut.mask(_WRAP, cut.count)
     top = top_bit(a + b, cut.bits) - cut.mask(_TOP, cut.count)
-    summand = (to_wire(x.value, cut.bits),) if isinstance(x, Summand) else ()
+    summand = (to_wire(x.take(), cut.bits),) if isinstance(x, Summand) else ()
     hints = (to_wire(wrap, cut.count), to_wire(top, cut.count))
     yield Exchange(to_next=summand, to_previous=(*summand, *hints))
     yield Exchange()
@@ -90,7 +90,7 @@ def _dealer(cut: _Cut, x: Shared | Summand) -> Operation[Shared]:
 def _first(cut: _Cut, x: Shared | Summand) -> Operation[Shared]:
     a = cut.mask(_FIRST_MASK)
     whole = expected(cut.shape, cut.bits)
-    part = x.value if isinstance(x, Summand) else x.own + x.next
+    part = x.take() if isinstance(x, Summand) else x.own + x.next
     masked = part + a + ((1 << (cut.bits - 2)) + (1 << (cut.count - 1)))
     received = yield Exchange(
         to_next=(to_wire(masked, cut.bits),),
@@ -108,7 +108,7 @@ def _first(cut: _Cut, x: Shared | Summand) -> Operation[Shared]:
 def _second(cut: _Cut, x: Shared | Summand) -> Operation[Shared]:
     b = cut.mask(_SECOND_MASK)
     whole, narrow = expected(cut.shape, cut.bits), expected(cut.shape, cut.count)
-    masked = (x.value if isinstance(x, Summand) else x.next) + b
+    masked = (x.take() if isinstance(x, Summand) else x.next) + b
     received = yield Exchange(
         to_previous=(to_wire(masked, cut.bits),),
         from_previous=(whole,),

@@ -124,9 +124,12 @@ class _Sender:
             raise ConnectionError("a neighbour did not take what was sent")
 
     def close(self) -> None:
-        _end(self._connection)
-        with suppress(queue.Full):
+        with suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)  # what is being sent ends with an error
+        with suppress(queue.Full):  # a full queue belongs to a thread that is sending
             self._queue.put_nowait(None)
+        self._thread.join()
+        self._connection.close()
 
     def _run(self) -> None:
         while (message := self._queue.get()) is not None:
@@ -306,8 +309,8 @@ def run_session(session: Session[T], links: Links, *, round_seconds: float, cloc
         while (waiting := session.waiting_for) is not None:
             until = clock() + round_seconds
             header = links.read_header(waiting, until=until, clock=clock)
-            for buffer in session.announce(waiting, header):
-                links.fill(waiting, memoryview(buffer.reshape(-1)).cast("B"), until=until, clock=clock)
+            for view in session.announce(waiting, header):
+                links.fill(waiting, view, until=until, clock=clock)
             for message in session.arrived(waiting):
                 links.send(message, until=until, clock=clock)
         links.finish(until=until, clock=clock)
@@ -315,7 +318,6 @@ def run_session(session: Session[T], links: Links, *, round_seconds: float, cloc
         raise _failed(session, links, waiting, late=isinstance(error, TimeoutError)) from None
     finally:
         links.close()
-    assert session.result is not None
     return session.result
 
 

@@ -1,8 +1,8 @@
 """Mutual TLS 1.3: both sides' contexts, and who the certificate says the other side is.
 
 A silo's leaf carries exactly one URI name, `foedus://<namespace>/<job>/silo/<name>`; the coordinator's carries its
-Service's DNS names. A party of an inference carries `foedus://<namespace>/<cluster>/party/<number>`. All leaves of a job
-are signed by that job's own authority, and nothing else is trusted.
+Service's DNS names. A party of an inference carries `foedus://<namespace>/<cluster>/party/<number>`. All leaves of a
+job are signed by that job's own authority, and nothing else is trusted.
 """
 
 from __future__ import annotations
