@@ -26,6 +26,7 @@ COORDINATOR_ROLE = "coordinator"
 CLIENT_ROLE = "client"
 INSPECTOR_ROLE = "inspector"
 ROLES = (COORDINATOR_ROLE, CLIENT_ROLE, INSPECTOR_ROLE)
+READER_ROLE = "reader"  # of a person's pod that hands over what a claim holds
 POLICY_KEY = "policy.json"
 LEDGER_FILE = "ledger.sqlite"
 CA_CERTIFICATE_KEY = "ca.crt"
@@ -43,6 +44,7 @@ OPERATOR = f"{API_GROUP}/operator"  # who runs a job that names nobody else in `
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"  # Kueue's: on a training job it goes on to its Jobs
 DIGEST_ANNOTATION = f"{API_GROUP}/digest"  # of the manifest that a child was made from
 LEDGER_PODS = {"app.kubernetes.io/name": "foedus", COMPONENT_LABEL: "ledger"}  # of the ledger service, in the chart
+READER_LABELS = {"app.kubernetes.io/name": "foedus", COMPONENT_LABEL: READER_ROLE}
 RESULT_FINALIZER = f"{API_GROUP}/result"  # keeps the coordinator's pod until its result is in the job's status
 
 
@@ -109,6 +111,11 @@ def coordinator_output(job: str) -> str:
 def client_state(job: str, silo: str) -> str:
     """Return the name of the claim that keeps a silo's identity key and journal."""
     return f"{client(job, silo)}-state"
+
+
+def reader(owner: str, suffix: str) -> str:
+    """Return the name of a reading pod; of two at a time each has its own suffix."""
+    return f"{owner[:200]}-{READER_ROLE}-{suffix}"
 
 
 def ledger_claim(budget: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -19,11 +20,14 @@ from kubernetes.aio import client as kubernetes
 from kubernetes.aio import config as kubernetes_config
 
 from foedus_contract.errors import FoedusError, InvalidInput
-from foedus_engine.cluster.protocol import AlreadyExists, Busy, Conflict, Forbidden, NotFound
+from foedus_engine.cluster.protocol import AlreadyExists, Busy, Conflict, Forbidden, NotFound, Unauthenticated
 
 DEADLINE_SECONDS = 30.0  # an API server answers in milliseconds, a loaded one in seconds
 MAX_ANSWER_BYTES = 256 * 1024 * 1024  # a page of 500 objects at etcd's limit of 1.5 MiB is the most there can be
+MAX_LINE_BYTES = 2 * 1024 * 1024  # an event of a watch holds one object, below etcd's limit of 1.5 MiB
 SERVER_SIDE_APPLY = "application/apply-patch+yaml"
+CHANNELS = "v4.channel.k8s.io"
+USER_KUBECONFIG = "~/.kube/config"  # where kubectl looks, too
 
 Verb = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 Answer = dict[str, Any]
@@ -77,18 +81,54 @@ class ApiServer:
             raise _fault(status, content, path)
         return content
 
+    async def lines(self, path: str, query: Mapping[str, str], *, silence: float | None = None) -> AsyncIterator[bytes]:
+        """Yield the lines of an answer that goes on, as they come; one that is too long comes in pieces.
+
+        Raises as `request` does, and Busy when the server says nothing for `silence` seconds.
+        """
+        limit = aiohttp.ClientTimeout(total=None, connect=DEADLINE_SECONDS, sock_read=silence)
+        try:
+            answer = await self._call("GET", path, dict(query), None, "application/json", limit)
+            async with answer.response as response:
+                if response.status >= 400:
+                    raise _fault(response.status, await response.content.read(MAX_LINE_BYTES), path)
+                async for line in _lines(response.content):
+                    yield line
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise Busy(f"the API server does not answer ({type(error).__name__})", where=path) from None
+
+    @asynccontextmanager
+    async def channels(self, path: str, query: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        """Yield the WebSocket of a subresource that streams, in the protocol `v4.channel.k8s.io`; raises as `request`.
+
+        Each message is binary: the number of its channel in the first byte, then what was said there.
+        """
+        _, url, headers, *_ = await self._serialize("GET", path, dict(query), None, "application/json", accept="*/*")
+        rest = self._client.rest_client
+        session = rest.pool_manager or rest._create_pool_manager()
+        rest.pool_manager = session
+        name = self._client.configuration.tls_server_name
+        try:
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                socket = await session.ws_connect(
+                    url,
+                    headers=headers,
+                    protocols=(CHANNELS,),
+                    proxy=rest.proxy,
+                    max_msg_size=MAX_LINE_BYTES,
+                    **({"server_hostname": name} if name else {}),
+                )
+        except aiohttp.WSServerHandshakeError as error:
+            raise _fault(error.status, b"", path) from None
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise Busy(f"the API server does not answer ({type(error).__name__})", where=path) from None
+        async with socket:
+            yield socket
+
     async def _send(
         self, verb: Verb, path: str, query: dict[str, str], body: Any, content_type: str, seconds: float
     ) -> tuple[int, bytes]:
-        serialized = await self._client.param_serialize(
-            verb,
-            path,
-            query_params=list(query.items()),
-            header_params={"Accept": "application/json", "Content-Type": content_type},
-            body=None if body is None else dict(body),
-            auth_settings=["BearerToken"],
-        )
-        answer = await self._client.call_api(*serialized, _request_timeout=seconds)
+        answer = await self._call(verb, path, query, body, content_type, seconds)
         content = bytearray()
         async for block in answer.response.content.iter_any():
             content += block
@@ -96,6 +136,36 @@ class ApiServer:
                 answer.response.close()
                 raise Busy("the answer is too large", where=path)
         return answer.status, bytes(content)
+
+    async def _call(
+        self,
+        verb: Verb,
+        path: str,
+        query: dict[str, str],
+        body: Any,
+        content_type: str,
+        limit: float | aiohttp.ClientTimeout,
+    ) -> Any:
+        serialized = await self._serialize(verb, path, query, body, content_type)
+        return await self._client.call_api(*serialized, _request_timeout=limit)
+
+    async def _serialize(
+        self,
+        verb: Verb,
+        path: str,
+        query: dict[str, str],
+        body: Any,
+        content_type: str,
+        accept: str = "application/json",  # what streams answers 406 to it
+    ) -> Any:
+        return await self._client.param_serialize(
+            verb,
+            path,
+            query_params=list(query.items()),
+            header_params={"Accept": accept, "Content-Type": content_type},
+            body=None if body is None else dict(body),
+            auth_settings=["BearerToken"],
+        )
 
 
 @asynccontextmanager
@@ -122,6 +192,54 @@ async def load_configuration(kubeconfig: Path | None) -> kubernetes.Configuratio
     return configuration
 
 
+async def load_user_configuration(
+    kubeconfig: str, context: str | None, *, environ: Mapping[str, str]
+) -> tuple[kubernetes.Configuration, str]:
+    """Return how a person reaches a cluster, and the namespace that the context names, as kubectl would find them.
+
+    `kubeconfig` may be empty: then KUBECONFIG names one or several files, or ~/.kube/config is read. Raises
+    InvalidInput when there is none, when it has no such context, and for a server that could be anybody.
+    """
+    named = kubeconfig or environ.get("KUBECONFIG", "") or USER_KUBECONFIG
+    files = [Path(name).expanduser() for name in named.split(os.pathsep) if name]
+    if not any(file.is_file() for file in files):
+        cure = "name one with --kubeconfig or KUBECONFIG"
+        raise InvalidInput("there is no kubeconfig", where=named, cure=cure)
+    configuration = kubernetes.Configuration()
+    try:
+        loader = await kubernetes_config.load_kube_config(
+            named, context, client_configuration=configuration, persist_config=False
+        )
+        chosen = loader.current_context["context"]
+    except Exception as error:  # noqa: BLE001 - the library raises whatever a file that is not one leads to
+        cure = "`kubectl config get-contexts` lists what it has; choose with --context"
+        raise InvalidInput(f"names no cluster that can be used ({_words(error)})", where=named, cure=cure) from None
+    if not configuration.host.startswith("https://") or not configuration.verify_ssl:
+        cure = "name its certificate authority and an https:// address in the kubeconfig"
+        raise InvalidInput("its server is not verified, so anybody could answer", where=named, cure=cure)
+    return configuration, str(chosen.get("namespace") or "default")
+
+
+def _words(error: Exception) -> str:
+    """Return what the library says of a kubeconfig; it names keys and files, never what they hold."""
+    said = str(error) if isinstance(error, kubernetes_config.ConfigException) else ""
+    return " ".join(said.rstrip(".").split())[:512] or type(error).__name__
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    rest = bytearray()
+    async for block in content.iter_any():
+        *whole, tail = bytes(rest + block).split(b"\n")
+        for line in whole:
+            yield line
+        rest = bytearray(tail)
+        if len(rest) > MAX_LINE_BYTES:
+            yield bytes(rest)
+            rest.clear()
+    if rest:
+        yield bytes(rest)
+
+
 def _parse(path: str, content: bytes) -> Answer:
     try:
         answer = json.loads(content)
@@ -143,7 +261,10 @@ def _fault(status: int, content: bytes, path: str) -> FoedusError:
     if status == 409:
         kind = AlreadyExists if said.get("reason") == "AlreadyExists" else Conflict
         return kind(message, where=path, cure="read it again")
-    if status in {401, 403}:
+    if status == 401 or 'User "system:anonymous"' in message:
+        cure = "see whether the credentials have expired"
+        return Unauthenticated("the API server does not know who asks", where=path, cure=cure)
+    if status == 403:
         return Forbidden(message, where=path, cure="see whether rights, quota and namespace allow it")
     if status in {408, 410, 429} or status >= 500:
         return Busy(message, where=path)

@@ -48,7 +48,7 @@ class KubeLedgers:
         except NotFound:
             return None
         record = read_record(obj)
-        _check_reaches(obj, record)
+        check_kept_head(obj, record)
         return record
 
     async def reserve(
@@ -104,7 +104,7 @@ class KubeLedgers:
                 obj = await self._get(budget)
                 old = read_record(obj)
                 if whole:
-                    _check_reaches(obj, old)
+                    check_kept_head(obj, old)
                 new = _decide(decide, old, budget)
                 if new is not old:
                     check(old, new)
@@ -169,7 +169,7 @@ def read_record(obj: Object) -> BudgetRecord:
         raise Refused(f"the ledger cannot be trusted: {what}", where=where, cure=cure) from None
 
 
-def _check_reaches(obj: Object, record: BudgetRecord) -> None:
+def check_kept_head(obj: Object, record: BudgetRecord) -> None:
     """Raise LedgerBehind when the ledger holds less than its silo's log has once shown."""
     head = (obj.get("status") or {}).get("head")
     if head is not None:

@@ -49,9 +49,9 @@ class PodLogs:
         if len(self._logs) > MAX_PODS:
             del self._logs[next(iter(self._logs))]
         if not log.complete and has_started(pod):
-            ended = pod["status"].get("phase") in {"Succeeded", "Failed"}
+            ended, before = pod["status"].get("phase") in {"Succeeded", "Failed"}, log.last
             _take(log, await self._lines(key_of({"apiVersion": "v1", "kind": "Pod", **pod}), log.last))
-            log.complete = ended
+            log.complete = ended and log.last == before  # one read takes a part of a long log
         return tuple(log.events)
 
     async def _lines(self, pod: ObjectKey, since: str) -> list[bytes]:

@@ -6,16 +6,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import yaml
 from pydantic.alias_generators import to_camel
 
+from foedus.cluster.target import OBJECT_NAME, Place, in_place, is_plugin, run_on_cluster
 from foedus.options import command, namespace_option, state_option
 from foedus.overlap import Draft, check_overlap, keep_hashes
 from foedus.reconcile import reconcile
 from foedus.state import StoredBudget, create_budget, find_budget, list_budgets, require_budget
+from foedus.table import aligned
 from foedus_contract.errors import InvalidInput, Refused
 from foedus_contract.exit_codes import ExitCode
 from foedus_engine.api.budget import BudgetReason, PrivacyBudget
@@ -26,6 +28,9 @@ from foedus_engine.manifests import parse_manifest
 from foedus_ledger.charges import LedgerBehind
 from foedus_ledger.ledger import BudgetRecord, epsilon_reserved, epsilon_spent
 from foedus_workloads.training.data import read_records, record_hash
+
+if TYPE_CHECKING:
+    from foedus.cluster.session import Session
 
 DIGEST_SHOWN = 19  # `sha256:` and twelve digits: enough to compare by eye
 
@@ -43,7 +48,8 @@ class BudgetGroup(click.Group):
 def budget() -> None:
     """Make and show a silo's privacy budget.
 
-    `foedus budget` lists all budgets, `foedus budget NAME` shows who has used one.
+    `foedus budget` lists all budgets, `foedus budget NAME` shows who has used one. `show`, `list` and `reconcile` are
+    about the state folder, or with --context or --kubeconfig about a cluster.
     """
 
 
@@ -105,6 +111,9 @@ def create(
         manifests = [manifest(draft.budget) for draft in drafts]
         click.echo(yaml.safe_dump_all(manifests, sort_keys=False, allow_unicode=True), nl=False)
         return
+    if is_plugin():
+        words = "kubectl foedus budget create … -o yaml | kubectl apply -f -"
+        raise InvalidInput("makes budgets of this machine, or their manifests", where="budget create", cure=words)
     check_distinct(drafts)
     if not additional:
         check_overlap(state, drafts)
@@ -168,26 +177,62 @@ def manifest(item: PrivacyBudget) -> dict[str, Any]:
     return {"apiVersion": item.api_version, "kind": item.kind, "metadata": meta, "spec": document["spec"]}
 
 
+output_option = click.option(
+    "-o", "--output", type=click.Choice(["text", "json"]), default="text", help="json prints one object a budget."
+)
+
+
 @budget.command()
-@click.argument("name", required=False)
-@click.option("--output", type=click.Choice(["text", "json"]), default="text", help="How to print.")
-@namespace_option
-@state_option
-def show(name: str | None, output: str, namespace: str, state: Path) -> None:
+@click.argument("name", required=False, type=OBJECT_NAME)
+@output_option
+@in_place
+def show(place: Place, name: str | None, output: str) -> None:
     """List all budgets, or show the accounts of one."""
-    found = list_budgets(state, namespace) if name is None else [require_budget(state, namespace, name)]
-    ready = {item.key: readiness(state, item.key) for item in found}
+    show_budgets(place, name, output)
+
+
+@budget.command("list")
+@output_option
+@in_place
+def list_all(place: Place, output: str) -> None:
+    """List all budgets."""
+    show_budgets(place, None, output)
+
+
+def show_budgets(place: Place, name: str | None, output: str) -> None:
+    """Print the budgets of a state folder or of a cluster's namespace, or one with its accounts."""
+    if place.target is None:
+        state = place.state
+        found = list_budgets(state, place.namespace) if name is None else [require_budget(state, place.namespace, name)]
+        cure = "make one with: foedus budget create --data FILE --epsilon EPSILON"
+        echo_budgets(found, {item.key: readiness(state, item.key) for item in found}, name, output)
+        if not found and output == "text":
+            click.echo(f"no budgets in {state}; {cure}")
+        return
+
+    async def work(session: Session) -> None:
+        objects = await session.budgets(name)
+        found = [StoredBudget(item.key, item.record) for item in objects]
+        echo_budgets(found, {item.key: judge(item.behind) for item in objects}, name, output)
+        if not found and output == "text":
+            click.echo(f"no budgets in namespace {session.namespace}; their holders make them, see docs/operator.md")
+
+    run_on_cluster(place.target, work)
+
+
+def echo_budgets(
+    found: Sequence[StoredBudget], ready: Mapping[BudgetKey, Readiness], name: str | None, output: str
+) -> None:
+    """Print budgets as a table or as JSON; one that was named with its accounts."""
     if output == "json":
         for item in found:
             record, now = item.record.model_dump(mode="json", by_alias=True), ready[item.key]
             said = {"status": now.status, "reason": now.reason, "message": now.message}
             click.echo(json.dumps({"name": item.key.name, **record, **spent(item.record), "ready": said}))
         return
-    if not found:
-        click.echo(f"no budgets in {state}; make one with: foedus budget create --data FILE --epsilon EPSILON")
-        return
     held_back = [f"{item.key.name}: {ready[item.key].message}" for item in found if ready[item.key].status == "False"]
-    for line in table(found, ready) + (account_lines(found[0].record) if name else []) + held_back:
+    lines = table(found, ready) + (account_lines(found[0].record) if name else []) + held_back
+    for line in lines if found else ():
         click.echo(line)
 
 
@@ -209,8 +254,15 @@ def readiness(state: Path, key: BudgetKey) -> Readiness:
     try:
         read_checked(state, key)
     except LedgerBehind as error:
-        return Readiness(BudgetReason.LEDGER_BEHIND, str(error))
-    return Readiness(BudgetReason.AVAILABLE)
+        return judge(error)
+    return judge(None)
+
+
+def judge(behind: LedgerBehind | None) -> Readiness:
+    """Return the readiness of a budget whose ledger is an old copy, or is not."""
+    if behind is None:
+        return Readiness(BudgetReason.AVAILABLE)
+    return Readiness(BudgetReason.LEDGER_BEHIND, str(behind))
 
 
 def spent(record: BudgetRecord) -> dict[str, float]:
@@ -245,9 +297,3 @@ def account_lines(record: BudgetRecord) -> list[str]:
         sigma = f"{account.mechanism.noise_multiplier:.3f}"
         rows.append([uid, account.state, str(account.charged), str(account.reserved), sigma, account.claimant])
     return ["", *aligned(rows)] if len(rows) > 1 else ["", "no job has used it"]
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the rows with columns of equal width."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foedus.base_model import claim_folders, read_model
+from foedus.report.gather import Source
 from foedus_contract.errors import FoedusError
 from foedus_engine.accounting import Accounting
 from foedus_engine.cluster.embedded import EmbeddedCluster, utc_now
 from foedus_engine.cluster.embedded_ledgers import EmbeddedLedgers
 from foedus_engine.cluster.execute import is_transient
+from foedus_engine.cluster.fields import ISOLATION
+from foedus_engine.cluster.protocol import find
+from foedus_engine.decide.observed import Progress
 from foedus_engine.decide.plan import ObjectKey
 from foedus_engine.pki import content_factory
 from foedus_engine.reconcile import Reconciler
@@ -54,3 +58,17 @@ async def open_engine(
 
         loop = Reconciler(cluster, ledgers, factory, kinds, clock=time.monotonic, report=report)
         yield Engine(cluster, ledgers, loop, faults, state)
+
+
+def report_source(engine: Engine) -> Source:
+    """Return where the report of a run on this engine comes from."""
+    cluster = engine.cluster
+
+    async def progress(namespace: str, job: str) -> tuple[Progress, ...]:
+        """Return all events of a Job's pods; each look reads one block more."""
+        events = await cluster.pod_progress(namespace, job)
+        while len(more := await cluster.pod_progress(namespace, job)) > len(events):
+            events = more
+        return more
+
+    return Source(lambda key: find(cluster, key), progress, engine.ledgers.read, (ISOLATION,))

@@ -11,19 +11,25 @@ from types import MappingProxyType
 
 import click
 
+from foedus.options import PLUGIN_NAME
 from foedus_contract.errors import FoedusError, describe_defect
 from foedus_contract.exit_codes import ExitCode
 
 # Where each command lives. `foedus --help` and `foedus data split` must not wait for the engine to be imported.
 COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
+        "adapter": ("foedus.adapter:adapter", "Fetch the adapter that a job on a cluster has made."),
         "budget": ("foedus.budget:budget", "Make and show a silo's privacy budget."),
         "data": ("foedus.data:data", "Prepare example data."),
         "delete": ("foedus.delete:delete", "Remove a job; give back what it has not spent."),
+        "get": ("foedus.get:get", "Show the jobs and budgets of a cluster."),
+        "logs": ("foedus.logs:logs", "Show what the processes of a job on a cluster say."),
         "report": ("foedus.report.command:report", "Make the report in a result folder again."),
         "run": ("foedus.run:run", "Run manifests on this machine."),
     }
 )
+# They work in a state folder of this machine, so `kubectl foedus` has them not: there, `delete` would mislead.
+ON_A_LAPTOP = frozenset({"data", "delete", "run"})
 
 
 class LazyGroup(click.Group):
@@ -31,11 +37,11 @@ class LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return all names, imported or not."""
-        return sorted({*COMMANDS, *super().list_commands(ctx)})
+        return sorted({*offered(ctx), *super().list_commands(ctx)})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return the command, importing it if it is a lazy one."""
-        if cmd_name not in COMMANDS:
+        if cmd_name not in offered(ctx):
             return super().get_command(ctx, cmd_name)
         module, _, name = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), name)
@@ -43,10 +49,16 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing the lazy ones."""
-        rows = {name: summary for name, (_, summary) in COMMANDS.items()}
+        rows = {name: summary for name, (_, summary) in offered(ctx).items()}
         rows.update({name: command.get_short_help_str() for name, command in self.commands.items()})
         with formatter.section("Commands"):
             formatter.write_dl(sorted(rows.items()))
+
+
+def offered(ctx: click.Context) -> Mapping[str, tuple[str, str]]:
+    """Return the lazy commands that the program has under the name that it was called by."""
+    absent = ON_A_LAPTOP if ctx.find_root().info_name == PLUGIN_NAME else frozenset()
+    return {name: place for name, place in COMMANDS.items() if name not in absent}
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -62,9 +74,18 @@ def version() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every failure is one line on stderr and an exit code of the contract."""
+    _run(arguments, "foedus")
+
+
+def plugin(arguments: list[str] | None = None) -> None:
+    """Run the command line as `kubectl foedus`: what may be about a state folder or a cluster is about a cluster."""
+    _run(arguments, PLUGIN_NAME)
+
+
+def _run(arguments: list[str] | None, name: str) -> None:
     # What a person must know the commands say; a library's log lines, and their tracebacks, would stand between.
     logging.getLogger().addHandler(logging.NullHandler())
-    sys.exit(int(_exit_code(arguments)))
+    sys.exit(int(_exit_code(arguments, name)))
 
 
 def _one_line(error: click.ClickException) -> str:
@@ -74,9 +95,9 @@ def _one_line(error: click.ClickException) -> str:
     return f"{said.rstrip('.')}; see: {context.command_path} --help" if context else said
 
 
-def _exit_code(arguments: list[str] | None) -> int:
+def _exit_code(arguments: list[str] | None, name: str) -> int:
     try:
-        cli.main(args=arguments, prog_name="foedus", standalone_mode=False)
+        cli.main(args=arguments, prog_name=name, standalone_mode=False)
     except FoedusError as error:
         click.echo(f"error: {error}", err=True)
         return error.code

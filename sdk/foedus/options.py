@@ -9,6 +9,7 @@ import click
 
 DEFAULT_STATE = Path(".foedus")
 DEFAULT_NAMESPACE = "default"
+PLUGIN_NAME = "kubectl foedus"  # how the program calls itself as a plug-in of kubectl
 
 state_option = click.option(
     "--state",

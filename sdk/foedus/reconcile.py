@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import secrets
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from foedus.options import namespace_option, state_option
+from foedus.cluster.reader import SUFFIX_BYTES, reader_settings
+from foedus.cluster.target import OBJECT_NAME, Place, Target, in_place, run_on_cluster
 from foedus.state import list_budget_keys, require_budget
+from foedus_engine import names
+from foedus_engine.build.metadata import Owner
+from foedus_engine.build.reader import Reading, build_reader
 from foedus_engine.cluster.embedded_ledgers import head_path, ledger_path, read_head
-from foedus_engine.decide.plan import BudgetKey
+from foedus_engine.decide.plan import BudgetKey, ObjectKey
 from foedus_ledger.charge_log import log_path, read_charges
-from foedus_ledger.charges import check_reaches, missing
+from foedus_ledger.charges import LOG_FILE, Charges, check_reaches, missing
 from foedus_ledger.ledger import epsilon_reserved, epsilon_spent
 from foedus_ledger.records import Account, BudgetRecord
 from foedus_ledger.sqlite import SqliteLedger
+
+if TYPE_CHECKING:
+    from foedus.cluster.session import Session
 
 
 @dataclass(frozen=True)
@@ -33,26 +45,80 @@ class TakenOver:
 
 
 @click.command()
-@click.argument("name", required=False)
-@click.option("--output", type=click.Choice(["text", "json"]), default="text", help="json prints one object a budget.")
-@namespace_option
-@state_option
-def reconcile(name: str | None, output: str, namespace: str, state: Path) -> None:
+@click.argument("name", required=False, type=OBJECT_NAME)
+@click.option(
+    "--log",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help=f"On a cluster: a copy of the silo's log, {LOG_FILE}.  [default: a pod of yours reads the silo's volume]",
+)
+@click.option("--image", help="On a cluster: image of that pod.  [default: that of a job in the namespace]")
+@click.option(
+    "-o", "--output", type=click.Choice(["text", "json"]), default="text", help="json prints one object a budget."
+)
+@in_place
+def reconcile(place: Place, name: str | None, log: Path | None, image: str | None, output: str) -> None:
     """Let a ledger that was restored from an old copy take over what the silo has charged since.
 
-    The charges come from the silo's own log and count as spent; nothing is given back. Without NAME all budgets of the
-    namespace are looked at. The same command again changes nothing.
+    The charges come from the silo's own log and count as spent; nothing is given back. In a state folder the log lies
+    beside the ledger, and without NAME all budgets of the namespace are looked at. On a cluster it lies on the silo's
+    volume, and NAME says whose. The same command again changes nothing.
     """
-    keys = list_budget_keys(state, namespace) if name is None else [require_budget(state, namespace, name).key]
+    if place.target is not None:
+        if name is None:
+            raise click.UsageError("on a cluster, name the budget: its log is the silo's own")
+        _on_cluster(place.target, name, log, image, output)
+        return
+    if log is not None or image is not None:
+        raise click.UsageError("--log and --image are for a cluster; in a state folder the log lies beside the ledger")
+    keys = (
+        list_budget_keys(place.state, place.namespace)
+        if name is None
+        else [require_budget(place.state, place.namespace, name).key]
+    )
     if not keys and output == "text":
-        click.echo(f"no budgets in {state}")
+        click.echo(f"no budgets in {place.state}")
     for key in keys:
-        done = take_over(state, key)
-        for line in [json.dumps(document(done))] if output == "json" else lines(done):
-            click.echo(line)
-        seen = read_head(head_path(state, key))
+        done = take_over(place.state, key)
+        _echo(done, output)
+        seen = read_head(head_path(place.state, key))
         if seen is not None:
-            check_reaches(done.record, seen, str(ledger_path(state, key)))
+            check_reaches(done.record, seen, str(ledger_path(place.state, key)))
+
+
+def _on_cluster(target: Target, name: str, log: Path | None, image: str | None, output: str) -> None:
+    """Take over what the log has and the cluster's ledger lacks."""
+
+    async def work(session: Session) -> None:
+        (before,) = await session.budgets(name)
+        charges = await _fetch_log(session, name, image) if log is None else await asyncio.to_thread(read_charges, log)
+        lacking = missing(before.record, charges, f"{names.BUDGET_KIND} {before.key}" if log is None else str(log))
+        after = await session.take_over(before.key, lacking)
+        _echo(compare(before.key, before.record, after, lacking), output)
+        (now,) = await session.budgets(name)
+        if now.behind is not None:
+            raise now.behind
+
+    run_on_cluster(target, work)
+
+
+async def _fetch_log(session: Session, name: str, image: str | None) -> Charges:
+    """Return what the log on the silo's volume says: a pod hands that one file over, and nothing else of the volume."""
+    from foedus.cluster.fetch import fetch
+
+    budget = await session.get(ObjectKey(names.API_VERSION, names.BUDGET_KIND, session.one_namespace, name))
+    jobs = await session.list("batch/v1", "Job", {names.MANAGER_LABEL: names.MANAGER})
+    settings = reader_settings(jobs[0] if jobs else None, image, f"namespace {session.namespace}")
+    owner = Owner(names.BUDGET_KIND, session.one_namespace, name, budget["metadata"]["uid"])
+    reading = Reading(names.ledger_claim(name), "", (LOG_FILE,))
+    pod = build_reader(owner, names.reader(name, secrets.token_hex(SUFFIX_BYTES)), reading, settings)
+    with tempfile.TemporaryDirectory() as scratch:
+        await fetch(session, pod, Path(scratch), expected="", note=lambda text: click.echo(text, err=True))
+        return await asyncio.to_thread(read_charges, Path(scratch) / LOG_FILE)
+
+
+def _echo(done: TakenOver, output: str) -> None:
+    for line in [json.dumps(document(done))] if output == "json" else lines(done):
+        click.echo(line)
 
 
 def take_over(state: Path, key: BudgetKey) -> TakenOver:
@@ -63,6 +129,11 @@ def take_over(state: Path, key: BudgetKey) -> TakenOver:
     before = ledger.read()
     lacking = missing(before, charges, str(path))
     after = ledger.take_over(lacking)
+    return compare(key, before, after, lacking)
+
+
+def compare(key: BudgetKey, before: BudgetRecord, after: BudgetRecord, lacking: Mapping[str, Account]) -> TakenOver:
+    """Return what has changed in a ledger that took over the accounts it lacked."""
     held = {job: account.charged for job, account in before.accounts.items()}
     return TakenOver(key, after, {job: held.get(job, 0) for job in sorted(lacking)})
 

@@ -6,9 +6,7 @@ import asyncio
 import os
 import shutil
 import sys
-import tempfile
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,17 +15,18 @@ import click
 from rich.console import Console
 
 from foedus.display import Display, JsonDisplay, LiveDisplay, PlainDisplay
-from foedus.engine import Engine, open_engine
+from foedus.engine import Engine, open_engine, report_source
 from foedus.follow import follow
 from foedus.interrupt import run_until_terminated
 from foedus.lifecycle import accounts, admit, all_left, is_complete, job_key, keep_logs, remove
 from foedus.options import command, state_option
 from foedus.report.finish import bad_ending, find_record, good_ending, save_report
-from foedus.report.record import PAGE_FILE, RECORD_FILE
+from foedus.result import drop_old_report, result_folder, say_report, say_result
 from foedus_contract import limits
 from foedus_contract.durable import read_at_most
 from foedus_contract.errors import FoedusError, InvalidInput, JobFailed, Refused, Unavailable
 from foedus_contract.exit_codes import ExitCode
+from foedus_contract.paths import ADAPTER_FOLDER
 from foedus_engine import names
 from foedus_engine.api.budget import PrivacyBudget
 from foedus_engine.api.training import FederatedTrainingJob
@@ -36,7 +35,6 @@ from foedus_engine.cluster.protocol import find
 from foedus_engine.manifests import load_manifests, parse_manifest
 
 Result = TypeVar("Result")
-ADAPTER_FOLDER = "adapter"  # of the output volume; the trainer's own constant would import the training framework
 
 
 @dataclass(frozen=True)
@@ -95,40 +93,6 @@ def check_state(state: Path) -> None:
         return  # the engine says why it cannot use the folder
 
 
-@contextmanager
-def result_folder(folder: Path) -> Iterator[None]:
-    """Make the folder before any privacy is spent; one that stays empty is removed again.
-
-    The report of a run that left no adapter gives way to the next run that is admitted. Raises InvalidInput when the
-    folder holds anything else, Unavailable when it cannot be written to.
-    """
-    cure = "choose another folder with --out"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-        if {entry.name for entry in folder.iterdir()} - {PAGE_FILE, RECORD_FILE}:
-            raise InvalidInput("holds something already", where=str(folder), cure=cure)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise Unavailable(f"the result folder cannot be used ({reason})", where=str(folder), cure=cure) from None
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            folder.rmdir()
-
-
-def drop_old_report(folder: Path, display: Display) -> None:
-    """Remove the report that an earlier run left without an adapter: beside a run that goes on it would mislead."""
-    old = [folder / name for name in (PAGE_FILE, RECORD_FILE) if (folder / name).exists()]
-    for path in old:
-        with suppress(OSError):
-            path.unlink()
-    if old:
-        display.note("OldReport", f"the report of an earlier run is removed from {folder}", folder=str(folder))
-
-
 def read_job(files: Sequence[Path]) -> FederatedTrainingJob:
     """Return the one training job in the files; raises InvalidInput when there is none, or something else."""
     jobs = []
@@ -164,8 +128,8 @@ async def run_job(job: FederatedTrainingJob, options: Options, display: Display,
             engine.cluster.release()
             status = await train(engine, job, options, display)
         deliver(engine, job, options)
-        record = await find_record(engine, job, status, good_ending(status, utc_now()), display)
-        page = await save_report(engine, job, record, options.out, display)
+        record = await find_record(report_source(engine), job, status, good_ending(status, utc_now()), display)
+        page = await save_report(report_source(engine), job, record, options.out, display)
         say_result(status, options.out, page, display)
 
 
@@ -222,9 +186,9 @@ async def abandon(engine: Engine, job: FederatedTrainingJob, error: BaseExceptio
         display.note("Complete", "the job is complete; the same command delivers its result")
         return ""
     logs = keep_logs(engine, job) if isinstance(error, JobFailed) else None
-    record = await find_record(engine, job, status, bad_ending(error, utc_now()), display)
+    record = await find_record(report_source(engine), job, status, bad_ending(error, utc_now()), display)
     await remove(engine, key, display)
-    if (page := await save_report(engine, job, record, out, display)) is not None:
+    if (page := await save_report(report_source(engine), job, record, out, display)) is not None:
         say_report(page, display)
     if isinstance(error, FoedusError) and error.code is ExitCode.BUDGET_REFUSED:
         return await orphans(engine, job)
@@ -253,32 +217,3 @@ def deliver(engine: Engine, job: FederatedTrainingJob, options: Options) -> None
         cure = "run the same command again with another --out; nothing more is charged"
         reason = error.strerror or "some files were not copied"
         raise Unavailable(f"the result cannot be written ({reason})", where=str(options.out), cure=cure) from None
-
-
-def say_result(status: Mapping[str, Any], out: Path, page: Path | None, display: Display) -> None:
-    """Say what came out, where its report is, and what to try next."""
-    result = status["result"]
-    accuracy = result.get("accuracy")
-    shown = "not measured" if accuracy is None else f"{accuracy:.4f}"
-    display.note(
-        "Result",
-        f"{result['outcome']}: accuracy {shown} on public data, ε spent {status['epsilonSpent']:.4f} of "
-        f"{status['epsilonLimit']:g}, {result['rounds']} rounds in {result['attempts']} attempts; in {out}",
-        outcome=result["outcome"],
-        accuracy=accuracy,
-        epsilonSpent=status["epsilonSpent"],
-        epsilonLimit=status["epsilonLimit"],
-        rounds=result["rounds"],
-        attempts=result["attempts"],
-        out=str(out),
-        report=None if page is None else str(page),
-    )
-    if page is not None:
-        say_report(page, display)
-    command = f"cat {out}/README.md"
-    display.note("Next", f"next: {command}    (the model card; it says how to load the adapter)", command=command)
-
-
-def say_report(page: Path, display: Display) -> None:
-    """Say where the report is."""
-    display.note("Report", f"report: {page}    (open it in a browser)", report=str(page))

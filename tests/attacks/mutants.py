@@ -18,6 +18,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("operator", "workloads", "sdk", "tests", "crds", "examples", "pyproject.toml")
 ATTACK = "tests/attacks/test_attacks.py::test_the_coordinator_learns_no_silos_vector"
+# The one plugin that the tests need: loading all that are installed takes longer than most of the tests.
+PLUGINS = ("-p", "pytest_asyncio.plugin", "-p", "no:cacheprovider")
 SECONDS = 300.0  # a test of the table takes seconds; a mutant that hangs is not caught
 # How a test says that what it asserts does not hold. Any other error could be the patch's own fault.
 FAILED = re.compile(r"^E +(AssertionError|assert |Failed: |hypothesis\.errors\.)", re.MULTILINE)
@@ -79,11 +81,11 @@ def build(folder: Path, patches: Iterable[Patch] = ()) -> Path:
 def run(tree: Path, *tests: str) -> subprocess.CompletedProcess[str]:
     """Run tests with the packages of `tree` alone."""
     path = os.pathsep.join(str(tree / part) for part in ("operator", "workloads", "sdk", "tests"))
-    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-m", "", "--tb=short", *tests]
+    command = [sys.executable, "-m", "pytest", "-x", *PLUGINS, "-m", "", "--tb=short", *tests]
     return subprocess.run(
         command,
         cwd=tree,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": path, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
         timeout=SECONDS,

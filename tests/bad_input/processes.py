@@ -1,4 +1,4 @@
-"""Real processes for cases: forked from a server that has imported everything once, so that a start takes no second.
+"""Real processes for cases.
 
 What a process prints goes through pipes, which no limit on file sizes reaches. A process that does not end in time
 fails its test.
@@ -6,27 +6,20 @@ fails its test.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import dp_accounting  # noqa: F401 - imported once, for all processes, like the next ones
-import opendp.measurements  # noqa: F401
-import peft  # noqa: F401
-from dp_accounting import pld, rdp  # noqa: F401
-from transformers.models.bert import modeling_bert  # noqa: F401
-
-from foedus import budget, main, run  # noqa: F401
+from foedus import main
 from foedus_contract import paths
 from foedus_workloads import entry
-from foedus_workloads.privacy import noise  # noqa: F401
-from foedus_workloads.training import client, coordinator, local_step, trainer  # noqa: F401
+from support.forked import forked
 
 LIMIT_SECONDS = 600.0  # above every deadline of a case, on a loaded machine too; who takes longer hangs
 Sabotage = Callable[[], None]
@@ -45,13 +38,9 @@ class Process:
     """A process that runs `target(*arguments)` with its output caught."""
 
     def __init__(self, target: Callable[..., None], *arguments: object) -> None:
-        # What the fork server, and what a process of the command line starts, import from.
-        os.environ["PYTHONPATH"] = ":".join(filter(None, sys.path))
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__, "bad_input.sabotage"])
-        pipes = [context.Pipe(duplex=False) for _ in range(2)]
+        pipes = [Pipe(duplex=False) for _ in range(2)]
         ends = [writer for _, writer in pipes]
-        self._process = context.Process(target=_caught, args=(*ends, target, arguments))
+        self._process = forked(_caught, *ends, target, arguments)
         self._process.start()
         for end in ends:
             end.close()

@@ -7,7 +7,6 @@ transitions, sessions. Standing in, in cheap worlds only:
 
 - X25519 by exponentiation modulo 2^61 - 1, HKDF by BLAKE2b, Ed25519 by BLAKE2b over public key and message;
 - the broadcast's ECDSA signature and certificate by BLAKE2b over the statement;
-- canonical JSON by one call of the standard encoder that gives the same bytes (a test compares);
 - frames, which pass as objects;
 - `dataclasses.replace` in the machines by a copy that does not check the names of fields.
 """
@@ -15,7 +14,6 @@ transitions, sessions. Standing in, in cheap worlds only:
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -24,7 +22,6 @@ from unittest.mock import patch
 
 from cryptography.exceptions import InvalidSignature
 
-from foedus_contract import canonical
 from foedus_contract.canonical import bytes_digest
 from foedus_contract.errors import InvalidInput
 from foedus_contract.plan import TrainingPlan
@@ -128,16 +125,6 @@ class CheapSigner:
         return hashlib.blake2b(statement, key=self.key).digest()
 
 
-_ENCODER = json.JSONEncoder(
-    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=bytes.hex
-)
-
-
-def fast_canonical_json(value: Any) -> bytes:
-    """Return what `canonical_json` returns."""
-    return _ENCODER.encode(value).encode("utf-8")
-
-
 def fast_replace(value: Any, **changes: Any) -> Any:
     """Return what `dataclasses.replace` returns for classes without slots and without `__post_init__`."""
     new = object.__new__(type(value))
@@ -155,7 +142,6 @@ REPLACED = (
     (silo, "X25519PrivateKey", CheapPrivateKey),
     (unmask, "X25519PrivateKey", CheapPrivateKey),
     (membership, "Ed25519PublicKey", CheapVerifyKey),
-    (canonical, "canonical_json", fast_canonical_json),
     (sessions, "encode_frame", lambda message, payload=b"": (message, payload)),
     (wire, "exact", False),
 )

@@ -13,13 +13,12 @@ from typing import Any
 
 import pytest
 
-from foedus_contract.canonical import canonical_json
 from foedus_contract.wire import Unmask
 from simulation.checker import check
 from simulation.faults import CRASH_POINTS, KINDS
 from simulation.history import Fact, History
 from simulation.run import Tally, play_all, replay, verdict
-from simulation.standins import cheap, fast_canonical_json
+from simulation.standins import cheap
 from simulation.world import World
 
 Edit = Callable[[History], History]
@@ -64,11 +63,6 @@ def test_faults_that_never_occurred_are_a_failure_of_a_long_run_only() -> None:
     del blind.happened["silo DrawNoise after"]
     assert verdict(blind, 20_000) == ["BLIND: these never occurred: silo DrawNoise after"]
     assert verdict(blind, 19_999) == []
-
-
-def test_the_quick_encoding_is_the_canonical_one() -> None:
-    value = {"b": b"\x00\xff", "a": [1, -2.5, None, True, "ü"], "nested": {"2": (1, b"")}}
-    assert fast_canonical_json(value) == canonical_json(value)
 
 
 # The checker itself: an honest history passes, each edit of it is seen.

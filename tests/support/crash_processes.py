@@ -3,15 +3,13 @@
     outcome = run_processes(world, {"coordinator": [Kill("ApplySum", 2)], "silo-b": [Kill("DrawNoise")]})
 
 A process that died by a signal is started again under the next incarnation, unless it is to stay away; its list of
-kills goes on with the next one. Processes are forked from a server that has imported the training framework, so that
-starting one takes a fraction of a second. What each one is about to do stands in its trace.
+kills goes on with the next one. What each one is about to do stands in its trace.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -27,11 +25,12 @@ from foedus_contract.progress import IdentityReady, TrainingResult
 from foedus_contract.run_spec import CoordinatorRunSpec, SiloPolicy, parse_run_spec
 from foedus_workloads.privacy.noise import OpenDpSampler
 from foedus_workloads.secagg.effects import Send, SendTo
-from foedus_workloads.training import client, coordinator, local_step, trainer  # noqa: F401 - imported once, for all
+from foedus_workloads.training import client, coordinator
 from foedus_workloads.training.coordinator_entries import Closed, Opened
 from foedus_workloads.training.job_effects import ChargeLedger, JournalCoordinator, JournalSilo
 from foedus_workloads.training.surroundings import Surroundings
 from foedus_workloads.transport.server import ServerSettings
+from support.forked import forked
 from support.training_world import QUICK, World
 
 COORDINATOR = "coordinator"
@@ -147,8 +146,6 @@ class Processes:
         self, world: World, kills: Mapping[str, Sequence[Kill]], away: frozenset[str], settings: ServerSettings
     ) -> None:
         self._world, self._kills, self._away, self._settings = world, kills, away, settings
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([__name__])
         self.codes: dict[str, list[int]] = {role: [] for role in (COORDINATOR, *world.silos)}
         self.running: dict[str, BaseProcess] = {}
 
@@ -159,7 +156,8 @@ class Processes:
         spec = self._world.coordinator_spec() if role == COORDINATOR else self._world.client_spec(role)
         text = spec.model_copy(update={"incarnation": incarnation + 1}).to_json()
         arguments = (text, self._world.root, self._world.around.endpoints, role, kill, self._settings)
-        self.running[role] = self._context.Process(target=run_role, args=arguments, daemon=True)
+        self.running[role] = forked(run_role, *arguments)
+        self.running[role].daemon = True
         self.running[role].start()
 
     def look(self) -> None:
@@ -191,7 +189,6 @@ def run_processes(
     settings: ServerSettings = QUICK,
 ) -> Outcome:
     """Run the job to its end; `away` are roles that are not started again."""
-    os.environ["PYTHONPATH"] = ":".join(filter(None, sys.path))  # what the fork server imports from
     processes = Processes(world, kills, away, settings)
     deadline = time.monotonic() + LIMIT_SECONDS
     try:

@@ -108,5 +108,5 @@ async def install_crds(server: ApiServer) -> None:
 
 
 def _is_served(crd: Answer) -> bool:
-    conditions = crd.get("status", {}).get("conditions", ())
+    conditions = (crd.get("status") or {}).get("conditions") or ()  # of one that was just made, null
     return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)

@@ -141,7 +141,7 @@ class ResultStatus(ApiModel):
     accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
     """Accuracy on the public evaluation records."""
     adapter_digest: Annotated[str, StringConstraints(max_length=71)] = ""
-    """Digest of the adapter."""
+    """Digest of the adapter's folder: of names, sizes and digests of its files."""
     rounds: Annotated[int, Field(ge=0, le=limits.MAX_ATTEMPTS)] = 0
     """Rounds whose sums were used."""
     attempts: Annotated[int, Field(ge=0, le=limits.MAX_ATTEMPTS)] = 0

@@ -14,6 +14,7 @@ from foedus_engine import names
 from foedus_engine.build.metadata import Owner, build_labels, build_metadata
 
 CONTAINER = "workload"
+ENTRY = ("python", "-m", "foedus_workloads.entry")
 RUN_FOLDER = paths.PROGRESS_FILE.rpartition("/")[0]
 READ_BY_GROUP = 0o440  # the kubelet gives a Secret's files to root and the pod's group
 TOKEN_SECONDS = 3600  # the kubelet renews it after four fifths of that
@@ -104,7 +105,15 @@ def build_job(owner: Owner, workload: Workload, settings: Settings) -> dict[str,
                     "labels": build_labels(owner.name, workload.component, workload.silo),
                     **({"finalizers": [names.RESULT_FINALIZER]} if workload.keep else {}),
                 },
-                "spec": _pod_spec(owner, workload, settings),
+                "spec": build_pod_spec(
+                    ENTRY,
+                    ("--spec", names.RUN_SPEC_PATH),
+                    workload.mounts,
+                    workload.resources,
+                    settings,
+                    service_account=names.service_account(owner.name, workload.component),
+                    scheduling=workload.scheduling,
+                ),
             },
         },
     }
@@ -120,13 +129,23 @@ def _failure_rules() -> list[dict[str, Any]]:
     ]
 
 
-def _pod_spec(owner: Owner, workload: Workload, settings: Settings) -> dict[str, Any]:
+def build_pod_spec(
+    command: Sequence[str],
+    arguments: Sequence[str],
+    mounts: Sequence[Mount],
+    resources: Mapping[str, Any],
+    settings: Settings,
+    *,
+    service_account: str,
+    scheduling: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return a pod with one container, under the restricted security profile and without a token."""
     scratch = [Mount("run", RUN_FOLDER, {"emptyDir": {}}, False), Mount("tmp", "/tmp", {"emptyDir": {}}, False)]  # noqa: S108
-    mounts = [*workload.mounts, *scratch]
+    mounts = [*mounts, *scratch]
     pull = [{"name": secret} for secret in settings.image_pull_secrets]
     return {
         "restartPolicy": "Never",
-        "serviceAccountName": names.service_account(owner.name, workload.component),
+        "serviceAccountName": service_account,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
@@ -137,20 +156,26 @@ def _pod_spec(owner: Owner, workload: Workload, settings: Settings) -> dict[str,
             "fsGroup": UNPRIVILEGED,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(workload, mounts, settings)],
+        "containers": [_container(command, arguments, mounts, resources, settings)],
         "volumes": [{"name": mount.name, **mount.source} for mount in mounts],
         **({"imagePullSecrets": pull} if pull else {}),
-        **workload.scheduling,
+        **scheduling,
     }
 
 
-def _container(workload: Workload, mounts: Sequence[Mount], settings: Settings) -> dict[str, Any]:
+def _container(
+    command: Sequence[str],
+    arguments: Sequence[str],
+    mounts: Sequence[Mount],
+    resources: Mapping[str, Any],
+    settings: Settings,
+) -> dict[str, Any]:
     return {
         "name": CONTAINER,
         "image": settings.image,
-        "command": ["python", "-m", "foedus_workloads.entry"],
-        "args": ["--spec", names.RUN_SPEC_PATH],
-        "resources": dict(workload.resources),
+        "command": list(command),
+        "args": list(arguments),
+        "resources": dict(resources),
         "terminationMessagePath": paths.TERMINATION_FILE,
         "terminationMessagePolicy": "File",
         "securityContext": {

@@ -60,7 +60,7 @@ def build_coordinator_job(
             resources=_resources(asked),
             backoff_limit=job.spec.backoff_limit,
             suspend=suspend,
-            scheduling=_scheduling(scheduling),
+            scheduling=scheduling_fields(scheduling),
             queue=job.metadata.labels.get(names.QUEUE_LABEL, ""),
             keep=True,
         ),
@@ -96,7 +96,7 @@ def build_client_job(
             resources=_resources(asked),
             backoff_limit=job.spec.backoff_limit,
             suspend=suspend,
-            scheduling=_scheduling(scheduling),
+            scheduling=scheduling_fields(scheduling),
             queue=job.metadata.labels.get(names.QUEUE_LABEL, ""),
         ),
         settings,
@@ -117,7 +117,7 @@ def build_inspector_job(owner: Owner, job: FederatedTrainingJob, settings: Setti
             resources=INSPECTOR_RESOURCES,
             backoff_limit=job.spec.backoff_limit,
             suspend=False,
-            scheduling=_scheduling(scheduling),
+            scheduling=scheduling_fields(scheduling),
         ),
         settings,
     )
@@ -132,5 +132,6 @@ def _resources(asked: ResourceRequirements | None) -> Mapping[str, Any]:
     return DEFAULT_RESOURCES if asked is None else {key: value for key, value in asked.to_document().items() if value}
 
 
-def _scheduling(asked: PodScheduling | None) -> Mapping[str, Any]:
+def scheduling_fields(asked: PodScheduling | None) -> Mapping[str, Any]:
+    """Return the fields of a pod that say where it may run."""
     return {} if asked is None else {key: value for key, value in asked.to_document().items() if value}

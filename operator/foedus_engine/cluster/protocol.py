@@ -8,6 +8,7 @@ ClusterFault
 ├── AlreadyExists   create found the name taken
 ├── Conflict        a stale resourceVersion, another uid, or a field of another manager; read again and decide again
 ├── Forbidden       rights, a quota or a namespace that is ending say no; a person must act, then it works
+│   └── Unauthenticated    the credentials are missing, wrong or have expired
 └── Busy            the cluster cannot answer now; an answer that was lost may still have taken effect
 
 A manifest that the cluster refuses for what it says is InvalidInput and never tried again.
@@ -23,8 +24,8 @@ from foedus_contract.exit_codes import ExitCode
 from foedus_contract.wire import LedgerHead
 from foedus_engine.decide.observed import PodsView
 from foedus_engine.decide.plan import BudgetKey, Event, Manifest, ObjectKey
-from foedus_ledger.ledger import BudgetRecord
 from foedus_ledger.mechanisms import Mechanism
+from foedus_ledger.records import BudgetRecord
 
 FIELD_MANAGER = "foedus"  # the one owner of every field that the engine applies
 
@@ -51,6 +52,10 @@ class Conflict(ClusterFault):
 
 class Forbidden(ClusterFault):
     """Rights, a quota or a namespace that is ending say no: it is tried again slowly, until a person has acted."""
+
+
+class Unauthenticated(Forbidden):
+    """The cluster does not know who asks: credentials are missing, wrong or have expired."""
 
 
 class Busy(ClusterFault):

@@ -47,13 +47,14 @@ def trouble_of(job: Object, pods: Sequence[Object], refusal: str) -> Trouble | N
         queue = job["metadata"].get("labels", {}).get(names.QUEUE_LABEL)
         return Trouble("Queued", f"waits in the queue {queue}") if queue else None
     if pods:
-        return _of_pod(pods[-1])
+        return trouble_of_pod(pods[-1])
     if not refusal:
         return None
     return Trouble("QuotaExceeded" if "exceeded quota" in refusal else "CannotStart", refusal[:MAX_MESSAGE])
 
 
-def _of_pod(pod: Object) -> Trouble | None:
+def trouble_of_pod(pod: Object) -> Trouble | None:
+    """Return what keeps a pod from being started."""
     if pod.get("status", {}).get("phase") != "Pending":
         return None
     for condition in pod["status"].get("conditions", ()):

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from foedus.display import Display
-from foedus.engine import Engine
-from foedus.report.gather import gather_record, with_accounts
+from foedus.report.gather import Source, gather_record, with_accounts
 from foedus.report.record import Ending, RunRecord
 from foedus.report.write import write_report
 from foedus_contract.errors import FoedusError
@@ -39,24 +38,36 @@ def bad_ending(error: BaseException, now: datetime) -> Ending:
 
 
 async def find_record(
-    engine: Engine, job: FederatedTrainingJob, status: Mapping[str, Any], ending: Ending, display: Display
+    source: Source,
+    job: FederatedTrainingJob,
+    status: Mapping[str, Any],
+    ending: Ending,
+    display: Display,
+    *,
+    nothing: str = "",
 ) -> RunRecord | None:
-    """Return the run's record, to be taken before anything of the job is removed; None when it never trained."""
+    """Return the run's record, to be taken before anything of the job is removed; None when it never trained.
+
+    `nothing` is noted then.
+    """
     try:
-        return await gather_record(engine, job, status, ending)
+        record = await gather_record(source, job, status, ending)
     except FoedusError as error:
         display.note("NoReport", f"no report could be made: {error}")
         return None
+    if record is None and nothing:
+        display.note("NoReport", nothing)
+    return record
 
 
 async def save_report(
-    engine: Engine, job: FederatedTrainingJob, record: RunRecord | None, folder: Path, display: Display
+    source: Source, job: FederatedTrainingJob, record: RunRecord | None, folder: Path, display: Display
 ) -> Path | None:
     """Write the report into the result folder; return the page's path, None when there is no record or no room."""
     if record is None:
         return None
     try:
-        return await asyncio.to_thread(write_report, await with_accounts(engine, job, record), folder)
+        return await asyncio.to_thread(write_report, await with_accounts(source, job, record), folder)
     except FoedusError as error:
         display.note("NoReport", f"no report could be made: {error}")
         return None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from foedus.engine import Engine
 from foedus.report.record import Ending, PreparationStep, RunRecord, SiloAccount
 from foedus_contract.errors import FoedusError
 from foedus_contract.paths import RUN_SPEC_KEY
@@ -15,29 +15,40 @@ from foedus_contract.progress import CACHING, Preparing, RoundFinished, Training
 from foedus_contract.run_spec import CoordinatorRunSpec, parse_run_spec
 from foedus_engine import names
 from foedus_engine.api.training import FederatedTrainingJob
-from foedus_engine.cluster.embedded import EmbeddedCluster
-from foedus_engine.cluster.fields import ISOLATION
-from foedus_engine.cluster.protocol import find
+from foedus_engine.cluster.protocol import Object
 from foedus_engine.decide.conditions import parse_timestamp
 from foedus_engine.decide.observed import Progress
 from foedus_engine.decide.plan import BudgetKey, ObjectKey
 from foedus_ledger.accountants import composed_gaussian_epsilon, composed_rdp_epsilon
-from foedus_ledger.records import Account
+from foedus_ledger.records import Account, BudgetRecord
 
 ASSUMED = "Foedus started the silos itself and collected their identity keys, so it is trusted not to exchange them."
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where a record is gathered: what finds an object, all events of a Job's pods by its name, and a budget's ledger.
+
+    `notes` are what a reader must know of the place.
+    """
+
+    find: Callable[[ObjectKey], Awaitable[Object | None]]
+    progress: Callable[[str, str], Awaitable[tuple[Progress, ...]]]
+    ledger: Callable[[BudgetKey], Awaitable[BudgetRecord | None]]
+    notes: tuple[str, ...] = ()
+
+
 async def gather_record(
-    engine: Engine, job: FederatedTrainingJob, status: Mapping[str, Any], ending: Ending
+    source: Source, job: FederatedTrainingJob, status: Mapping[str, Any], ending: Ending
 ) -> RunRecord | None:
     """Return the job's record so far; None when its training never began."""
-    cluster, namespace, name = engine.cluster, job.metadata.namespace, job.metadata.name
-    spec = await _coordinator_spec(cluster, namespace, name)
-    events = await _all_progress(cluster, namespace, names.coordinator(name))
+    namespace, name = job.metadata.namespace, job.metadata.name
+    spec = await _coordinator_spec(source, namespace, name)
+    events = await source.progress(namespace, names.coordinator(name))
     started = next((event for event in events if isinstance(event, TrainingStarted)), None)
     if spec is None or started is None:
         return None
-    clients = [await _all_progress(cluster, namespace, names.client(name, silo.name)) for silo in spec.plan.silos]
+    clients = [await source.progress(namespace, names.client(name, silo.name)) for silo in spec.plan.silos]
     attempts = {event.attempt: event for event in events if isinstance(event, RoundFinished)}
     began = status.get("startTime")
     return RunRecord(
@@ -54,15 +65,15 @@ async def gather_record(
         epsilon_spent=max((event.epsilon_spent for event in attempts.values()), default=0.0),
         epsilon_spent_rdp=None,
         ending=ending,
-        notes=(ASSUMED, ISOLATION),
+        notes=(ASSUMED, *source.notes),
     )
 
 
-async def with_accounts(engine: Engine, job: FederatedTrainingJob, record: RunRecord) -> RunRecord:
+async def with_accounts(source: Source, job: FederatedTrainingJob, record: RunRecord) -> RunRecord:
     """Return the record with what the silos' ledgers say; call it when no process can charge any more."""
     held: dict[str, Account] = {}
     for client in job.spec.clients:
-        account = await _account(engine, BudgetKey(job.metadata.namespace, client.budget_ref.name), record.plan.uid)
+        account = await _account(source, BudgetKey(job.metadata.namespace, client.budget_ref.name), record.plan.uid)
         if account is not None:
             held[client.name] = account
     if not held:
@@ -100,16 +111,8 @@ def _latest(moments: Sequence[float | None]) -> float | None:
     return max(known) if known and len(known) == len(moments) else None
 
 
-async def _all_progress(cluster: EmbeddedCluster, namespace: str, pod: str) -> tuple[Progress, ...]:
-    """Return all events of a Job's pods; each look reads one block more."""
-    events = await cluster.pod_progress(namespace, pod)
-    while len(more := await cluster.pod_progress(namespace, pod)) > len(events):
-        events = more
-    return more
-
-
-async def _coordinator_spec(cluster: EmbeddedCluster, namespace: str, name: str) -> CoordinatorRunSpec | None:
-    config = await find(cluster, ObjectKey("v1", "ConfigMap", namespace, names.coordinator(name)))
+async def _coordinator_spec(source: Source, namespace: str, name: str) -> CoordinatorRunSpec | None:
+    config = await source.find(ObjectKey("v1", "ConfigMap", namespace, names.coordinator(name)))
     if config is None:
         return None
     spec = parse_run_spec(config["data"][RUN_SPEC_KEY].encode("utf-8"))
@@ -120,9 +123,9 @@ def _model_name(spec: CoordinatorRunSpec) -> str:
     return spec.model.package or spec.plan.model.digest
 
 
-async def _account(engine: Engine, budget: BudgetKey, uid: str) -> Account | None:
+async def _account(source: Source, budget: BudgetKey, uid: str) -> Account | None:
     try:
-        record = await engine.ledgers.read(budget)
+        record = await source.ledger(budget)
     except FoedusError:  # a damaged ledger; the run itself has said so
         return None
     return None if record is None else record.accounts.get(uid)

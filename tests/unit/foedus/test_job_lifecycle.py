@@ -19,7 +19,7 @@ from foedus.interrupt import run_until_terminated
 from foedus.lifecycle import admit, job_key, remove
 from foedus.main import main
 from foedus.report.record import read_record
-from foedus.run import result_folder
+from foedus.result import result_folder
 from foedus_contract.errors import FoedusError, InvalidInput
 from foedus_engine.api.training import FederatedTrainingJob
 from foedus_engine.cluster.jobs import PodView

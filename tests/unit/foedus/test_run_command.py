@@ -4,11 +4,10 @@ from typing import Any
 
 import pytest
 
-from foedus import run
+from foedus import result, run
 from foedus.follow import find_failure
 from foedus_contract.errors import FoedusError, InvalidInput, JobFailed, Refused, Unavailable
 from foedus_engine.api.training_status import TrainingReason
-from foedus_workloads.training import trainer
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "bbc-news.yaml"
 BUDGET = """apiVersion: foedus.dev/v1alpha1
@@ -79,10 +78,6 @@ def test_two_jobs_are_refused() -> None:
         run.read_job([EXAMPLE, EXAMPLE])
 
 
-def test_the_adapter_folder_is_the_trainers() -> None:
-    assert run.ADAPTER_FOLDER == trainer.ADAPTER_FOLDER
-
-
 def test_a_cure_names_the_state_folder_unless_it_is_the_default() -> None:
     error = Refused("make it with: foedus budget create one --data FILE", where="here")
     want = "here: make it with: foedus budget create --state '/a b' one --data FILE; more"
@@ -91,13 +86,13 @@ def test_a_cure_names_the_state_folder_unless_it_is_the_default() -> None:
 
 
 def test_the_result_folder_is_made_first_and_goes_when_it_stays_empty(tmp_path: Path) -> None:
-    with run.result_folder(tmp_path / "out"):
+    with result.result_folder(tmp_path / "out"):
         assert (tmp_path / "out").is_dir()
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").write_text("", "utf-8")
     with (
         pytest.raises(Unavailable, match=r"the result folder cannot be used .*; choose another folder with --out"),
-        run.result_folder(tmp_path / "file/out"),
+        result.result_folder(tmp_path / "file/out"),
     ):
         pass
 

@@ -31,6 +31,7 @@ from foedus_engine.build.config import (
     build_policy,
 )
 from foedus_engine.build.identity import build_disruption_budget, build_service_account
+from foedus_engine.build.metadata import Owner
 from foedus_engine.build.network import (
     build_client_edges,
     build_coordinator_edges,
@@ -38,6 +39,7 @@ from foedus_engine.build.network import (
     build_denial,
 )
 from foedus_engine.build.pods import Settings
+from foedus_engine.build.reader import Reading, build_reader
 from foedus_engine.build.roles import build_client_job, build_coordinator_job, build_inspector_job
 from foedus_engine.build.storage import (
     build_ca_secret,
@@ -86,7 +88,9 @@ SERVICE = LedgerService(
 )
 ON_CLUSTER = Settings(image="example.org/foedus:test", ledger=SERVICE)
 
-OUTLIVES = {"ledger-claim": "uid-of-the-budget"}  # what belongs to a budget, and not to a job
+OUTLIVES = dict.fromkeys(
+    ("ledger-claim", "reader-ledger"), "uid-of-the-budget"
+)  # what belongs to a budget, and not to a job
 
 BUILT: dict[str, Any] = {
     "ca-secret": build_ca_secret(OWNER),
@@ -117,6 +121,18 @@ BUILT: dict[str, Any] = {
     "service-account": build_service_account(OWNER, "client"),
     "ledger-claim": build_ledger_claim("team-a", "budget-silo-1", OUTLIVES["ledger-claim"]),
     "policy": build_policy(OWNER, KEYS),
+    "reader": build_reader(
+        OWNER,
+        "demo-reader-0a1b2c",
+        Reading("demo-coordinator-output", "adapter", scheduling={"nodeSelector": {"disk": "fast"}}),
+        PULLING,
+    ),
+    "reader-ledger": build_reader(
+        Owner("PrivacyBudget", "team-a", "budget-silo-1", OUTLIVES["reader-ledger"]),
+        "budget-silo-1-reader-0a1b2c",
+        Reading("budget-silo-1-ledger", "", ("charges.jsonl",)),
+        SETTINGS,
+    ),
 }
 
 
@@ -159,9 +175,13 @@ def job_manifests() -> list[dict[str, Any]]:
     return [manifest for manifest in BUILT.values() if manifest["kind"] == "Job"]
 
 
-@pytest.mark.parametrize("manifest", job_manifests())
-def test_pods_follow_the_restricted_profile(manifest: dict[str, Any]) -> None:
-    pod = manifest["spec"]["template"]["spec"]
+def pods() -> list[dict[str, Any]]:
+    alone = [manifest["spec"] for manifest in BUILT.values() if manifest["kind"] == "Pod"]
+    return alone + [manifest["spec"]["template"]["spec"] for manifest in job_manifests()]
+
+
+@pytest.mark.parametrize("pod", pods())
+def test_pods_follow_the_restricted_profile(pod: dict[str, Any]) -> None:
     container = pod["containers"][0]
 
     assert pod["automountServiceAccountToken"] is False

@@ -17,6 +17,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509 import DNSName, UniformResourceIdentifier
 
+from foedus_contract.canonical import bytes_digest
 from foedus_contract.errors import FoedusError, Refused, Unavailable
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.run_spec import ClientRunSpec, ModelSource, TlsFiles
@@ -42,7 +43,6 @@ from foedus_workloads.training.broadcast import BroadcastSigner
 from foedus_workloads.training.client import Participant, Prepared
 from foedus_workloads.training.journal import open_journal
 from foedus_workloads.training.kept import KeptBroadcast
-from foedus_workloads.training.model import adapter_digest
 from foedus_workloads.training.surroundings import Surroundings
 from foedus_workloads.transport.client import Incoming, Rejoined
 from support.broadcasts import AUTHORITY, CHECKER, HOST, SIGNER, make_signer
@@ -64,7 +64,7 @@ def start(
     *,
     number: int = 0,
     factor: str = "B",
-    digest: str = adapter_digest(ADAPTER),
+    digest: str = bytes_digest(ADAPTER),
     charged: int | None = None,
     signer: BroadcastSigner = SIGNER,
     plan: str = PLAN.digest(),
@@ -89,7 +89,7 @@ class FakeLink:
             id=AttemptId(round=0, attempt=0),
             job_uid=PLAN.uid,
             plan_digest=PLAN.digest(),
-            adapter_digest=adapter_digest(ADAPTER),
+            adapter_digest=bytes_digest(ADAPTER),
             threshold=PLAN.privacy.threshold,
             coordinates=COORDINATES,
         )

@@ -15,19 +15,22 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from foedus_contract.delivery import describe_folder
 from foedus_contract.errors import JobFailed, Refused
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.plan import ModelPlan
 from foedus_contract.progress import TrainingStarted
 from foedus_workloads.training.data import read_records
 from foedus_workloads.training.evaluate import Evaluation
+from foedus_workloads.training.export import export_adapter
 from foedus_workloads.training.local_step import LocalStep
-from foedus_workloads.training.model import AdaptedModel, adapter_digest
+from foedus_workloads.training.model import AdaptedModel
 from foedus_workloads.training.optimizer import ServerOptimizer
 from foedus_workloads.transport.client import CoordinatorLink
 from support.training_world import SILOS, World, build_world, no_noise, with_deadlines
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+WEIGHTS = "adapter_model.safetensors"
 WHOLE = ["Opened", "Charging", "Uploaded", "Unmasked"]
 
 
@@ -66,8 +69,12 @@ def _one_model_is_loaded_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AdaptedModel, "load", load_alone)
 
 
-def expected_digest(world: World, taking_part: Sequence[Sequence[str]]) -> str:
-    """Return the digest of the adapter after rounds with these silos, computed in the open."""
+def delivered(world: World) -> bytes:
+    return (world.root / "output/adapter" / WEIGHTS).read_bytes()
+
+
+def expected_adapter(world: World, taking_part: Sequence[Sequence[str]]) -> bytes:
+    """Return the adapter's file after rounds with these silos, computed in the open."""
     plan = world.plan
     model = AdaptedModel.load(world.root / "model", plan.model, plan.seed)
     Evaluation(model, read_records(world.root / "public.jsonl"), batch=plan.micro_batch).centre_head()
@@ -79,7 +86,7 @@ def expected_digest(world: World, taking_part: Sequence[Sequence[str]]) -> str:
         mean = total * (plan.privacy.clip / plan.privacy.grid_per_clip / plan.total_records)
         optimizer, update = optimizer.step(factor, mean, progress=0.0)  # the plan's rates do not fall
         model.add(factor, update.astype(np.float32))
-    return adapter_digest(model.adapter_bytes())
+    return (export_adapter(model, world.root / "expected", plan=plan, metrics={}) / WEIGHTS).read_bytes()
 
 
 async def test_four_silos_train_the_adapter_of_all_their_records(tmp_path: Path) -> None:
@@ -90,7 +97,8 @@ async def test_four_silos_train_the_adapter_of_all_their_records(tmp_path: Path)
     result = await coordinator
     assert [over.outcome for over in await asyncio.gather(*silos)] == ["Complete"] * 4
     assert (result.outcome, result.rounds, result.attempts) == ("Complete", 3, 3)
-    assert result.adapter_digest == expected_digest(world, [SILOS] * 3)
+    assert delivered(world) == expected_adapter(world, [SILOS] * 3)
+    assert result.adapter_digest == describe_folder(tmp_path / "output/adapter").digest()
     started = next(event for event in world.events() if isinstance(event, TrainingStarted))
     assert (started.joined, started.trainable_parameters) == (SILOS, 2 * (32 + 32) + 2 * 33)
     assert [(event.applied, event.survivors, event.dropped) for event in world.rounds()] == [(True, SILOS, ())] * 3
@@ -117,7 +125,7 @@ async def test_a_silo_that_vanishes_in_a_round_is_left_out_and_its_charge_stays(
     result = await coordinator
     await asyncio.gather(*silos)
     assert (result.outcome, result.attempts) == ("Complete", 2)
-    assert result.adapter_digest == expected_digest(world, [SILOS[:3], SILOS[:3]])
+    assert delivered(world) == expected_adapter(world, [SILOS[:3], SILOS[:3]])
     assert [event.dropped for event in world.rounds()] == [("silo-d",), ()]
     assert world.ledger("silo-d").read().accounts["7d0f"].charged == 1
     assert world.journal("silo-d") == entries(WHOLE[:2])
@@ -149,7 +157,7 @@ async def test_a_silo_that_comes_back_takes_part_in_the_spare_attempt_with_a_new
     result = await coordinator
     await asyncio.gather(*silos, back)
     assert (result.outcome, result.rounds, result.attempts) == ("Complete", 2, 3)
-    assert result.adapter_digest == expected_digest(world, [SILOS[:3], SILOS[:3]])
+    assert delivered(world) == expected_adapter(world, [SILOS[:3], SILOS[:3]])
     assert [(event.round, event.attempt, event.applied) for event in world.rounds()] == [
         (0, 0, False),
         (0, 1, True),
@@ -164,10 +172,10 @@ async def test_a_silo_whose_ledger_refuses_says_so_and_leaves_and_the_others_go_
     coordinator = world.coordinator()
     silos = {name: world.client(name, sampler=no_noise) for name in SILOS}
     await world.publish_policy()
-    result = await coordinator
+    await coordinator
     with pytest.raises(Refused) as caught:
         await silos["silo-b"]
     assert caught.value.code is ExitCode.BUDGET_REFUSED
-    assert result.adapter_digest == expected_digest(world, [SILOS, [name for name in SILOS if name != "silo-b"]])
+    assert delivered(world) == expected_adapter(world, [SILOS, [name for name in SILOS if name != "silo-b"]])
     assert [event.dropped for event in world.rounds()] == [(), ("silo-b",)]
     assert world.journal("silo-b") == entries(WHOLE, WHOLE[:2])

@@ -30,7 +30,6 @@ import safetensors.numpy
 import torch
 from torch import Tensor
 
-from foedus_contract.canonical import bytes_digest
 from foedus_contract.errors import InvalidInput
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.plan import LoraPlan, ModelPlan
@@ -301,11 +300,6 @@ class AdaptedModel:
         yield HEAD_WEIGHT, self.head.weight
         yield HEAD_BIAS, self.head.bias
         yield HEAD_CENTRE, self.centre
-
-
-def adapter_digest(payload: bytes) -> str:
-    """Return the SHA-256 of a broadcast adapter as messages and results name it."""
-    return bytes_digest(payload)
 
 
 def _in_batches(compute: Callable[[Encoded], Tensor], encoded: Encoded, batch: int) -> Tensor:

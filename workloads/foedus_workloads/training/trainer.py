@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from foedus_contract.delivery import describe_folder
 from foedus_contract.errors import InvalidInput
 from foedus_contract.exit_codes import ExitCode
+from foedus_contract.paths import ADAPTER_FOLDER
 from foedus_contract.plan import TrainingPlan
 from foedus_contract.progress import Preparing
 from foedus_contract.run_spec import CoordinatorRunSpec
@@ -23,12 +25,10 @@ from foedus_workloads.training.data import read_records
 from foedus_workloads.training.evaluate import Evaluation
 from foedus_workloads.training.export import Metrics, export_adapter
 from foedus_workloads.training.job_effects import RoundVectors
-from foedus_workloads.training.model import AdaptedModel, adapter_digest
+from foedus_workloads.training.model import AdaptedModel
 from foedus_workloads.training.optimizer import ServerOptimizer
 from foedus_workloads.training.progress import ProgressWriter
 from foedus_workloads.training.surroundings import Surroundings
-
-ADAPTER_FOLDER = "adapter"  # inside the output volume
 
 
 def check_public(digest: str, plan: TrainingPlan) -> None:
@@ -125,6 +125,7 @@ class Trainer:
         self._optimizer = ServerOptimizer.fresh(self._plan.optimizer, self._model.head_coordinates()).moving(velocity)
 
     def export(self, output: Path, metrics: Metrics, base_name: str) -> str:
-        """Write adapter, model card and metrics below `output`; return the adapter's digest."""
-        export_adapter(self._model, output / ADAPTER_FOLDER, plan=self._plan, metrics=metrics, base_name=base_name)
-        return adapter_digest(self.adapter_bytes())
+        """Write adapter, model card and metrics below `output`; return the digest of the folder that they fill."""
+        folder = output / ADAPTER_FOLDER
+        export_adapter(self._model, folder, plan=self._plan, metrics=metrics, base_name=base_name)
+        return describe_folder(folder).digest()

@@ -1,0 +1,1 @@
+"""What the commands do on a cluster; only `session` reaches its API server."""
