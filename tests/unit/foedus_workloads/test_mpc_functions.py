@@ -10,6 +10,7 @@ import torch
 from foedus_workloads.mpc.activations import exponential, gelu, softmax, tanh
 from foedus_workloads.mpc.arithmetic import prepare
 from foedus_workloads.mpc.layers import Linear, Norm, attention, layer_norm, linear
+from foedus_workloads.mpc.party import Party, Shared
 from foedus_workloads.mpc.normalisation import Powers, inverse_root, reciprocal
 from support.three_parties import encoded, parties, revealed, run, shared
 
@@ -109,3 +110,56 @@ def test_linear_and_attention_against_float64():
     got, done = applied(attention, q, k, v)
     want = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=1.0)
     assert (errors(got, want)[0] < 5e-3, done.rounds) == (True, 4 * 11 + 35 + 4)
+
+
+TOKENS, WIDTH, HEADS = 16, 64, 4
+SHAPES = {"qkv": (WIDTH, 3 * WIDTH), "out": (WIDTH, WIDTH), "up": (WIDTH, 4 * WIDTH), "down": (4 * WIDTH, WIDTH)}
+
+
+def heads(t: torch.Tensor) -> torch.Tensor:
+    return t.reshape(TOKENS, HEADS, -1).transpose(0, 1)
+
+
+def joined(t: torch.Tensor) -> torch.Tensor:
+    return t.transpose(0, 1).reshape(TOKENS, WIDTH)
+
+
+def plain_layer(x, weights):
+    def apply(name, t):
+        return t @ weights[name][0] + weights[name][1]
+
+    query, key, value = (heads(t) for t in apply("qkv", x).split(WIDTH, -1))
+    attended = torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=1.0)
+    x = torch.nn.functional.layer_norm(x + apply("out", joined(attended)), (WIDTH,), eps=1e-12)
+    hidden = apply("down", torch.nn.functional.gelu(apply("up", x)))
+    return torch.nn.functional.layer_norm(x + hidden, (WIDTH,), eps=1e-12)
+
+
+def shared_layer(party: Party, x: Shared, weights: dict[str, Linear], norm: Norm):
+    qkv = yield from linear(party, x, weights["qkv"])
+    query, key, value = (qkv.columns(i * WIDTH, (i + 1) * WIDTH).map(heads) for i in range(3))
+    attended = yield from attention(party, query, key, value)
+    x = yield from layer_norm(party, x + (yield from linear(party, attended.map(joined), weights["out"])), norm)
+    hidden = yield from gelu(party, (yield from linear(party, x, weights["up"])))
+    return (yield from layer_norm(party, x + (yield from linear(party, hidden, weights["down"])), norm))
+
+
+def test_a_whole_encoder_layer_against_float64():
+    generator = torch.Generator().manual_seed(1)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    x = normal(TOKENS, WIDTH)
+    weights = {name: (normal(*s) / math.sqrt(s[0]), normal(s[1]) / 10) for name, s in SHAPES.items()}
+    x_shares, one, zero = (shared(encoded(t), seed=3) for t in (x, torch.ones(WIDTH), torch.zeros(WIDTH)))
+    shares = {name: (shared(encoded(w), seed=20), shared(encoded(b), seed=30)) for name, (w, b) in weights.items()}
+
+    def operation(p: Party):
+        own = {name: Linear(prepare(w[p.index]), b[p.index] * (1 << F)) for name, (w, b) in shares.items()}
+        return shared_layer(p, x_shares[p.index], own, Norm(one[p.index], zero[p.index], 1e-12))
+
+    done = run(parties(), operation)
+    assert errors(revealed(done.results).double() / 2**F, plain_layer(x, weights))[0] < 0.01
+    # Four products with a weight, scores, softmax of 16, values, GELU, two layer normalisations.
+    assert done.rounds == 4 * 2 + 2 + (4 * 11 + 35) + 2 + 23 + 2 * 24
