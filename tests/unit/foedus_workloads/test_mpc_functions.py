@@ -10,8 +10,8 @@ import torch
 from foedus_workloads.mpc.activations import exponential, gelu, softmax, tanh
 from foedus_workloads.mpc.arithmetic import prepare
 from foedus_workloads.mpc.layers import Linear, Norm, attention, layer_norm, linear
-from foedus_workloads.mpc.party import Party, Shared
 from foedus_workloads.mpc.normalisation import Powers, inverse_root, reciprocal
+from foedus_workloads.mpc.party import Party, Shared
 from support.three_parties import encoded, parties, revealed, run, shared
 
 F = 16
