@@ -91,13 +91,9 @@ def add_to_summand(party: Party, z: Summand, value: int) -> Summand:
 
 def dot(party: Party, pairs: list[tuple[Shared, Shared]]) -> Summand:
     """Return this party's masked summand of the sum of x * y over all pairs (steps 1 and 2)."""
-    local = sum((x.own * (y.own + y.next) + x.next * y.own for x, y in pairs[1:]), _first(pairs[0]))
+    terms = [x.own * (y.own + y.next) + x.next * y.own for x, y in pairs]
+    local = sum(terms[1:], terms[0])
     return Summand(local + zero_mask(party.begin(), tuple(local.shape)))
-
-
-def _first(pair: tuple[Shared, Shared]) -> Tensor:
-    x, y = pair
-    return x.own * (y.own + y.next) + x.next * y.own
 
 
 def square_sum(party: Party, x: Shared) -> Summand:

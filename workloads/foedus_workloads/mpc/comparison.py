@@ -70,7 +70,7 @@ def _first_words(party: Party, step: Step, x: Shared) -> Operation[tuple[Shared,
 def _first_level(party: Party, passes: Shared, arises: Shared) -> Operation[Shared]:
     """Combine bits 2j + 1 and 2j; in the words returned g stands at bit 2j + 1 and p at bit 2j."""
     odd, even = (_pattern(2, offset, 1, party.ring.bits) for offset in (1, 0))
-    high = passes.map(lambda t: (t & odd) | (_lowered(t & odd, 1, even)))
+    high = passes.map(lambda t: (t & odd) | ((t >> 1) & even))
     low = Shared(((arises.own & even) << 1) | (passes.own & even), ((arises.next & even) << 1) | (passes.next & even))
     combined = yield from multiply(party, high, low, BOOLEAN)
     return combined ^ arises.map(lambda t: t & odd)
@@ -111,10 +111,6 @@ def _unpacked(words: Tensor, bits: int) -> Tensor:
     width = places.bit_length() - 1
     order = [int(f"{place:0{width}b}"[::-1], 2) if width else 0 for place in range(places)]
     return torch.cat([(words >> (2 * place + 1)) & 1 for place in order])
-
-
-def _lowered(values: Tensor, count: int, keep: int) -> Tensor:
-    return (values >> count) & keep
 
 
 def _pattern(period: int, offset: int, width: int, bits: int) -> int:

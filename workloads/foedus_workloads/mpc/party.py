@@ -123,12 +123,6 @@ class Party:
         self.steps += 1
         return Step(self, self.steps - 1)
 
-    def constant(self, like: Shared, value: int | Tensor) -> Shared:
-        """Return a sharing of a public value, in the shape of `like`: component 0 is the value, the others are 0."""
-        zero = like.own.new_zeros(like.shape)
-        full = zero + value
-        return Shared(full if self.index == 0 else zero, full if self.following == 0 else zero)
-
     def add_public(self, x: Shared, value: int | Tensor) -> Shared:
         """Return x + value."""
         return Shared(x.own + value if self.index == 0 else x.own, x.next + value if self.following == 0 else x.next)

@@ -104,6 +104,8 @@ class _Sender:
 
     def __init__(self, connection: ssl.SSLSocket) -> None:
         self._connection = connection
+        # The session's deadlines are kept by who waits for room here; closing ends a send that does not.
+        self._connection.settimeout(None)
         self._queue: queue.Queue[Send | None] = queue.Queue(UNSENT)
         self.broken = False
         self._thread = threading.Thread(target=self._run, daemon=True)
