@@ -16,11 +16,13 @@ import asyncio
 import os
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from e2e.cluster.cluster import Cluster
+from e2e.cluster.errors import HarnessError
 from e2e.cluster.kubectl import wait_for
 from e2e.cluster.progress import Progress
 
@@ -86,7 +88,7 @@ def adopt(cluster: Cluster, folder: Path, name: str, count: int, progress: Progr
 def until_adopted(cluster: Cluster, name: str, count: int, operator: Operator, progress: Progress) -> float:
     """Start the operator and return the seconds until each job has its status."""
     command = [cluster.kubectl.program, "-n", name, "get", "federatedtrainingjobs", "--watch", "--no-headers", PHASES]
-    environ = {"PATH": os.environ["PATH"], "KUBECONFIG": str(cluster.layout.kubeconfig)}
+    environ = {**os.environ, "KUBECONFIG": str(cluster.layout.kubeconfig)}
     adopted: set[str] = set()
     with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as watch:
         assert watch.stdout is not None
@@ -96,14 +98,25 @@ def until_adopted(cluster: Cluster, name: str, count: int, operator: Operator, p
             listed += 1
         since = time.monotonic()
         operator.start()
+        assert operator.process is not None
+        threading.Thread(target=end_with, args=(operator.process, watch), daemon=True).start()
         with progress.step(f"{count} jobs adopted", lambda: str(len(adopted))):
             while len(adopted) < count:
-                job, phase = watch.stdout.readline().split()
+                line = watch.stdout.readline()
+                if not line:
+                    raise HarnessError(f"the operator ended after {len(adopted)} jobs; see {operator.log}")
+                job, phase = line.split()
                 if phase == "Suspended":
                     adopted.add(job)
         seconds = time.monotonic() - since
         watch.send_signal(signal.SIGTERM)
     return seconds
+
+
+def end_with(operator: subprocess.Popen[bytes], watch: subprocess.Popen[str]) -> None:
+    """End the watch when the operator ends, as one does that loses its lease: it would wait for ever."""
+    operator.wait()
+    watch.terminate()
 
 
 def memory_of(operator: Operator) -> dict[str, float]:

@@ -34,6 +34,19 @@ def test_a_started_daemon_runs_under_the_recorded_number(sleeper):
     assert sleeper.running
 
 
+def test_a_daemon_keeps_nothing_open_of_who_started_it(tmp_path):
+    lock = os.open(tmp_path / "lock", os.O_CREAT | os.O_RDWR)
+    os.set_inheritable(lock, True)
+    one = daemon(tmp_path, "sleep", "1000")
+    try:
+        one.start()
+        files = Path(f"/proc/{read_record(one.record).pid}/fd").iterdir()
+        assert str(tmp_path / "lock") not in {os.readlink(each) for each in files}
+    finally:
+        one.stop()
+        os.close(lock)
+
+
 def test_a_second_start_leaves_the_first_process(sleeper):
     before = read_record(sleeper.record)
     sleeper.start()

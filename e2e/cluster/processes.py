@@ -95,12 +95,27 @@ class Daemon:
         return ["/bin/sh", "-c", LAUNCH, self.name, *entries, "--", *self.argv]
 
     def _files(self, ready: int) -> list[tuple[int, ...] | tuple[int, int, str, int, int]]:
+        """Return what the process has open: a pipe, its log, and nothing of whoever started the harness.
+
+        A lock that somebody holds by an open file, as flock(1) does, would last as long as the daemon.
+        """
         append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         return [
             (os.POSIX_SPAWN_DUP2, ready, 0),
             (os.POSIX_SPAWN_OPEN, 1, str(self.log), append, 0o600),
             (os.POSIX_SPAWN_DUP2, 1, 2),
+            *((os.POSIX_SPAWN_CLOSE, each) for each in _inherited()),
         ]
+
+
+def _inherited() -> list[int]:
+    """Return the files beyond standard error that this process would pass on."""
+    found = []
+    for each in map(int, os.listdir("/proc/self/fd")):
+        with suppress(OSError):  # the folder's own is closed by now
+            if each > 2 and os.get_inheritable(each):
+                found.append(each)
+    return found
 
 
 def end(record: Path, patience: float = 10.0) -> None:

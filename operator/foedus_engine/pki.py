@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -60,6 +61,28 @@ def certificate_end(data: Mapping[str, bytes]) -> datetime | None:
         return None
 
 
+def certificate_problem(data: Mapping[str, bytes], authority: Mapping[str, bytes] | None) -> str:
+    """Return why a Secret's certificate and key are of no use, as the rest of a sentence; empty when they are good.
+
+    `authority` is the Secret of whoever must have signed; None: it is an authority itself.
+    """
+    try:
+        certificate = x509.load_pem_x509_certificate(data.get(CERTIFICATE_KEY, b""))
+        key = serialization.load_pem_private_key(data.get(PRIVATE_KEY_KEY, b""), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return "holds no certificate and key that can be read"
+    if key.public_key() != certificate.public_key():
+        return "holds a key that does not belong to its certificate"
+    if authority is None:
+        return ""
+    try:
+        for one in (authority, {CERTIFICATE_KEY: data.get(CA_CERTIFICATE_KEY, b"")}):
+            certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(one.get(CERTIFICATE_KEY, b"")))
+    except (ValueError, TypeError, InvalidSignature):
+        return "is not signed by the job's certificate authority"
+    return ""
+
+
 def make_authority(
     request: ContentRequest, before: Mapping[str, bytes] | None, *, now: datetime, entropy: Entropy
 ) -> dict[str, bytes]:
@@ -105,11 +128,13 @@ def make_leaf(
 
 
 def _load_issuer(data: Mapping[str, bytes]) -> _Issuer:
-    certificate = x509.load_pem_x509_certificate(data[CERTIFICATE_KEY])
-    key = serialization.load_pem_private_key(data[PRIVATE_KEY_KEY], password=None)
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+    problem = certificate_problem(data, None)
+    if not problem:
+        certificate = x509.load_pem_x509_certificate(data[CERTIFICATE_KEY])
+        key = serialization.load_pem_private_key(data[PRIVATE_KEY_KEY], password=None)
+    if problem or not isinstance(key, ec.EllipticCurvePrivateKey):
         raise Unavailable(
-            "the certificate authority's key does not belong to its certificate",
+            f"the Secret {problem or 'holds a key of another kind'}",
             where="certificate authority",
             cure="delete the job and create it again",
         )

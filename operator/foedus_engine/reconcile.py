@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from foedus_contract.errors import FoedusError, describe_defect
 from foedus_engine.cluster.execute import execute, is_transient
-from foedus_engine.cluster.protocol import Cluster, Forbidden, Ledgers, Object, find
+from foedus_engine.cluster.protocol import Cluster, Conflict, Forbidden, Ledgers, Object, find
 from foedus_engine.decide.plan import RECONCILE_FAILED, ContentFactory, Event, ObjectKey, Plan
 from foedus_engine.workqueue import WorkQueue
 
@@ -119,7 +119,7 @@ class Reconciler:
 
     async def _note(self, key: ObjectKey, error: FoedusError) -> None:
         if is_transient(error):
-            pause = self._queue.failed(key, self._clock())
+            pause = self._queue.failed(key, self._clock(), lost_race=isinstance(error, Conflict))
             _logger.info("%s: %s; again in %.1f s", key, error, pause)
         else:
             self._queue.done(key, self._clock(), again_seconds=None)  # the same input fails again: wait for a change

@@ -33,13 +33,14 @@ def training_kinds(
     async def decide(obj: Object) -> Plan:
         if obj["metadata"].get("deletionTimestamp"):
             return Plan()  # it is going, and what belongs to it: nothing is made any more
+        meta = ObjectMeta.from_document(obj)
         try:
             job = parse_stored(FederatedTrainingJob, obj)
         except InvalidInput as error:
-            return decide_invalid(ObjectMeta.from_document(obj), error, now=clock())
+            return decide_invalid(meta, error, now=clock())
         if manager is not None and (job.spec.managed_by or names.OPERATOR) != manager:
             return Plan()
-        observed = await gather_training(cluster, ledgers, accounting, job)
+        observed = await gather_training(cluster, ledgers, accounting, job, meta)
         return decide_training(job, observed, now=clock(), settings=settings)
 
     return {(names.API_VERSION, names.TRAINING_KIND): decide}

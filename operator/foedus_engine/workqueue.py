@@ -52,12 +52,17 @@ class WorkQueue:
         if wishes:
             self._set(key, min(wishes))
 
-    def failed(self, key: ObjectKey, now: float) -> float:
-        """Return a key after a pass that failed; it comes back after a pause that doubles each time."""
+    def failed(self, key: ObjectKey, now: float, *, lost_race: bool = False) -> float:
+        """Return a key after a pass that failed; it comes back after a pause that doubles each time.
+
+        A lost race does not lengthen it: another writer got on, and nothing is out of order that would need time.
+        """
         self._busy.discard(key)
-        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        failures = self._failures.get(key, 0) + (0 if lost_race else 1)
+        if failures:
+            self._failures[key] = failures
         # Beyond 2^7 the cap holds; the bound keeps the power small.
-        pause = min(FIRST_PAUSE_SECONDS * 2.0 ** min(failures - 1, 7), LONGEST_PAUSE_SECONDS)
+        pause = min(FIRST_PAUSE_SECONDS * 2.0 ** min(max(failures - 1, 0), 7), LONGEST_PAUSE_SECONDS)
         # News that came during the pass does not shorten the pause: it would turn a failure into a busy loop.
         self._set(key, now + pause)
         return pause

@@ -23,6 +23,7 @@ from foedus_contract.errors import Unavailable
 from foedus_engine import names
 from foedus_engine.cluster.feed import KeyFeed
 from foedus_engine.cluster.protocol import Object
+from foedus_engine.decide.ending import is_at_rest
 from foedus_engine.decide.plan import ObjectKey
 
 # A session is made anew long before a projected ServiceAccount token, which lives for an hour, has to be exchanged.
@@ -109,6 +110,8 @@ def build_registry(
 
     async def notice(body: kopf.Body, type: str | None, **_: Any) -> None:  # noqa: A002 - kopf names it so
         pulse()
+        if type != "DELETED" and is_at_rest(body):
+            return  # ten thousand suspended jobs would be read at each start, and once more after each status
         feed.notice(body)
         for key in (*keys_of_job(body), *(keys_of_budgets(body) if type == "DELETED" else ())):
             feed.add(key)

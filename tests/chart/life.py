@@ -82,6 +82,7 @@ class Life:
         await self._suspend_until_certificates_are_old()
         await self._end_the_coordinator()
         assert await self.phase() == "Complete"
+        await self._ask_why_there_is_no_pod()
         for _ in range(2):  # the second time the event is counted
             await self._operator.publish(self.key, Event("Normal", "AllRounds", "said again"))
         self._clock.pass_by(hours=1)
@@ -120,6 +121,11 @@ class Life:
             body = {"apiVersion": names.API_VERSION, "kind": names.BUDGET_KIND, "metadata": meta, "spec": spec}
             await self._admin.create(body)
             await self._loop.reconcile(ObjectKey(names.API_VERSION, names.BUDGET_KIND, self._namespace, meta["name"]))
+
+    async def _ask_why_there_is_no_pod(self) -> None:
+        """Look at a Job that could not have a pod, as under a quota; the life's own Jobs have theirs too soon."""
+        meta = {"namespace": self._namespace, "name": "none", "uid": "none"}
+        await self._operator.pods([{"metadata": meta, "spec": {}, "status": {}}])
 
     async def _suspend_until_certificates_are_old(self) -> None:
         await self._change(lambda spec: spec.update(suspend=True))

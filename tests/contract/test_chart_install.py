@@ -9,7 +9,7 @@ import os
 import ssl
 import sys
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,26 +18,24 @@ from typing import Any
 import pytest
 import pytest_asyncio
 import yaml
-from e2e.cluster import registry
 from e2e.cluster.binaries import HELM, built, cache_folder
-from e2e.cluster.layout import REGISTRY
 from e2e.cluster.progress import Progress
 
 from chart.documents import CHART
 from chart.helm import find_helm, run_helm
 from chart.life import Life
-from chart.rights import documented
-from chart.store_server import resource
 from foedus_engine.cluster.feed import KeyFeed
 from foedus_engine.cluster.protocol import NotFound, find
 from foedus_engine.decide.plan import ObjectKey
 from foedus_operator.api_server import ApiServer, connect, load_configuration
 from foedus_operator.kube import KubeCluster
+from support.audit import Audit, denied, granted, used
 from support.brain import manifest
 from support.kubernetes import api_server, kubeconfig, make_namespace
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 OPERATOR = "foedus-operator"
+ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 120.0
 PLACES = {
     "CustomResourceDefinition": "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
@@ -69,8 +67,7 @@ class Installed:
     release: str
     jobs: str
     helm: str
-    audit: Path | None
-    begin: int  # how long the audit log was before
+    audit: Audit
 
     def run(self, *arguments: str) -> str:
         done = run_helm(self.helm, *arguments, "--kubeconfig", str(kubeconfig()))
@@ -96,26 +93,13 @@ class Installed:
         async with connect(await load_configuration(file)) as server:
             yield file, server
 
-    def requests(self) -> Iterator[dict[str, Any]]:
-        """Yield what the operator has asked for, as the audit log has it."""
-        user = f"system:serviceaccount:{self.release}:{OPERATOR}"
-        assert self.audit is not None
-        with self.audit.open("rb") as log:
-            log.seek(self.begin)
-            for line in log:
-                if user.encode() in line and (event := json.loads(line))["user"]["username"] == user:
-                    yield event
-
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def installed() -> AsyncIterator[Installed]:
     helm = find_helm() or str(built((HELM,), cache_folder(os.environ), Progress())["helm"])
-    layout = registry.find(REGISTRY, kubeconfig().parent.absolute())
-    audit = layout.audit_log if layout else None
     suffix = uuid.uuid4().hex[:8]
     async with api_server() as root:
-        begin = audit.stat().st_size if audit else 0
-        made = Installed(root, f"foedus-release-{suffix}", f"foedus-jobs-{suffix}", helm, audit, begin)
+        made = Installed(root, f"foedus-release-{suffix}", f"foedus-jobs-{suffix}", helm, Audit.from_now_on())
         await make_namespace(root, made.release, {"pod-security.kubernetes.io/enforce": "restricted"})
         await make_namespace(root, made.jobs, {"foedus.dev/budgets": "kept"})
         made.install(made.release)
@@ -134,13 +118,17 @@ async def until(check: Any) -> None:
 
 
 @asynccontextmanager
-async def operator_process(config: Path, namespace: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def operator_process(
+    config: Path, namespace: str, code: Path = ROOT, packages: Sequence[str] = ()
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run the operator; with `packages`, their folders in `code` come before what is installed."""
     environ = {
         "KUBECONFIG": str(config),
         "PATH": os.environ["PATH"],
         "FOEDUS_OPERATOR_IDENTITY": "a-pod.its-uid",
         "FOEDUS_OPERATOR_NAMESPACE": namespace,
         "FOEDUS_OPERATOR_HEALTH_PORT": "0",
+        "PYTHONPATH": os.pathsep.join(str(code / package) for package in packages),
     }
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "foedus_operator.main", env=environ)
     try:
@@ -179,15 +167,9 @@ async def test_the_operator_lives_by_the_charts_rights(installed: Installed, tmp
         life = Life(installed.root, server, installed.jobs, installed.release, with_controllers=True)
         await life.live()
         await until(lambda: is_left(life, [("PersistentVolumeClaim", "demo-coordinator-output")]))
-    if installed.audit is None:
-        pytest.skip("the audit log can be read on a cluster of e2e/cluster only")
-    events = list(installed.requests())
-    assert [event["requestURI"] for event in events if event["responseStatus"]["code"] == 403] == []
-    assert used(events) == {
-        (what.split(" ")[0], verb)
-        for (identity, _, what, verb), why in documented().items()
-        if identity == OPERATOR and not why.startswith("no request")
-    }
+    events = list(installed.audit.requests(f"system:serviceaccount:{installed.release}:{OPERATOR}"))
+    assert denied(events) == []
+    assert used(events) == granted(OPERATOR)
 
 
 async def is_held(cluster: KubeCluster, lease: ObjectKey, holder: str) -> bool:
@@ -201,20 +183,6 @@ async def is_in_phase(cluster: KubeCluster, job: ObjectKey, phase: str) -> bool:
 
 async def is_left(life: Life, what: list[tuple[str, str]]) -> bool:
     return await life.left() == what
-
-
-def used(events: list[dict[str, Any]]) -> set[tuple[str, str]]:
-    """Return the rights that the requests took; what an apply has created took the right to create, too."""
-    rights: set[tuple[str, str]] = set()
-    for event in events:
-        if "objectRef" not in event or event["objectRef"]["resource"].startswith("self"):
-            continue  # discovery, which everybody may do
-        about = event["objectRef"]
-        what = resource(about.get("apiGroup", ""), about["resource"], about.get("subresource", ""))
-        rights.add((what, event["verb"]))
-        if event["verb"] == "patch" and event["responseStatus"]["code"] == 201:
-            rights.add((what, "create"))
-    return rights
 
 
 async def test_an_upgrade_renews_the_certificate_under_the_same_authority(installed: Installed, tmp_path: Path) -> None:

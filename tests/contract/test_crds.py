@@ -11,7 +11,9 @@ import yaml
 
 from foedus_contract.errors import ExitCode, InvalidInput
 from foedus_engine import names
+from foedus_engine.api.budget import PrivacyBudget
 from foedus_engine.api.parse import check_transition, parse, parse_stored
+from foedus_engine.api.training import FederatedTrainingJob
 from foedus_engine.crdgen import ALL_KINDS, main
 from foedus_engine.manifests import KINDS, load_manifests, parse_manifest
 from support.crd_oracle import complaints
@@ -443,12 +445,24 @@ def test_examples_parse_and_round_trip(path: Path) -> None:
 
 
 def test_stored_objects_may_know_more_but_not_less() -> None:
-    document = changed(changed(job(), "spec.fromTheFuture", {"a": 1}), "status", {"phase": "Training", "new": 1})
-    stored = parse_stored(KINDS["FederatedTrainingJob"], document)
-    assert stored.status is not None
+    newer = {"phase": "Dreaming", "new": 1, "conditions": [{"type": "New", "reason": "New", "status": "True"}]}
+    document = changed(changed(job(), "spec.fromTheFuture", {"a": 1}), "status", newer)
+    stored = parse_stored(FederatedTrainingJob, document)
     assert parse(KINDS["FederatedTrainingJob"], job()).spec == stored.spec
     with pytest.raises(InvalidInput, match=r"FederatedTrainingJob news: spec.training: is required"):
-        parse_stored(KINDS["FederatedTrainingJob"], changed(document, "spec.training", GONE))
+        parse_stored(FederatedTrainingJob, changed(document, "spec.training", GONE))
+
+
+def test_of_a_stored_budget_the_ledger_is_read_and_must_be_known() -> None:
+    newer = {"conditions": [{"type": "Ready", "reason": "New", "status": "True"}], "new": 1}
+    document = budget()
+    document["status"] = {**document["status"], **newer}
+    stored = parse_stored(PrivacyBudget, document).status
+    assert stored is not None
+    assert set(stored.accounts) == set(document["status"]["accounts"])
+    account = next(iter(document["status"]["accounts"]))
+    with pytest.raises(InvalidInput, match="state: must be 'Open' or 'Closed'"):
+        parse_stored(PrivacyBudget, changed(document, f"status.accounts.{account}.state", "New"))
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ async def test_a_budget_that_is_not_there_is_none(book: Book) -> None:
     absent = BudgetKey(NAMESPACE, "absent")
     assert await book.ledgers.read(absent) is None
     with pytest.raises(Refused, match="there is no budget here"):
-        await book.ledgers.close(absent, job_uid="job-a")
+        await book.ledgers.charge(absent, job_uid="job-a", attempt=0, noise_multiplier=18.0)
 
 
 async def test_of_many_writers_at_once_each_charge_counts_once(book: Book) -> None:

@@ -29,6 +29,7 @@ from foedus_operator.ledgers import KubeLedgers
 from foedus_workloads.training.held_ledgers import ServiceLedger
 from foedus_workloads.training.silo_ledger import SiloLedger
 from foedus_workloads.transport.ledger_client import NotSent
+from support.audit import Audit, denied, granted, used
 from support.certificates import Authority
 from support.kubernetes import api_server, install_crds
 from support.ledger_world import RULES, Service, TrainingJob, ledger_service, make_identity, make_token, pod_token
@@ -48,7 +49,12 @@ async def server() -> AsyncIterator[ApiServer]:
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def service(server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
+async def audit() -> Audit:
+    return Audit.from_now_on()
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def service(server: ApiServer, audit: Audit, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
     folder = tmp_path_factory.mktemp("ledger")
     identity = await make_identity(server, "foedus-ledger", RULES, folder)
     async with ledger_service(identity, folder) as made:
@@ -188,7 +194,7 @@ async def test_a_pod_that_is_gone_charges_nothing(service: Service, server: ApiS
     with pytest.raises((Refused, Unavailable), match=r"is gone|is ending"):
         await charge(service, token, 1)
     await job.pod("demo-silo-1", other_than=key.uid)  # its Job has seen the end
-    with pytest.raises(Refused, match=r"is gone|is not accepted") as caught:
+    with pytest.raises(Refused, match=r"is gone|has ended|is not accepted") as caught:
         await charge(service, token, 1)
     assert caught.value.code is ExitCode.IDENTITY_REFUSED
     assert (await job.account()).charged == 1
@@ -387,3 +393,11 @@ async def test_without_its_right_to_write_nothing_is_said_to_be_charged(
     with pytest.raises(NotSent):
         await charge(reader, token)  # nobody answers any more
     assert (await job.account()).charged == 0
+
+
+async def test_none_of_its_rights_is_unused_and_none_was_missing(service: Service, audit: Audit) -> None:
+    """It comes last: the audit log has what all tests of this file made the service ask for, but for health."""
+    assert (await ask(service, "/ready"))[0] == 200
+    events = list(audit.requests("system:serviceaccount:foedus-system:foedus-ledger"))
+    assert denied(events) == []
+    assert used(events) | {("/readyz", "get")} == granted("foedus-ledger")

@@ -27,6 +27,7 @@ from foedus_contract.run_spec import LedgerService
 from foedus_engine import names
 from foedus_engine.api.parse import parse
 from foedus_engine.api.training import FederatedTrainingJob
+from foedus_engine.build.identity import build_service_account
 from foedus_engine.build.metadata import Owner
 from foedus_engine.build.pods import Settings
 from foedus_engine.build.roles import build_client_job, build_coordinator_job
@@ -182,14 +183,17 @@ class TrainingJob:
         return record.accounts[self.uid]
 
     async def start(self, role: str) -> Object:
-        """Make the role's Job, and return the pod that the cluster makes for it."""
+        """Make the role's Job and what its pod runs as, and return the pod that the cluster makes for it."""
         owner = Owner(names.TRAINING_KIND, self.namespace, self.job.metadata.name, self.uid)
         if role == names.COORDINATOR_ROLE:
             document = build_coordinator_job(owner, self.job, Settings(), suspend=False)
         else:
             client = next(client for client in self.job.spec.clients if client.name == role)
             document = build_client_job(owner, self.job, client, Settings(), suspend=False)
-        await KubeCluster(self.server, KeyFeed()).create(document)
+        component = names.COORDINATOR_ROLE if role == names.COORDINATOR_ROLE else names.CLIENT_ROLE
+        cluster = KubeCluster(self.server, KeyFeed())
+        await cluster.apply(build_service_account(owner, component))
+        await cluster.create(document)
         return await self.pod(document["metadata"]["name"])
 
     async def pod(self, job: str, other_than: str = "") -> Object:

@@ -15,9 +15,11 @@ from typing import Any, TypeVar, cast, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from foedus_contract.errors import InvalidInput
+from foedus_engine.api.common import Kind
 from foedus_engine.api.meta import PATTERN_HELP, ApiModel
 
 Model = TypeVar("Model", bound=ApiModel)
+Stored = TypeVar("Stored", bound=Kind)
 
 # What pydantic says, in the words of a manifest. The placeholders are pydantic's own.
 _MESSAGES = {
@@ -49,10 +51,16 @@ def parse(model: type[Model], document: Mapping[str, Any], *, source: str = "") 
     return _validate(model, document, source, "forbid")
 
 
-def parse_stored(model: type[Model], document: Mapping[str, Any]) -> Model:
-    """Return an object read back from a store; fields that this version does not know are ignored."""
+def parse_stored(model: type[Stored], document: Mapping[str, Any]) -> Stored:
+    """Return an object read back from a store; what this version does not know is ignored.
+
+    That is every unknown field. Of the status only what decisions rest on is read, the kind's `READ_BACK`: the rest is
+    for people, and a newer version may have left a phase or a reason there that this one has no name for.
+    """
     metadata = document.get("metadata") or {}
-    return _validate(model, document, f"{model.__name__} {metadata.get('name', '')}".strip(), "ignore")
+    status = {name: part for name, part in (document.get("status") or {}).items() if name in model.READ_BACK}
+    known = {name: part for name, part in document.items() if name != "status"} | ({"status": status} if status else {})
+    return _validate(model, known, f"{model.__name__} {metadata.get('name', '')}".strip(), "ignore")
 
 
 def check_transition(old: ApiModel, new: ApiModel, path: str = "") -> None:

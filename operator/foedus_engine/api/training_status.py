@@ -54,6 +54,7 @@ class TrainingReason(StrEnum):
     UNSCHEDULABLE = "Unschedulable"  # no node takes a pod, for want of a GPU, of memory or of a matching label
     IMAGE_PULL_FAILED = "ImagePullFailed"
     VOLUME_MISSING = "VolumeMissing"
+    CERTIFICATE_INVALID = "CertificateInvalid"  # a certificate of the job is gone or was changed
     QUOTA_EXCEEDED = "QuotaExceeded"
     CANNOT_START = "CannotStart"  # a node took the pod and cannot start its container
     FORBIDDEN = "Forbidden"  # the operator may not make what the job needs

@@ -31,7 +31,7 @@ from foedus_engine.decide.observed import (
     PodsView,
 )
 from foedus_engine.decide.plan import BudgetKey, KeepHead, ObjectKey
-from foedus_engine.pki import certificate_end
+from foedus_engine.pki import certificate_end, certificate_problem
 from foedus_ledger.charges import LedgerBehind, check_reaches, is_signed
 from foedus_ledger.records import BudgetRecord
 
@@ -44,20 +44,20 @@ Records = dict[str, tuple[BudgetKey, BudgetRecord | None]]
 
 
 async def gather_training(
-    cluster: Cluster, ledgers: Ledgers, accounting: Accounting, job: FederatedTrainingJob
+    cluster: Cluster, ledgers: Ledgers, accounting: Accounting, job: FederatedTrainingJob, meta: ObjectMeta
 ) -> Observed:
-    """Return what there is to know about `job` now.
+    """Return what there is to know now about `job`, whose server's side is `meta`.
 
     Jobs are read before their pods: a Job that is seen to have ended has left its result already. Budgets are read
     before the calibration that depends on them; a reservation that has become too large meanwhile is refused. Heads
     of the silos' logs are read before the ledgers, which silos charge first.
     Nothing is read for a job that is suspended and never was anything else.
     """
-    meta = ObjectMeta.from_document(job.to_document())
     if is_idle(job, meta.status):
         return Observed(meta)
     found, foreign = await _children(cluster, job, meta)
-    children = {key: _child(each) for key, each in found.items()}
+    authority = found.get(("Secret", names.ca_secret(meta.name)))
+    children = {key: _child(each, authority) for key, each in found.items()}
     jobs = [each for (kind, _), each in found.items() if kind == "Job"]
     # What the pods of a job that is over would say has been heard.
     pods: Mapping[str, PodsView] = {} if is_terminal(meta.status) else await cluster.pods(jobs)
@@ -134,7 +134,7 @@ def _is_owned(found: Mapping[str, Any], uid: str) -> bool:
     return any(reference.get("controller") and reference.get("uid") == uid for reference in references)
 
 
-def _child(found: Mapping[str, Any]) -> ChildView:
+def _child(found: Mapping[str, Any], authority: Mapping[str, Any] | None) -> ChildView:
     status = found.get("status") or {}
     finished: Literal["", "Complete", "Failed"] = ""
     message, ended = "", None
@@ -142,6 +142,7 @@ def _child(found: Mapping[str, Any]) -> ChildView:
         if condition.get("type") in {"Complete", "Failed"} and condition.get("status") == "True":
             finished, message = condition["type"], condition.get("message", "")
             ended = condition.get("lastTransitionTime")
+    secret = decode_content(found) if found["kind"] == "Secret" else None
     return ChildView(
         uid=found["metadata"]["uid"],
         content=found if found["kind"] in COMPARED else {},
@@ -151,8 +152,19 @@ def _child(found: Mapping[str, Any]) -> ChildView:
         finished=finished,
         message=message,
         ended=datetime.fromisoformat(ended) if ended else None,
-        valid_until=certificate_end(decode_content(found)) if found["kind"] == "Secret" else None,
+        valid_until=None if secret is None else certificate_end(secret),
+        problem="" if secret is None else _certificate_problem(found, secret, authority),
     )
+
+
+def _certificate_problem(
+    found: Mapping[str, Any], secret: Mapping[str, bytes], authority: Mapping[str, Any] | None
+) -> str:
+    if authority is found:
+        return certificate_problem(secret, None)
+    if authority is None:
+        return "was signed by a certificate authority whose Secret is gone"
+    return certificate_problem(secret, decode_content(authority))
 
 
 def _heads(coordinator: PodsView, identities: Mapping[str, bytes]) -> dict[str, LedgerHead]:

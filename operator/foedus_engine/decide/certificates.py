@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from foedus_engine import names
 from foedus_engine.api.training import FederatedTrainingJob
 from foedus_engine.decide.observed import Observed
 
@@ -37,6 +38,28 @@ def have_ended(job: FederatedTrainingJob, observed: Observed, now: datetime) -> 
     """Return whether processes run, and are to run on, whose certificates nobody accepts any more."""
     end = valid_until(observed)
     return not job.spec.suspend and end is not None and now >= end and _any_active(observed)
+
+
+def find_broken(observed: Observed) -> str:
+    """Return which of the job's certificates is of no use, and the cure; empty when there is none.
+
+    Nothing is made again by itself: silos trust what the job's first authority has signed, and who changed a Secret
+    should hear of it. A leaf's Secret that is deleted is made again, signed by the same authority.
+    """
+    authority = names.ca_secret(observed.meta.name)
+    again = "delete the job and create it again under a new name"
+    if problem := _problem(observed, authority):
+        return f"Secret {authority} {problem}; {again}"
+    for (kind, name), child in sorted(observed.children.items()):
+        if kind == "Secret" and child.problem:
+            cure = "delete the Secret, and it is made again" if ("Secret", authority) in observed.children else again
+            return f"Secret {name} {child.problem}; {cure}"
+    return ""
+
+
+def _problem(observed: Observed, secret: str) -> str:
+    child = observed.children.get(("Secret", secret))
+    return "" if child is None else child.problem
 
 
 def _needed(job: FederatedTrainingJob) -> timedelta:

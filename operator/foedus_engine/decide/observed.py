@@ -158,6 +158,7 @@ class PodsView:
 class ChildView:
     """One child: whether it is there, for a Job how its pods do, for a certificate until when it is valid.
 
+    `problem` is what makes a certificate useless, as the rest of a sentence about its Secret.
     `content` is the object as it was read where its fields are compared with what they should be; `ended` is when a Job
     was over.
     """
@@ -171,6 +172,7 @@ class ChildView:
     message: str = ""
     ended: datetime | None = None
     valid_until: datetime | None = None
+    problem: str = ""
 
 
 @dataclass(frozen=True)

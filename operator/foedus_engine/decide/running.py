@@ -44,9 +44,10 @@ def decide_run(
     """
     owner = owner_of(observed.meta)
     status = _running_status(job, observed, plan, now)
+    ensured = ensured_children(job, owner, renew=are_due(job, observed, now))
     return Plan(
         ensure=(
-            *_absent(ensured_children(job, owner, renew=are_due(job, observed, now)), observed),
+            *_absent(_makeable(ensured, observed), observed),
             *_policy(job, observed, now),
         ),
         apply=drifted((*told_children(job, owner, plan, settings), *_untold(job, observed, settings)), observed),
@@ -62,6 +63,16 @@ def _untold(job: FederatedTrainingJob, observed: Observed, settings: Settings) -
     is_queued = names.QUEUE_LABEL in job.metadata.labels
     waits = not is_queued and joining_since(observed) is None and not quorum_has_started(job, observed)
     return applied_children(job, owner_of(observed.meta), settings, coordinator_waits=waits)
+
+
+def _makeable(wanted: tuple[Ensure, ...], observed: Observed) -> tuple[Ensure, ...]:
+    """Return what can be made: no certificates beside some whose authority is gone or broken."""
+    authority = ("Secret", names.ca_secret(observed.meta.name))
+    child = observed.children.get(authority)
+    has_leaves = any(kind == "Secret" and name != authority[1] for kind, name in observed.children)
+    if (not has_leaves) if child is None else (not child.problem):
+        return wanted
+    return tuple(each for each in wanted if each.manifest["kind"] != "Secret")
 
 
 def _absent(wanted: tuple[Ensure, ...], observed: Observed) -> Iterator[Ensure]:

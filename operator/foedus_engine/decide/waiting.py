@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from foedus_engine import names
 from foedus_engine.api.training import FederatedTrainingJob
 from foedus_engine.api.training_status import TrainingReason as Reason
+from foedus_engine.decide.certificates import find_broken
 from foedus_engine.decide.ending import joining_since, quorum_has_started
 from foedus_engine.decide.observed import Observed, Trouble
 
@@ -43,13 +44,17 @@ def find_wait(job: FederatedTrainingJob, observed: Observed) -> Wait | None:
     coordinator = names.coordinator(observed.meta.name)
     if has_quorum and coordinator in observed.started:
         return None
+    if broken := find_broken(observed):
+        return Wait(Reason.CERTIFICATE_INVALID, broken)
     if coordinator in observed.troubles:
         return describe("the coordinator", observed.troubles[coordinator])
     return None if has_quorum else _silos(job, observed)
 
 
 def find_note(job: FederatedTrainingJob, observed: Observed) -> str:
-    """Return what is to be said of a silo that cannot be started although the job goes on without it."""
+    """Return what is to be said of a silo that cannot be started, or of a Secret, although the job goes on without."""
+    if broken := find_broken(observed):
+        return broken
     wait = _silos(job, observed)
     return "" if wait is None else wait.message
 

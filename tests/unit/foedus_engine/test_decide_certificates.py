@@ -52,6 +52,37 @@ def test_certificates_are_renewed_together_before_work_starts_with_too_little_le
     assert {item["spec"]["suspend"] for item in plan.apply if item["kind"] == "Job"} == {"suspend" in spec}
 
 
+CREATE_AGAIN = "delete the job and create it again under a new name"
+
+
+@pytest.mark.parametrize(
+    ("changed", "message", "made"),
+    [
+        ({"demo-silo-2-tls": "is broken"}, "Secret demo-silo-2-tls is broken; delete the Secret, and it is made again",
+         {"demo-silo-1-tls"}),
+        ({"demo-ca": "is broken", "demo-silo-2-tls": "is foreign"}, f"Secret demo-ca is broken; {CREATE_AGAIN}", set()),
+        ({"demo-ca": None, "demo-silo-2-tls": "has lost it"}, f"Secret demo-silo-2-tls has lost it; {CREATE_AGAIN}",
+         set()),
+    ],
+)  # fmt: skip
+def test_a_certificate_that_was_changed_is_said_and_no_other_authority_is_made(
+    changed: dict[str, str | None], message: str, made: set[str]
+) -> None:
+    there = dict.fromkeys(SECRETS - {"demo-silo-1-tls"}, "") | changed
+    secrets = {("Secret", name): ChildView(name, problem=what) for name, what in there.items() if what is not None}
+    plan = decide_training(job(), reserved(children=jobs() | secrets), now=NOW)
+    ready = next(each for each in (plan.status or {})["conditions"] if each["type"] == "Ready")
+    assert (ready["status"], ready["reason"], ready["message"]) == ("False", "CertificateInvalid", message)
+    assert {name for each in plan.ensure if (name := each.manifest["metadata"]["name"]) in SECRETS} == made
+
+
+def test_a_certificate_that_was_changed_does_not_stop_what_runs() -> None:
+    secrets = {("Secret", name): ChildView(name, problem="is broken" if "silo-2" in name else "") for name in SECRETS}
+    status = decide_training(job(), running(children=jobs() | secrets), now=NOW).status or {}
+    assert status["phase"] == "Preparing"
+    assert "demo-silo-2-tls is broken" in status["message"]
+
+
 def test_an_authority_that_is_renewed_keeps_its_key_and_a_new_one_has_none_to_keep() -> None:
     plans = decide(1, active=0), decide_training(job(), reserved(), now=NOW)
     roots = [next(e.content for e in plan.ensure if e.content and e.content.kind == "Authority") for plan in plans]

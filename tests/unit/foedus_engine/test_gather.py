@@ -16,10 +16,11 @@ from foedus_contract.inspection import InspectedModel, Inspection
 from foedus_contract.progress import IdentityReady, ProcessFailed, TrainingResult, TrainingStarted
 from foedus_contract.wire import LedgerHead, head_to_sign
 from foedus_engine.accounting import Accounting
+from foedus_engine.api.parse import parse_stored
 from foedus_engine.api.training import FederatedTrainingJob
 from foedus_engine.cluster.gather import gather_training
 from foedus_engine.cluster.protocol import Conflict, NotFound
-from foedus_engine.decide.observed import Calibrated, ChildView, LedgerFault, ModelView, Observed, PodsView
+from foedus_engine.decide.observed import Calibrated, ChildView, LedgerFault, ModelView, ObjectMeta, Observed, PodsView
 from foedus_engine.decide.plan import BudgetKey, ContentRequest, KeepHead, ObjectKey
 from foedus_engine.pki import content_factory
 from foedus_ledger.charges import LedgerBehind
@@ -108,10 +109,11 @@ async def gather(
     status: dict[str, Any] | None = None,
     reader: Any = lambda _: MODEL,
 ) -> Observed:
-    job = FederatedTrainingJob.model_validate(manifest() | ({"status": status} if status else {}))
+    document = manifest() | ({"status": status} if status else {})
+    job, meta = parse_stored(FederatedTrainingJob, document), ObjectMeta.from_document(document)
     cluster: Any = FakeCluster(list(objects), reports or {}, result)
     source: Any = ledgers or FakeLedgers()
-    return await gather_training(cluster, source, Accounting(reader), job)
+    return await gather_training(cluster, source, Accounting(reader), job, meta)
 
 
 async def test_an_untouched_job_has_budgets_a_model_and_a_calibration() -> None:

@@ -15,7 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from foedus_contract.errors import Unavailable
 from foedus_engine import names
 from foedus_engine.decide.plan import ContentRequest, ObjectKey
-from foedus_engine.pki import certificate_end, content_factory
+from foedus_engine.pki import certificate_end, certificate_problem, content_factory
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 ISSUER = ObjectKey("v1", "Secret", "team-a", "demo-ca")
@@ -133,8 +133,47 @@ def test_each_leaf_comes_with_its_own_key() -> None:
 
 
 @pytest.mark.parametrize(
-    "issuer", [None, {}, {"tls.crt": AUTHORITY["tls.crt"]}, {**AUTHORITY, "tls.key": CLIENT_LEAF["tls.key"]}]
+    "issuer",
+    [
+        None,
+        {},
+        {"tls.crt": AUTHORITY["tls.crt"]},
+        {**AUTHORITY, "tls.key": CLIENT_LEAF["tls.key"]},
+        {**AUTHORITY, "tls.key": b"no key"},
+        {**AUTHORITY, "tls.crt": b""},
+    ],
 )
 def test_without_a_whole_authority_nothing_is_signed(issuer: dict[str, bytes] | None) -> None:
     with pytest.raises(Unavailable, match="certificate authority"):
         MAKE(CLIENT, issuer)
+
+
+OTHER = MAKE(ROOT, None)
+RENEWED = MAKE(replace(ROOT, issuer=ISSUER), AUTHORITY)
+UNREADABLE = "holds no certificate and key that can be read"
+FOREIGN = "is not signed by the job's certificate authority"
+
+
+@pytest.mark.parametrize(
+    ("secret", "authority", "problem"),
+    [
+        (AUTHORITY, None, ""),
+        (CLIENT_LEAF, AUTHORITY, ""),
+        (CLIENT_LEAF, RENEWED, ""),  # under the same key
+        (MAKE(CLIENT, RENEWED), AUTHORITY, ""),
+        ({}, AUTHORITY, UNREADABLE),
+        ({**CLIENT_LEAF, "tls.crt": b"no certificate"}, AUTHORITY, UNREADABLE),
+        ({**CLIENT_LEAF, "tls.key": b""}, AUTHORITY, UNREADABLE),
+        ({**CLIENT_LEAF, "tls.key": SERVER_LEAF["tls.key"]}, AUTHORITY, "holds a key that does not belong to its "
+         "certificate"),
+        (CLIENT_LEAF, OTHER, FOREIGN),
+        (OTHER, AUTHORITY, FOREIGN),
+        ({**CLIENT_LEAF, "ca.crt": OTHER["tls.crt"]}, AUTHORITY, FOREIGN),
+        ({**CLIENT_LEAF, "ca.crt": b"none"}, AUTHORITY, FOREIGN),
+        (CLIENT_LEAF, {}, FOREIGN),
+    ],
+)  # fmt: skip
+def test_a_secret_that_was_changed_is_told_from_a_good_one(
+    secret: dict[str, bytes], authority: dict[str, bytes] | None, problem: str
+) -> None:
+    assert certificate_problem(secret, authority) == problem

@@ -51,6 +51,12 @@ def test_pauses_double_up_to_a_minute(failures: int, pause: float) -> None:
     assert queue.next_due() == pause
 
 
+def test_a_lost_race_does_not_lengthen_the_pause() -> None:
+    queue = WorkQueue()
+    assert [queue.failed(A, 0.0, lost_race=True) for _ in range(3)] == [0.5, 0.5, 0.5]
+    assert [queue.failed(A, 0.0), queue.failed(A, 0.0), queue.failed(A, 0.0, lost_race=True)] == [0.5, 1.0, 1.0]
+
+
 def test_success_forgets_failures() -> None:
     queue = WorkQueue()
     queue.failed(A, 0.0)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from foedus_engine.decide.ending import is_at_rest
 from foedus_engine.decide.plan import ObjectKey
 from foedus_operator.handlers import keys_of_budgets, keys_of_job
 from support.brain import SILOS, manifest
@@ -42,3 +43,25 @@ def test_a_childs_label_leads_to_its_job(body: dict[str, Any], keys: list[Object
 )
 def test_a_job_that_is_gone_is_news_of_its_budgets(body: dict[str, Any], keys: list[ObjectKey]) -> None:
     assert keys_of_budgets(body) == keys
+
+
+SAID = {"phase": "Suspended", "observedGeneration": 1}
+SUSPENDED = {**manifest(suspend=True), "status": SAID}
+
+
+@pytest.mark.parametrize(
+    ("body", "rests"),
+    [
+        (SUSPENDED, True),
+        ({**SUSPENDED, "status": {}}, False),  # nothing has been said yet
+        ({**SUSPENDED, "status": SAID | {"observedGeneration": 0}}, False),  # of what it was before
+        ({**SUSPENDED, "status": SAID | {"plan": {"digest": "x"}}}, False),  # it holds reservations
+        ({**SUSPENDED, "status": SAID | {"startTime": "2026-01-01T00:00:00Z"}}, False),
+        ({**SUSPENDED, "status": SAID | {"phase": "Failed"}}, False),
+        ({**manifest(suspend=False), "status": SAID}, False),
+        ({**SUSPENDED, "kind": "Job"}, False),
+        (child(), False),
+    ],
+)
+def test_a_suspended_job_of_which_all_is_said_is_no_news(body: dict[str, Any], rests: bool) -> None:
+    assert is_at_rest(body) is rests
