@@ -396,8 +396,8 @@ TRAINING_MUTANTS = {
     ),
     "another-jobs-certificate": fails(
         f"{UNIT}/test_transport.py::test_foreign_certificates_are_refused",
-        Patch(TLS, " or not uris[0].startswith(prefix):", ":"),
-        Patch(TLS, "uris[0].removeprefix(prefix)", 'uris[0].rpartition("/")[2]'),
+        Patch(TLS, " or not uri.startswith(prefix):", ":"),
+        Patch(TLS, "uri.removeprefix(prefix)", 'uri.rpartition("/")[2]'),
     ),
     "incarnation-not-compared": fails(
         f"{UNIT}/test_transport.py::test_a_higher_incarnation_takes_over_and_a_lower_one_is_refused",

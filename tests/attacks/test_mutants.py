@@ -13,11 +13,19 @@ from attacks.mutants import ROOT, build, caught, patched, run
 from attacks.mutants_charges import CHARGES_MUTANTS
 from attacks.mutants_client import CLIENT_MUTANTS
 from attacks.mutants_ledger_service import LEDGER_SERVICE_MUTANTS
+from attacks.mutants_mpc import MPC_MUTANTS
 from attacks.mutants_secagg import SECAGG_MUTANTS
 from attacks.mutants_training import TRAINING_MUTANTS
 from attacks.table import ATTACKS
 
-MUTANTS = {**SECAGG_MUTANTS, **TRAINING_MUTANTS, **CHARGES_MUTANTS, **LEDGER_SERVICE_MUTANTS, **CLIENT_MUTANTS}
+MUTANTS = {
+    **SECAGG_MUTANTS,
+    **TRAINING_MUTANTS,
+    **CHARGES_MUTANTS,
+    **LEDGER_SERVICE_MUTANTS,
+    **CLIENT_MUTANTS,
+    **MPC_MUTANTS,
+}
 WORKERS = 2  # each mutant is a process of its own; two cores are assumed
 UNPATCHED = "a copy without a patch"
 Runs = dict[str, Future[subprocess.CompletedProcess[str]]]

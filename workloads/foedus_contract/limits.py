@@ -17,3 +17,4 @@ MAX_LINE_BYTES = 1024 * 1024  # one record of a data file
 MAX_LABELS = 100  # classes of one head; a budget's list of them stays below 8 KiB
 MAX_LABEL_LENGTH = 63  # as long as the value of a Kubernetes label
 RING_BITS = 32  # masked vectors live in Z_2^32
+MAX_ROUND_TENSORS = 1024  # of one round of an inference: a few for each of the operations that share it

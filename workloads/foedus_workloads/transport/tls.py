@@ -1,7 +1,8 @@
 """Mutual TLS 1.3: both sides' contexts, and who the certificate says the other side is.
 
 A silo's leaf carries exactly one URI name, `foedus://<namespace>/<job>/silo/<name>`; the coordinator's carries its
-Service's DNS names. All leaves of a job are signed by that job's own authority, and nothing else is trusted.
+Service's DNS names. A party of an inference carries `foedus://<namespace>/<cluster>/party/<number>`. All leaves of a
+job are signed by that job's own authority, and nothing else is trusted.
 """
 
 from __future__ import annotations
@@ -37,6 +38,11 @@ def silo_uri(namespace: str, job: str, silo: str) -> str:
     return f"foedus://{namespace}/{job}/silo/{silo}"
 
 
+def party_uri(namespace: str, cluster: str, party: int) -> str:
+    """Return the URI name that a party's certificate carries."""
+    return f"foedus://{namespace}/{cluster}/party/{party}"
+
+
 def server_context(files: TlsPaths) -> ssl.SSLContext:
     """Return the coordinator's context: TLS 1.3 at least, and no peer without a certificate of the job's authority."""
     context = _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), files)
@@ -49,6 +55,16 @@ def client_context(files: TlsPaths) -> ssl.SSLContext:
     context = _load(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), files)
     context.check_hostname = True
     return context
+
+
+def party_contexts(files: TlsPaths) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Return a party's contexts for serving and for dialling: TLS 1.3 at least, the authority alone.
+
+    A party is known by its URI name wherever it runs: whoever dials compares it with `party_of`, not the host's name.
+    """
+    dialling = _load(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), files)
+    dialling.check_hostname = False  # the chain is verified all the same
+    return server_context(files), dialling
 
 
 def check_dates(files: TlsPaths, now: float) -> None:
@@ -72,17 +88,36 @@ def check_dates(files: TlsPaths, now: float) -> None:
 
 def silo_of(peer_certificate: Mapping[str, Any] | None, *, namespace: str, job: str) -> str:
     """Return the silo that a verified certificate names for this job; raises Refused for any other certificate."""
-    names = (peer_certificate or {}).get("subjectAltName", ())
-    uris = [value for kind, value in names if kind == "URI"]
     prefix = silo_uri(namespace, job, "")
-    if len(uris) != 1 or not uris[0].startswith(prefix):
+    uri = _only_uri(peer_certificate)
+    if uri is None or not uri.startswith(prefix):
         raise Refused(
             "the certificate names no silo of this job",
             where=f"{namespace}/{job}",
             cure="use the certificate that was issued to the silo for this job",
             code=ExitCode.IDENTITY_REFUSED,
         )
-    return str(uris[0].removeprefix(prefix))
+    return uri.removeprefix(prefix)
+
+
+def party_of(peer_certificate: Mapping[str, Any] | None, *, namespace: str, cluster: str, parties: int) -> int:
+    """Return the party that a verified certificate names for this cluster; raises Refused for any other certificate."""
+    uri = _only_uri(peer_certificate)
+    for party in range(parties):
+        if uri == party_uri(namespace, cluster, party):
+            return party
+    raise Refused(
+        "the certificate names no party of this cluster",
+        where=f"{namespace}/{cluster}",
+        cure="use the certificate that was issued to the party for this cluster",
+        code=ExitCode.IDENTITY_REFUSED,
+    )
+
+
+def _only_uri(peer_certificate: Mapping[str, Any] | None) -> str | None:
+    names = (peer_certificate or {}).get("subjectAltName", ())
+    uris = [str(value) for kind, value in names if kind == "URI"]
+    return uris[0] if len(uris) == 1 else None
 
 
 def _load(context: ssl.SSLContext, files: TlsPaths) -> ssl.SSLContext:

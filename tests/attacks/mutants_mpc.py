@@ -1,0 +1,62 @@
+"""Mutants of private inference: each mask of the protocols, and what a session compares."""
+
+from __future__ import annotations
+
+from attacks.mutants import Patch, fails
+
+MPC = "workloads/foedus_workloads/mpc"
+SESSION, LINKS = f"{MPC}/session.py", "workloads/foedus_workloads/transport/parties.py"
+TESTS = "unit/foedus_workloads"
+ALIKE = f"{TESTS}/test_mpc_secrecy.py::test_every_secret_looks_alike_to_each_party"
+EXPECTED = f"{TESTS}/test_mpc_session.py::test_what_was_not_expected_ends_the_session"
+
+MPC_MUTANTS = {
+    "products-left-unmasked": fails(
+        f"{ALIKE}[multiply, all factors]",
+        Patch(f"{MPC}/arithmetic.py", "    return domain.subtract(step", "    return 0 * domain.subtract(step"),
+    ),
+    "overflow-exchanged-bare": fails(
+        f"{ALIKE}[truncate]",
+        Patch(f"{MPC}/truncation.py", "slot, self.shape, bits)", "slot, self.shape, bits) * (slot < _FIRST_PAD)"),
+    ),
+    "bits-sent-bare": fails(
+        f"{ALIKE}[bit to arithmetic]",
+        Patch(
+            f"{MPC}/known_factor.py",
+            "    part = domain.subtract(domain.multiply(e_second, n), g_second)\n",
+            "    part, g_second = domain.multiply(e_second, n), 0 * g_second\n",
+        ),
+    ),
+    "summands-used-twice": fails(
+        f"{TESTS}/test_mpc_protocols.py::test_a_summand_leaves_a_party_once",
+        Patch(f"{MPC}/party.py", "        self.used = True\n", ""),
+    ),
+    "streams-begin-anew-at-each-step": fails(
+        f"{TESTS}/test_mpc_session.py::test_streams_differ_by_key_step_and_slot",
+        Patch(f"{MPC}/streams.py", "    block = step.to_bytes", "    block = (0).to_bytes"),
+    ),
+    "stream-keys-for-any-session": fails(
+        f"{TESTS}/test_mpc_session.py::test_a_streams_key_is_bound_to_terms_component_and_incarnations",
+        Patch(SESSION, '{"terms": terms.model_dump(), ', '{"terms": {}, '),
+    ),
+    "terms-not-compared": fails(
+        f"{TESTS}/test_mpc_session.py::test_parties_with_other_terms_do_not_begin",
+        Patch(SESSION, "        if hello.terms_digest != self._terms_digest:", "        if False:"),
+    ),
+    "rounds-of-other-sessions-taken": fails(
+        f"{EXPECTED}[another session]",
+        Patch(SESSION, "        if message.session != self._terms.session:", "        if False:"),
+    ),
+    "rounds-not-counted": fails(
+        f"{EXPECTED}[an earlier round]",
+        Patch(SESSION, "        if message.number != self.totals.rounds - 1:", "        if False:"),
+    ),
+    "shapes-not-compared": fails(
+        f"{EXPECTED}[another shape]",
+        Patch(SESSION, "        if message.tensors != tuple(", "        if message.tensors == () and () != tuple("),
+    ),
+    "any-party-answers": fails(
+        f"{TESTS}/test_mpc_transport.py::test_a_party_that_answers_under_anothers_name_is_refused",
+        Patch(LINKS, "        if _party_behind(connection, place) != party:", "        if False:"),
+    ),
+}

@@ -1,0 +1,192 @@
+"""All randomness of a step is enumerated at a small ring: each party sees the same distribution for every secret.
+
+What a party sees: its own shares, what it draws from its two keys, and what it receives. The outcomes lie beside each
+other as the elements of one tensor, so one run of the protocol is one run for each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from torch import Tensor
+
+from foedus_workloads.mpc.arithmetic import ARITHMETIC, BOOLEAN, multiply, open_to_all
+from foedus_workloads.mpc.comparison import most_significant_bit
+from foedus_workloads.mpc.conversion import bit_to_arithmetic
+from foedus_workloads.mpc.known_factor import share_and_multiply
+from foedus_workloads.mpc.party import Party, Roles, Shared, Summand
+from foedus_workloads.mpc.ring import Ring, low_bits
+from foedus_workloads.mpc.truncation import truncate
+from support.three_parties import run
+
+Label = tuple[int, int, int]  # component, step, slot
+
+
+@dataclass
+class Enumeration:
+    """Every combination of the values that were asked for; `fixed` labels are always 0: a mask left out."""
+
+    fixed: Callable[[Label], bool] = lambda label: False
+    bits: dict[Label, int] = field(default_factory=dict)
+    closed: bool = False
+
+    @property
+    def outcomes(self) -> int:
+        return 1 << sum(self.bits.values()) if self.closed else 1
+
+    def draw(self, component: int, step: int, slot: int, bits: int, shape: tuple[int, ...]) -> Tensor:
+        label = (component, step, slot)
+        if self.fixed(label):
+            return torch.zeros(self.outcomes, dtype=torch.int64)
+        assert self.closed or self.bits.setdefault(label, bits) == bits, "one label for two draws"
+        if not self.closed:
+            return torch.zeros(1, dtype=torch.int64)
+        below = sum(list(self.bits.values())[: list(self.bits).index(label)])
+        return low_bits(torch.arange(self.outcomes) >> below, bits)
+
+
+Inputs = Callable[[Enumeration, Sequence[int]], list]
+SHARE_STEP = 1000  # labels of the inputs' own randomness
+
+
+def additive(bits: int) -> Inputs:
+    def inputs(world: Enumeration, secrets: Sequence[int]) -> list:
+        per_secret = []
+        for number, secret in enumerate(secrets):
+            zero, one = (world.draw(-1 - c, SHARE_STEP + number, 0, bits, ()) for c in (0, 1))
+            parts = [zero, one, low_bits(secret - zero - one, bits)]
+            per_secret.append([Shared(parts[i], parts[(i + 1) % 3]) for i in range(3)])
+        return [[one[i] for one in per_secret] for i in range(3)]
+
+    return inputs
+
+
+def summands(bits: int) -> Inputs:
+    def inputs(world: Enumeration, secrets: Sequence[int]) -> list:
+        return [[Summand(share[0].own)] for share in additive(bits)(world, secrets)]
+
+    return inputs
+
+
+def boolean(width: int) -> Inputs:
+    def inputs(world: Enumeration, secrets: Sequence[int]) -> list:
+        per_secret = []
+        for number, secret in enumerate(secrets):
+            zero, one = (world.draw(-1 - c, SHARE_STEP + number, 0, width, ()) & (2**width - 1) for c in (0, 1))
+            parts = [zero, one, secret ^ zero ^ one]
+            per_secret.append([Shared(parts[i], parts[(i + 1) % 3]) for i in range(3)])
+        return [[one[i] for one in per_secret] for i in range(3)]
+
+    return inputs
+
+
+def known(world: Enumeration, secrets: Sequence[int]) -> list:
+    """Step 0's dealer is party 0: party 1 knows the first secret, the two others the second."""
+    values = [torch.full((world.outcomes,), secret) for secret in secrets]
+    return [[values[0 if i == Roles(0).first else 1]] for i in range(3)]
+
+
+def views(bits: int, inputs: Inputs, operation: Callable, secrets: Sequence[int], fixed=lambda label: False) -> list:
+    """Return, for each party, the sorted codes of what it sees in every outcome."""
+    world = Enumeration(fixed)
+    for _ in range(2):  # the first run learns what is drawn
+        given = inputs(world, secrets)
+        outcome = run(
+            [Party(i, world, Ring(bits), 1) for i in range(3)], lambda p, given=given: operation(p, *given[p.index])
+        )
+        world.closed = True
+    given = inputs(world, secrets)
+    return [_codes(world, i, given[i], outcome.seen[i], bits) for i in range(3)]
+
+
+def _codes(world: Enumeration, i: int, given: list, received: list[Tensor], bits: int) -> Tensor:
+    seen = [t for share in given for t in _tensors(share)] + received
+    seen += [world.draw(*label, width, ()) for label, width in world.bits.items() if label[0] in {i, (i + 1) % 3}]
+    code = torch.zeros(world.outcomes, dtype=torch.int64)
+    assert len(seen) * bits < 63
+    for values in seen:
+        code = (code << bits) | (values.reshape(-1) & (2**bits - 1))
+    return code.sort().values
+
+
+def _tensors(share: Shared | Summand | Tensor) -> list[Tensor]:
+    if isinstance(share, Shared):
+        return [share.own, share.next]
+    return [share.value] if isinstance(share, Summand) else [share]
+
+
+SOME = [(x,) for x in (-8, -5, -1, 2, 7)]  # a million outcomes each; the nightly test takes all sixteen
+# Ring width, how the secrets come in, the step, and the secrets that must look alike.
+STEPS = {
+    "multiply, all factors": (2, additive(2), multiply, [(x, y) for x in range(-2, 2) for y in range(-2, 2)]),
+    "multiply, squares": (4, additive(4), lambda p, x: multiply(p, x, x), SOME),
+    "multiply, Boolean": (
+        2, boolean(2), lambda p, x, y: multiply(p, x, y, BOOLEAN), [(x, y) for x in range(4) for y in range(4)]
+    ),
+    "multiply, Boolean squares": (4, boolean(4), lambda p, x: multiply(p, x, x, BOOLEAN), SOME),
+    "truncate": (4, additive(4), lambda p, x: truncate(p, x, 1), SOME),
+    "truncate a product": (4, summands(4), lambda p, x: truncate(p, x, 1), SOME),
+    "top bit": (2, additive(2), most_significant_bit, [(x,) for x in range(-2, 2)]),
+    "bit to arithmetic": (4, boolean(1), bit_to_arithmetic, [(0,), (1,)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_every_secret_looks_alike_to_each_party(name):
+    bits, inputs, operation, secrets = STEPS[name]
+    check_alike(bits, inputs, operation, secrets)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", [name for name, step in STEPS.items() if step[3] is SOME])
+def test_all_sixteen_secrets_look_alike(name):
+    check_alike(*STEPS[name][:3], [(x,) for x in range(-8, 8)])
+
+
+def check_alike(bits, inputs, operation, secrets):
+    first = views(bits, inputs, operation, secrets[0])
+    for secret in secrets[1:]:
+        for party, (one, other) in enumerate(zip(first, views(bits, inputs, operation, secret), strict=True)):
+            assert torch.equal(one, other), f"party {party} tells {secret} from {secrets[0]}"
+
+
+@pytest.mark.parametrize("domain", [ARITHMETIC, BOOLEAN], ids=["arithmetic", "Boolean"])
+def test_a_product_with_a_known_factor_shows_each_party_its_own_factor_alone(domain):
+    def operation(p, value):
+        return share_and_multiply(p, p.begin(), value, domain)
+
+    seen = {(e, n): views(4, known, operation, (e, n)) for e in (-8, -3, 0, 5) for n in (-8, -1, 0, 6)}
+    for (e, n), by_party in seen.items():
+        assert torch.equal(by_party[1], seen[e, 0][1])  # the one who knows e
+        assert torch.equal(by_party[2], seen[0, n][2])
+        assert torch.equal(by_party[0], seen[0, n][0])
+
+
+def test_an_opening_shows_the_secret_and_no_more():
+    # A party's shares and the secret determine what it receives: one value for each pair of shares.
+    for codes in views(4, additive(4), open_to_all, (5,)):
+        assert codes.unique().numel() == 256
+
+
+# Each mask is needed: with the draws of one slot left out somebody sees something of the secret.
+LEFT_OUT = [
+    ("multiply, squares", 0, slot) for slot in [0]
+] + [("truncate", 0, slot) for slot in range(6)] + [("bit to arithmetic", 0, slot) for slot in range(3)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "step", "slot"), LEFT_OUT)
+def test_a_mask_left_out_is_seen(name, step, slot):
+    bits, inputs, operation, secrets = STEPS[name]
+
+    def fixed(label: Label) -> bool:
+        return label[0] >= 0 and label[1:] == (step, slot)
+
+    first = views(bits, inputs, operation, secrets[0], fixed)
+    assert any(
+        not torch.equal(one, other)
+        for secret in secrets[1:]
+        for one, other in zip(first, views(bits, inputs, operation, secret, fixed), strict=True)
+    )

@@ -1,0 +1,58 @@
+"""Messages between the parties of a private inference: a greeting, then one message a round.
+
+On the wire: `uint32 header length (big endian) || header || payload`. The header is a message of this module as JSON.
+The payload of a Hello to the previous party is a key of 32 bytes, that of a Round its tensors, little endian, one after
+the other.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from foedus_contract import limits
+from foedus_contract.models import ContractModel, Digest
+
+MPC_PROTOCOL_VERSION = 1
+SESSION_BYTES = 16
+PARTIES = 3
+
+PartyIndex = Annotated[int, Field(ge=0, lt=PARTIES)]
+SessionId = Annotated[bytes, Field(min_length=SESSION_BYTES, max_length=SESSION_BYTES)]
+
+
+class SessionTerms(ContractModel):
+    """What the three parties must agree on before anything secret is sent; its digest is in every Hello."""
+
+    session: SessionId
+    protocol: Literal["Replicated3PC"] = "Replicated3PC"
+    model_digest: Digest
+    program_digest: Digest
+    fraction: Annotated[int, Field(ge=8, le=20)]
+
+
+class Hello(ContractModel):
+    """The first message to each neighbour."""
+
+    kind: Literal["Hello"] = "Hello"
+    version: int = MPC_PROTOCOL_VERSION
+    party: PartyIndex
+    incarnation: Annotated[int, Field(ge=0, lt=2**63)]
+    terms_digest: Digest
+
+
+class TensorHeader(ContractModel):
+    """Type and shape of one tensor of a payload."""
+
+    dtype: Literal["int8", "int16", "int32", "int64"]
+    shape: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(max_length=8)]
+
+
+class Round(ContractModel):
+    """All that a party sends another one in a round; rounds of a session count from 0 and none comes twice."""
+
+    kind: Literal["Round"] = "Round"
+    session: SessionId
+    number: Annotated[int, Field(ge=0, lt=2**31)]
+    tensors: Annotated[tuple[TensorHeader, ...], Field(max_length=limits.MAX_ROUND_TENSORS)]

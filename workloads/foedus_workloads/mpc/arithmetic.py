@@ -1,0 +1,132 @@
+"""Sharing, opening and products, over Z_2^k or, for Boolean words, over Z_2 bit by bit.
+
+Product (Araki et al. 2016, section 3; Mohassel and Rindal 2018, section 3), per party i:
+1. z_i = x_i y_i + x_i y_{i+1} + x_{i+1} y_i locally; the three z_i add up to xy.
+2. Add F(k_i) - F(k_{i+1}), which add up to zero over the parties: z_i is now uniform to each other party.
+3. Send z_i to party i - 1, which then holds (z_{i-1}, z_i).
+A dot product or matrix product sums in step 1, so it costs one element per result whatever its inner length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from foedus_workloads.mpc import ring as rings
+from foedus_workloads.mpc.party import PARTIES, Party, Shared, Step, Summand, expected, from_wire, to_wire
+from foedus_workloads.mpc.rounds import Exchange, Operation
+from foedus_workloads.mpc.streams import expand
+
+_ZERO_SLOT = 0
+
+
+@dataclass(frozen=True)
+class Domain:
+    """How components add up and multiply: arithmetic mod 2^k, or XOR and AND of words."""
+
+    add: Callable[[Tensor, Tensor], Tensor]
+    subtract: Callable[[Tensor, Tensor], Tensor]
+    multiply: Callable[[Tensor, Tensor], Tensor]
+
+
+ARITHMETIC = Domain(torch.add, torch.sub, torch.mul)
+BOOLEAN = Domain(torch.bitwise_xor, torch.bitwise_xor, torch.bitwise_and)
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """What an input's owner sends each party: seeds of the two random components, and the third in full."""
+
+    seeds: tuple[bytes, bytes]
+    rest: Tensor
+
+
+def deal(secret: Tensor, seeds: tuple[bytes, bytes], ring: rings.Ring) -> Dealt:
+    """Share a secret: components 0 and 1 come from fresh seeds of 32 bytes, component 2 is what is missing."""
+    shape = tuple(secret.shape)
+    zero, one = (expand(seed, 0, 0, ring.bits, shape) for seed in seeds)
+    return Dealt(seeds, rings.low_bits(secret - zero - one, ring.bits))
+
+
+def dealt_to(party: int, dealt: Dealt, ring: rings.Ring) -> Shared:
+    """Return party's two components; it is sent seed 0 and 1, seed 1 and the rest, or the rest and seed 0."""
+    shape = tuple(dealt.rest.shape)
+
+    def component(index: int) -> Tensor:
+        return dealt.rest if index == PARTIES - 1 else expand(dealt.seeds[index], 0, 0, ring.bits, shape)
+
+    return Shared(component(party), component((party + 1) % PARTIES))
+
+
+def open_to_all(party: Party, x: Shared) -> Operation[Tensor]:
+    """Return the secret to every party: 1 round, one element a party.
+
+    1. Send x_i to party i + 1, which lacks exactly that one. 2. Add the three components.
+    """
+    bits = party.ring.bits
+    received = yield Exchange(to_next=(to_wire(x.own, bits),), from_previous=(expected(x.shape, bits),))
+    missing = from_wire(received.from_previous[0], bits)
+    return rings.low_bits(x.own + x.next + missing, bits)
+
+
+def zero_mask(step: Step, shape: tuple[int, ...], domain: Domain = ARITHMETIC) -> Tensor:
+    """Return this party's summand of a fresh sharing of zero."""
+    party = step.party
+    return domain.subtract(step.draw(party.index, _ZERO_SLOT, shape), step.draw(party.following, _ZERO_SLOT, shape))
+
+
+def product(party: Party, x: Shared, y: Shared, domain: Domain = ARITHMETIC) -> Summand:
+    """Return this party's masked summand of x * y, element by element (steps 1 and 2)."""
+    local = domain.add(domain.multiply(x.own, domain.add(y.own, y.next)), domain.multiply(x.next, y.own))
+    return Summand(domain.add(local, zero_mask(party.begin(), tuple(local.shape), domain)))
+
+
+def add_to_summand(party: Party, z: Summand, value: int) -> Summand:
+    """Return the summand of z + value: party 0 adds it."""
+    return Summand(z.take() + value if party.index == 0 else z.take())
+
+
+def dot(party: Party, pairs: list[tuple[Shared, Shared]]) -> Summand:
+    """Return this party's masked summand of the sum of x * y over all pairs (steps 1 and 2)."""
+    terms = [x.own * (y.own + y.next) + x.next * y.own for x, y in pairs]
+    local = sum(terms[1:], terms[0])
+    return Summand(local + zero_mask(party.begin(), tuple(local.shape)))
+
+
+def square_sum(party: Party, x: Shared) -> Summand:
+    """Return this party's masked summand of the sum of x squared over the last dimension."""
+    local = (x.own * (x.own + 2 * x.next)).sum(-1)
+    return Summand(local + zero_mask(party.begin(), tuple(local.shape)))
+
+
+@dataclass(frozen=True)
+class Weight:
+    """The right-hand factor of matrix products, [..., k, n], prepared once: y_i + y_{i+1} above y_i."""
+
+    stacked: Tensor
+
+
+def prepare(y: Shared) -> Weight:
+    """Return `y` as `matrix_product` wants it."""
+    return Weight(torch.cat([y.own + y.next, y.own], dim=-2))
+
+
+def matrix_product(party: Party, x: Shared, weight: Weight) -> Summand:
+    """Return this party's masked summand of x @ y: [..., m, k] x [..., k, n], one ring product of inner length 2k."""
+    local = rings.matmul(torch.cat([x.own, x.next], dim=-1), weight.stacked)
+    return Summand(local + zero_mask(party.begin(), tuple(local.shape)))
+
+
+def reshare(party: Party, z: Summand) -> Operation[Shared]:
+    """Turn masked summands into a sharing (step 3): 1 round, one element a party. Works in both domains."""
+    bits, value = party.ring.bits, z.take()
+    received = yield Exchange(to_previous=(to_wire(value, bits),), from_next=(expected(z.shape, bits),))
+    return Shared(value, from_wire(received.from_next[0], bits))
+
+
+def multiply(party: Party, x: Shared, y: Shared, domain: Domain = ARITHMETIC) -> Operation[Shared]:
+    """Return a sharing of x * y: 1 round, one element a party."""
+    return (yield from reshare(party, product(party, x, y, domain)))

@@ -1,0 +1,64 @@
+"""A product in which one factor is known to one party and the other to the two others; both get shared on the way.
+
+Roles as in `party.Roles`: first knows e, second and dealer know n. In either domain (written arithmetically):
+1. dealer and first draw e_f, first sends e_s = e - e_f to second: e's components are e_f, e_s and 0.
+2. first and second draw g_s, first and dealer draw g_f. second sends e_s n - g_s to dealer, dealer sends e_f n - g_f to
+   second; both add up to g_d. The product's components are g_f, g_s, g_d.
+
+What second sees is masked by e_f and then by g_f, what dealer sees by g_s; first receives nothing.
+Cost: 2 rounds; first, second and dealer send one element each.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from foedus_workloads.mpc.arithmetic import Domain
+from foedus_workloads.mpc.party import Party, Roles, Shared, Step, expected, from_wire, to_wire
+from foedus_workloads.mpc.rounds import Exchange, Operation
+
+_KNOWN, _PRODUCT_FIRST, _PRODUCT_SECOND = range(3)
+
+
+def share_and_multiply(party: Party, step: Step, known: Tensor, domain: Domain) -> Operation[tuple[Shared, Shared]]:
+    """Return sharings of e and of e * n; `known` is e at first and n at the two others."""
+    roles = step.roles()
+    if party.index == roles.first:
+        return (yield from _first(step, roles, known, domain))
+    if party.index == roles.second:
+        return (yield from _second(step, roles, known, domain))
+    return (yield from _dealer(step, roles, known, domain))
+
+
+def _first(step: Step, roles: Roles, e: Tensor, domain: Domain) -> Operation[tuple[Shared, Shared]]:
+    shape, bits = tuple(e.shape), step.party.ring.bits
+    e_first = step.draw(roles.first, _KNOWN, shape)
+    e_second = domain.subtract(e, e_first)
+    yield Exchange(to_next=(to_wire(e_second, bits),))
+    yield Exchange()
+    g_first = step.draw(roles.first, _PRODUCT_FIRST, shape)
+    return Shared(e_first, e_second), Shared(g_first, step.draw(roles.second, _PRODUCT_SECOND, shape))
+
+
+def _second(step: Step, roles: Roles, n: Tensor, domain: Domain) -> Operation[tuple[Shared, Shared]]:
+    shape, bits = tuple(n.shape), step.party.ring.bits
+    whole = (expected(shape, bits),)
+    received = yield Exchange(from_previous=whole)
+    e_second = from_wire(received.from_previous[0], bits)
+    g_second = step.draw(roles.second, _PRODUCT_SECOND, shape)
+    part = domain.subtract(domain.multiply(e_second, n), g_second)
+    received = yield Exchange(to_next=(to_wire(part, bits),), from_next=whole)
+    g_dealer = domain.add(part, from_wire(received.from_next[0], bits))
+    return Shared(e_second, torch.zeros_like(n)), Shared(g_second, g_dealer)
+
+
+def _dealer(step: Step, roles: Roles, n: Tensor, domain: Domain) -> Operation[tuple[Shared, Shared]]:
+    shape, bits = tuple(n.shape), step.party.ring.bits
+    yield Exchange()
+    e_first = step.draw(roles.first, _KNOWN, shape)
+    g_first = step.draw(roles.first, _PRODUCT_FIRST, shape)
+    part = domain.subtract(domain.multiply(e_first, n), g_first)
+    received = yield Exchange(to_previous=(to_wire(part, bits),), from_previous=(expected(shape, bits),))
+    g_dealer = domain.add(part, from_wire(received.from_previous[0], bits))
+    return Shared(torch.zeros_like(n), e_first), Shared(g_dealer, g_first)

@@ -1,0 +1,56 @@
+"""Z_2^k in int64 tensors, and the one function through which all ring products go.
+
+Arithmetic wraps at 2^64, which maps onto Z_2^k for every k <= 64, so a value may be any representative; `low_bits`
+makes it the signed one. It is needed where bits are looked at: before a shift to the right and before the wire.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+WORD_BITS = 64
+_CONTAINERS = ((8, torch.int8), (16, torch.int16), (32, torch.int32), (64, torch.int64))
+
+
+@dataclass(frozen=True)
+class Ring:
+    """Integers mod 2^bits; `bits` is a power of two, 64 in production and small where tests enumerate."""
+
+    bits: int = WORD_BITS
+
+
+def low_bits(values: Tensor, bits: int) -> Tensor:
+    """Return the representatives of `values` mod 2^bits in [-2^(bits-1), 2^(bits-1))."""
+    spare = WORD_BITS - bits
+    return values if spare == 0 else (values << spare) >> spare
+
+
+def shift_right(values: Tensor, count: int, bits: int) -> Tensor:
+    """Return floor(v / 2^count) for v in [0, 2^bits), the unsigned representative of each value."""
+    if count == 0:
+        return values
+    return (low_bits(values, bits) >> count) & ((1 << (bits - count)) - 1)
+
+
+def top_bit(values: Tensor, bits: int) -> Tensor:
+    """Return bit `bits` - 1 of each value as 0 or 1."""
+    return (values >> (bits - 1)) & 1
+
+
+def carries(left: Tensor, right: Tensor, bits: int) -> Tensor:
+    """Return 1 where the unsigned representatives add up to 2^bits or more, else 0."""
+    both, either = left & right, left | right
+    return top_bit(both | (either & ~(left + right)), bits)
+
+
+def container(bits: int) -> torch.dtype:
+    """Return the smallest integer type that holds `bits` bits: what a value mod 2^bits is on the wire."""
+    return next(kind for size, kind in _CONTAINERS if bits <= size)
+
+
+def matmul(left: Tensor, right: Tensor) -> Tensor:
+    """Return the product [..., m, k] x [..., k, n] over Z_2^64."""
+    return left @ right
