@@ -1,14 +1,13 @@
 """What a job left on its volume is brought to a person's machine, whole and as its result names it, or not at all."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from e2e.cluster.kubectl import wait_for
+from e2e.command_line import foedus
 from foedus_contract.delivery import describe_folder
 from foedus_engine import names
 from foedus_engine.build.metadata import Owner
@@ -30,14 +29,6 @@ folder.mkdir()
 print(describe_folder(folder).digest())
 """
 CHANGE = "open('/foedus/output/adapter/README.md', 'a').write('!')"
-
-
-def foedus(target, probes, *arguments):
-    program = "from foedus.main import plugin; plugin()"
-    place = ("--kubeconfig", str(target.kubectl.kubeconfig), "--namespace", probes.namespace)
-    command = [sys.executable, "-c", program, *arguments, *place]
-    environ = {"PYTHONPATH": ":".join(sys.path)}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
 
 
 def run_on_volume(probes, name, image, program):
@@ -80,13 +71,13 @@ def test_what_a_job_left_is_fetched_as_its_result_names_it_or_not_at_all(target,
 
     out = tmp_path / "out"
     download = ("adapter", "download", "demo", "--image", image, "--out", str(out))
-    done = foedus(target, probes, *download)
+    done = foedus(target.kubectl, probes.namespace, *download)
     assert (done.returncode, done.stderr) == (0, "")
     assert describe_folder(out).digest() == digest
     assert (out / "adapter_model.safetensors").stat().st_size == SIZE
 
     run_on_volume(probes, "change", image, CHANGE)
-    refused = foedus(target, probes, *download[:-1], str(tmp_path / "again"))
+    refused = foedus(target.kubectl, probes.namespace, *download[:-1], str(tmp_path / "again"))
     assert refused.returncode == 10
     assert "the files are not those that the job's result names" in refused.stderr
     assert not (tmp_path / "again").exists()

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoTokenizer, BertForSequenceClassification
 
 from e2e.cluster.kubectl import wait_for
+from e2e.command_line import foedus
 from e2e.release import NAMESPACE, installed
 from e2e.trainings import JOB_SECONDS, Trainings, budget
 from foedus_workloads.training.data import read_records
@@ -90,16 +91,16 @@ def test_a_job_trains_on_three_nodes_as_foedus_run_does_on_one_machine(trainings
         "Ready": ("True", "Finished"),
         "Complete": ("True", "AllRounds"),
     }
-    assert_loads(trainings, small, tmp_path)
+    assert_loads(trainings, small, tmp_path / "result")
 
 
 def assert_loads(trainings, small, folder):
-    """The adapter loads with plain peft, and gives other scores than without it."""
-    trainings.download("whole-coordinator-output", folder)
+    """The adapter is fetched as a user does it, loads with plain peft, and gives other scores than without it."""
+    done = foedus(trainings.kubectl, trainings.namespace, "adapter", "download", "whole", "--out", str(folder))
+    assert done.returncode == 0, done.stderr
     base = small.root / "volumes/base/model"
     model = BertForSequenceClassification.from_pretrained(base, num_labels=len(LABELS))
-    (adapter,) = {file.parent for file in folder.rglob("adapter_config.json")}
-    adapted = peft.PeftModel.from_pretrained(model, adapter).eval()
+    adapted = peft.PeftModel.from_pretrained(model, folder).eval()
     batch = AutoTokenizer.from_pretrained(base)(["a new phone"], return_tensors="pt")
     with torch.no_grad():
         scores = adapted(**batch).logits
