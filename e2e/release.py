@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from e2e.cluster.errors import HarnessError
+from e2e.cluster.kubectl import wait_for
 from e2e.targets import PROJECT, Target
 
 NAMESPACE = "foedus-system"
@@ -60,7 +61,9 @@ def installed(target: Target, *, trains: bool = False) -> Iterator[Release]:
         for kind in ("validatingadmissionpolicybinding", "validatingadmissionpolicy"):
             kubectl("delete", kind, *POLICIES)
         for name in (*release.namespaces, NAMESPACE):
-            kubectl("delete", "namespace", name, "--wait=false")
+            # The API server goes on refusing for a moment after the policy is gone.
+            deleted = ("delete", "namespace", name, "--wait=false")
+            wait_for("the policies let go", lambda: kubectl.attempt(*deleted).returncode == 0)  # noqa: B023
         kubectl("wait", "--for=delete", f"namespace/{NAMESPACE}", "--timeout=120s", seconds=150)
 
 

@@ -64,6 +64,7 @@ def conditions(status):
     return {each["type"]: (each["status"], each["reason"]) for each in status["conditions"]}
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks transformers so
 def test_a_job_trains_on_three_nodes_as_foedus_run_does_on_one_machine(trainings, small, tmp_path):
     submit(trainings, small, "whole")
     condition = ("wait", "federatedtrainingjob/whole", "--for=condition=Complete", f"--timeout={JOB_SECONDS}s")
