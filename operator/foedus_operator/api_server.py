@@ -12,6 +12,7 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,8 @@ SERVER_SIDE_APPLY = "application/apply-patch+yaml"
 CHANNELS = "v4.channel.k8s.io"
 USER_KUBECONFIG = "~/.kube/config"  # where kubectl looks, too
 
+JSON = "application/json"
+
 Verb = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 Answer = dict[str, Any]
 Patience = Callable[[], float]  # for how many seconds a write may still take effect; raises when it may not at all
@@ -36,6 +39,18 @@ Patience = Callable[[], float]  # for how many seconds a write may still take ef
 
 def _patient() -> float:
     return DEADLINE_SECONDS
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is asked of the API server."""
+
+    verb: Verb
+    path: str
+    query: Mapping[str, str]
+    body: Mapping[str, Any] | None = None
+    content_type: str = JSON
+    accept: str = JSON  # what streams answers 406 to it
 
 
 class ApiServer:
@@ -55,7 +70,7 @@ class ApiServer:
         *,
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
-        content_type: str = "application/json",
+        content_type: str = JSON,
     ) -> Answer:
         """Return the answer's object; raises ClusterFault or InvalidInput. After Busy the change may have happened."""
         return _parse(path, await self.text(verb, path, query=query, body=body, content_type=content_type))
@@ -67,13 +82,14 @@ class ApiServer:
         *,
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
-        content_type: str = "application/json",
+        content_type: str = JSON,
     ) -> bytes:
         """Return the answer as it came."""
         seconds = DEADLINE_SECONDS if verb == "GET" else min(DEADLINE_SECONDS, self._patience())
         try:
             async with asyncio.timeout(seconds):
-                status, content = await self._send(verb, path, dict(query or {}), body, content_type, seconds)
+                asked = _Request(verb, path, query or {}, body, content_type)
+                status, content = await self._send(asked, seconds)
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             # Not the error's text: it may hold the request.
             raise Busy(f"the API server does not answer ({type(error).__name__})", where=path) from None
@@ -88,7 +104,7 @@ class ApiServer:
         """
         limit = aiohttp.ClientTimeout(total=None, connect=DEADLINE_SECONDS, sock_read=silence)
         try:
-            answer = await self._call("GET", path, dict(query), None, "application/json", limit)
+            answer = await self._call(_Request("GET", path, query), limit)
             async with answer.response as response:
                 if response.status >= 400:
                     raise _fault(response.status, await response.content.read(MAX_LINE_BYTES), path)
@@ -103,7 +119,7 @@ class ApiServer:
 
         Each message is binary: the number of its channel in the first byte, then what was said there.
         """
-        _, url, headers, *_ = await self._serialize("GET", path, dict(query), None, "application/json", accept="*/*")
+        _, url, headers, *_ = await self._serialize(_Request("GET", path, query, accept="*/*"))
         rest = self._client.rest_client
         session = rest.pool_manager or rest._create_pool_manager()
         rest.pool_manager = session
@@ -125,45 +141,26 @@ class ApiServer:
         async with socket:
             yield socket
 
-    async def _send(
-        self, verb: Verb, path: str, query: dict[str, str], body: Any, content_type: str, seconds: float
-    ) -> tuple[int, bytes]:
-        answer = await self._call(verb, path, query, body, content_type, seconds)
+    async def _send(self, asked: _Request, seconds: float) -> tuple[int, bytes]:
+        answer = await self._call(asked, seconds)
         content = bytearray()
         async for block in answer.response.content.iter_any():
             content += block
             if len(content) > MAX_ANSWER_BYTES:
                 answer.response.close()
-                raise Busy("the answer is too large", where=path)
+                raise Busy("the answer is too large", where=asked.path)
         return answer.status, bytes(content)
 
-    async def _call(
-        self,
-        verb: Verb,
-        path: str,
-        query: dict[str, str],
-        body: Any,
-        content_type: str,
-        limit: float | aiohttp.ClientTimeout,
-    ) -> Any:
-        serialized = await self._serialize(verb, path, query, body, content_type)
-        return await self._client.call_api(*serialized, _request_timeout=limit)
+    async def _call(self, asked: _Request, limit: float | aiohttp.ClientTimeout) -> Any:
+        return await self._client.call_api(*await self._serialize(asked), _request_timeout=limit)
 
-    async def _serialize(
-        self,
-        verb: Verb,
-        path: str,
-        query: dict[str, str],
-        body: Any,
-        content_type: str,
-        accept: str = "application/json",  # what streams answers 406 to it
-    ) -> Any:
+    async def _serialize(self, asked: _Request) -> Any:
         return await self._client.param_serialize(
-            verb,
-            path,
-            query_params=list(query.items()),
-            header_params={"Accept": accept, "Content-Type": content_type},
-            body=None if body is None else dict(body),
+            asked.verb,
+            asked.path,
+            query_params=list(asked.query.items()),
+            header_params={"Accept": asked.accept, "Content-Type": asked.content_type},
+            body=None if asked.body is None else dict(asked.body),
             auth_settings=["BearerToken"],
         )
 

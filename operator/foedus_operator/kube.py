@@ -73,6 +73,21 @@ def collection(api_version: str, kind: str, namespace: str | None) -> str:
     return f"{root}{place}/{resource.plural}"
 
 
+async def snapshot(
+    server: ApiServer, api_version: str, kind: str, namespace: str | None, selectors: Mapping[str, str]
+) -> tuple[str, tuple[Object, ...]]:
+    """Return all objects that are selected, page by page, and the version from which a watch goes on."""
+    query = {"limit": str(PAGE), **selectors}
+    found: list[Object] = []
+    while True:
+        page = await server.request("GET", collection(api_version, kind, namespace), query=query)
+        # Items of a list lack what they have in common.
+        found += [{"apiVersion": api_version, "kind": kind, **item} for item in page["items"]]
+        query["continue"] = page["metadata"].get("continue", "")
+        if not query["continue"]:
+            return str(page["metadata"]["resourceVersion"]), tuple(found)
+
+
 class KubeCluster:
     """One Kubernetes cluster. What changes in it is told by whoever fills `feed`."""
 
@@ -96,15 +111,7 @@ class KubeCluster:
     async def _select(
         self, api_version: str, kind: str, namespace: str | None, selectors: Mapping[str, str]
     ) -> tuple[Object, ...]:
-        query = {"limit": str(PAGE), **selectors}
-        found: list[Object] = []
-        while True:
-            page = await self._server.request("GET", collection(api_version, kind, namespace), query=query)
-            # Items of a list lack what they have in common.
-            found += [{"apiVersion": api_version, "kind": kind, **item} for item in page["items"]]
-            query["continue"] = page["metadata"].get("continue", "")
-            if not query["continue"]:
-                return tuple(found)
+        return (await snapshot(self._server, api_version, kind, namespace, selectors))[1]
 
     async def create(self, manifest: Manifest) -> Object:
         """Create the object; raises AlreadyExists."""

@@ -13,7 +13,7 @@ The faults of the API server become:
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ from foedus_engine.decide.plan import BudgetKey, Manifest, ObjectKey
 from foedus_ledger.charges import LedgerBehind
 from foedus_ledger.records import Account, BudgetRecord
 from foedus_operator.api_server import ApiServer, connect, load_user_configuration
-from foedus_operator.kube import PAGE, RESOURCES, KubeCluster, collection, path_of
+from foedus_operator.kube import RESOURCES, KubeCluster, collection, path_of, snapshot
 
 if TYPE_CHECKING:
     from foedus.report.gather import Source
@@ -141,27 +141,17 @@ class Session:
         while True:
             with self.explained():
                 try:
-                    version, found = await self._snapshot(path, chosen)
+                    version, found = await snapshot(self._server, api_version, kind, self.namespace, chosen)
                 except NotFound:
                     raise self._not_installed(kind) from None
             for item in found:
-                yield Change(ADDED, {"apiVersion": api_version, "kind": kind, **item})
+                yield Change(ADDED, item)
             while version:
                 async with aclosing(self._changes(path, {**chosen, "resourceVersion": version})) as changes:
                     async for change in changes:
                         version = str(change.object["metadata"]["resourceVersion"]) if change.kind != ERROR else ""
                         if change.kind not in {BOOKMARK, ERROR}:
                             yield change
-
-    async def _snapshot(self, path: str, query: Mapping[str, str]) -> tuple[str, Sequence[Object]]:
-        found: tuple[Object, ...] = ()
-        again = ""
-        while True:
-            page = await self._server.request("GET", path, query={"limit": str(PAGE), "continue": again, **query})
-            found = (*found, *page["items"])
-            again = page["metadata"].get("continue", "")
-            if not again:
-                return str(page["metadata"]["resourceVersion"]), found
 
     async def _changes(self, path: str, query: Mapping[str, str]) -> AsyncGenerator[Change, None]:
         """Yield what one watch says; an ERROR that is told ends it, and then all is to be listed again."""
