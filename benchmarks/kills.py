@@ -29,11 +29,10 @@ from e2e.cluster.kubectl import wait_for
 from e2e.cluster.progress import Progress
 from e2e.release import NAMESPACE, Release, installed
 from e2e.targets import open_target
-from e2e.trainings import Trainings, budget
+from e2e.trainings import Trainings
 from tests.support.small_job import LABELS, SILOS, SmallJob, build_small_job
 
 from benchmarks.harness import Benchmark, Outcome
-from foedus_workloads.training.data import read_records
 
 RUNS = int(os.environ.get("RUNS", "5"))
 SEED = int(os.environ.get("SEED", "1"))
@@ -85,8 +84,8 @@ def world(folder: Path, progress: Progress) -> Iterator[World]:
 
 def run_one(made: World, name: str, victim: str, seeded: random.Random) -> dict[str, Any]:
     """Run one job and kill the victim in it; return how it ended, with what is wrong with that."""
-    submit(made, name)
-    uid = made.trainings.get("federatedtrainingjob", name)["metadata"]["uid"]
+    made.trainings.submit(made.small.manifest(name, rounds=ROUNDS, spare=SPARE), made.small.root / "volumes", LABELS)
+    uid = made.trainings.uid(name)
     early = seeded.random() < 0.3
     wait_for("the moment", lambda: made.trainings.pods(name, SILOS[0]) if early else made.trainings.round(name))
     delay = seeded.uniform(0, LATEST)
@@ -100,27 +99,16 @@ def run_one(made: World, name: str, victim: str, seeded: random.Random) -> dict[
         return found | {"wrong": str(error)}
 
 
-def submit(made: World, name: str) -> None:
-    """Apply a job with budgets of its own."""
-    document = made.small.manifest(name, rounds=ROUNDS, spare=SPARE)
-    for client in document["spec"]["clients"]:
-        silo = client["name"]
-        client["budgetRef"]["name"] = f"{name}-{silo}"
-        data = read_records(made.small.root / "volumes" / silo / "train.jsonl")
-        made.trainings.apply(budget(f"{name}-{silo}", data.digest, data.count, LABELS))
-    made.trainings.apply(document)
-
-
 def ended(made: World, name: str, uid: str, since: float) -> dict[str, Any]:
     """Return how the job ended, once it has."""
     trainings = made.trainings
     wait_for(f"the end of {name}", lambda: phase(trainings, name) in ("Complete", "Failed"), PATIENCE, pause=1)
     seconds = round(time.monotonic() - since, 1)
-    wait_for("the accounts are closed", lambda: states(trainings, name, uid) == {"Closed"}, PATIENCE, pause=1)
+    wait_for("the accounts are closed", lambda: trainings.closed(name, uid, SILOS), PATIENCE, pause=1)
     status = trainings.status(name)
     reason = next(each["reason"] for each in status["conditions"] if each["type"] == status["phase"])
-    charged = {silo: trainings.accounts()[f"{name}-{silo}"][uid] for silo in SILOS}
-    wrong = [fault for silo in SILOS if (fault := ledger_fault(made, name, silo, charged[silo]))]
+    accounts = trainings.accounts_of(name, uid, SILOS)
+    wrong = [fault for silo in SILOS if (fault := ledger_fault(made, name, silo, accounts[silo]))]
     if status["phase"] == "Failed" and not status.get("message"):
         wrong.append("failed without a message")
     return {"phase": status["phase"], "reason": reason, "seconds": seconds, "wrong": "; ".join(wrong)}
@@ -133,18 +121,9 @@ def phase(trainings: Trainings, name: str) -> str:
     return ""
 
 
-def states(trainings: Trainings, name: str, uid: str) -> set[str]:
-    """Return the states of the job's accounts."""
-    accounts = trainings.accounts()
-    return {accounts[f"{name}-{silo}"].get(uid, {}).get("state", "") for silo in SILOS}
-
-
 def ledger_fault(made: World, name: str, silo: str, account: Mapping[str, Any]) -> str:
     """Return what is wrong with a silo's account, by the silo's own journal; nothing when it is right."""
-    folder = made.small.root / "journals" / name / silo
-    made.trainings.download(f"{name}-{silo}-state", folder)
-    lines = [line for file in folder.glob("journal-*.jsonl") for line in file.read_text("utf-8").splitlines()]
-    stages = [json.loads(line)["stage"] for line in lines]
+    stages = made.trainings.stages(name, silo, made.small.root / "journals" / name / silo)
     uploaded, begun = stages.count("Uploaded"), stages.count("Charging")
     if uploaded <= account["charged"] <= begun and account["charged"] <= account["reserved"]:
         return ""
@@ -154,15 +133,10 @@ def ledger_fault(made: World, name: str, silo: str, account: Mapping[str, Any]) 
 # The victims
 
 
-def kill_pod(made: World, namespace: str, pod: str) -> None:
-    """Delete a pod; its processes get SIGKILL after a second."""
-    made.trainings.kubectl("-n", namespace, "delete", "pod", pod, "--now", "--wait=false")
-
-
 def kill_role(made: World, name: str, role: str) -> None:
     """Kill the latest pod of a role; before there is one there is nothing to kill."""
     wait_for("its pod", lambda: bool(made.trainings.pods(name, role)))
-    kill_pod(made, made.trainings.namespace, made.trainings.pods(name, role)[-1]["metadata"]["name"])
+    made.trainings.kill_latest(name, role)
 
 
 def kill_daemon(made: World, daemon: str, seconds: float) -> None:
@@ -196,7 +170,7 @@ def partition(made: World, name: str, seeded: random.Random) -> None:
 
 
 VICTIMS: Mapping[str, Callable[[World, str, random.Random], None]] = {
-    "operator": lambda made, _name, _seeded: kill_pod(made, NAMESPACE, made.release.leader()),
+    "operator": lambda made, _name, _seeded: made.trainings.kill(NAMESPACE, made.release.leader()),
     "coordinator": lambda made, name, _seeded: kill_role(made, name, "coordinator"),
     **{silo: lambda made, name, _seeded, silo=silo: kill_role(made, name, silo) for silo in SILOS},
     "kubelet": lambda made, _name, seeded: kill_daemon(

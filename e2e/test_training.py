@@ -10,8 +10,7 @@ from transformers import AutoTokenizer, BertForSequenceClassification
 from e2e.cluster.kubectl import wait_for
 from e2e.command_line import foedus
 from e2e.release import NAMESPACE, installed
-from e2e.trainings import JOB_SECONDS, Trainings, budget
-from foedus_workloads.training.data import read_records
+from e2e.trainings import JOB_SECONDS, Trainings
 from support.small_job import LABELS, SILOS, build_small_job
 
 pytestmark = pytest.mark.e2e
@@ -41,23 +40,7 @@ def trainings(target, release, small):
 
 
 def submit(trainings, small, name, *, epsilon=1, **fields):
-    """Apply a job with budgets of its own, as a user does."""
-    document = small.manifest(name, **fields)
-    for client in document["spec"]["clients"]:
-        silo = client["name"]
-        data = read_records(small.root / "volumes" / silo / "train.jsonl")
-        client["budgetRef"]["name"] = f"{name}-{silo}"
-        trainings.apply(budget(f"{name}-{silo}", data.digest, data.count, LABELS, epsilon))
-    trainings.apply(document)
-    return document
-
-
-def accounts_of(trainings, name, uid):
-    return {silo: trainings.accounts()[f"{name}-{silo}"][uid] for silo in SILOS}
-
-
-def uid_of(trainings, name):
-    return trainings.get("federatedtrainingjob", name)["metadata"]["uid"]
+    trainings.submit(small.manifest(name, **fields), small.root / "volumes", LABELS, epsilon=epsilon)
 
 
 def conditions(status):
@@ -77,11 +60,11 @@ def test_a_job_trains_on_three_nodes_as_foedus_run_does_on_one_machine(trainings
     plan = json.loads((small.root / "out/report.json").read_text("utf-8"))["plan"]["privacy"]
     here = {key: status["plan"][key] for key in ("epsilonPld", "epsilonRdp", "noiseMultiplier", "threshold")}
     assert here == {key: plan[key] for key in here}
-    uid = uid_of(trainings, "whole")
-    wait_for("the accounts are closed", lambda: closed(trainings, "whole", uid))
+    uid = trainings.uid("whole")
+    wait_for("the accounts are closed", lambda: trainings.closed("whole", uid, SILOS))
     (there,) = small.ledger().read().accounts.values()
     expected = {**there.model_dump(mode="json", by_alias=True), "claimant": f"{trainings.namespace}/whole"}
-    assert accounts_of(trainings, "whole", uid) == dict.fromkeys(SILOS, expected)
+    assert trainings.accounts_of("whole", uid, SILOS) == dict.fromkeys(SILOS, expected)
 
     assert (status["phase"], status["round"], status["rounds"], status["clients"]) == ("Complete", 2, 2, "4/4")
     assert conditions(status) == {
@@ -109,63 +92,45 @@ def assert_loads(trainings, small, folder):
             assert not torch.equal(scores, adapted(**batch).logits)
 
 
-def closed(trainings, name, uid):
-    return {account["state"] for account in accounts_of(trainings, name, uid).values()} == {"Closed"}
-
-
 def test_a_job_ends_right_though_pods_are_killed_in_its_middle(trainings, small, release, tmp_path):
     submit(trainings, small, "killed", rounds=LONG, spare=4)
     victims = (
-        lambda: (trainings.namespace, latest_pod(trainings, "killed", SILOS[1])),
-        lambda: (trainings.namespace, latest_pod(trainings, "killed", "coordinator")),
-        lambda: (NAMESPACE, release.leader()),
+        lambda: trainings.kill_latest("killed", SILOS[1]),
+        lambda: trainings.kill_latest("killed", "coordinator"),
+        lambda: trainings.kill(NAMESPACE, release.leader()),
     )
-    for find_victim in victims:
+    for kill in victims:
         before = trainings.round("killed")
         wait_for("rounds go on", lambda: trainings.round("killed") > before)  # noqa: B023
-        kill(trainings, *find_victim())
+        kill()
     status = trainings.ended("killed")
     assert (status["phase"], status["round"]) == ("Complete", LONG), status["message"]
-    uid = uid_of(trainings, "killed")
-    wait_for("the accounts are closed", lambda: closed(trainings, "killed", uid))
+    uid = trainings.uid("killed")
+    wait_for("the accounts are closed", lambda: trainings.closed("killed", uid, SILOS))
     assert_ledgers_hold(trainings, "killed", uid, tmp_path)
-
-
-def latest_pod(trainings, job, role):
-    return trainings.pods(job, role)[-1]["metadata"]["name"]
-
-
-def kill(trainings, namespace, pod):
-    """Delete a pod; its processes get SIGKILL after a second."""
-    trainings.kubectl("-n", namespace, "delete", "pod", pod, "--now", "--wait=false")
 
 
 def assert_ledgers_hold(trainings, name, uid, folder):
     """Of each silo, by its own journal: what it uploaded was charged, and what was charged it had begun to release."""
-    for silo, account in accounts_of(trainings, name, uid).items():
-        stages = journal(trainings, f"{name}-{silo}-state", folder / silo)
+    for silo, account in trainings.accounts_of(name, uid, SILOS).items():
+        stages = trainings.stages(name, silo, folder / silo)
+        assert len(list((folder / silo).glob("journal-*.jsonl"))) == 1
         uploaded, begun = stages.count("Uploaded"), stages.count("Charging")
         assert 0 < uploaded <= account["charged"] <= begun <= account["reserved"], silo
 
 
-def journal(trainings, claim, folder):
-    trainings.download(claim, folder)
-    (file,) = folder.glob("journal-*.jsonl")
-    return [json.loads(line)["stage"] for line in file.read_text("utf-8").splitlines()]
-
-
 def test_a_deleted_job_leaves_what_it_has_charged_and_another_of_its_name_trains(trainings, small):
     submit(trainings, small, "again", rounds=LONG, epsilon=4)
-    first = uid_of(trainings, "again")
+    first = trainings.uid("again")
     wait_for("a round", lambda: trainings.round("again") > 0)
     trainings.kubectl("-n", trainings.namespace, "delete", "federatedtrainingjob", "again")
     submit(trainings, small, "again", epsilon=4)
-    second = uid_of(trainings, "again")
+    second = trainings.uid("again")
     assert trainings.ended("again")["phase"] == "Complete"
     for uid in (first, second):
-        wait_for("the accounts are closed", lambda: closed(trainings, "again", uid))  # noqa: B023
-    assert all(0 < account["charged"] < LONG for account in accounts_of(trainings, "again", first).values())
-    assert {account["charged"] for account in accounts_of(trainings, "again", second).values()} == {2}
+        wait_for("the accounts are closed", lambda: trainings.closed("again", uid, SILOS))  # noqa: B023
+    assert all(0 < account["charged"] < LONG for account in trainings.accounts_of("again", first, SILOS).values())
+    assert {account["charged"] for account in trainings.accounts_of("again", second, SILOS).values()} == {2}
     trainings.kubectl("-n", trainings.namespace, "delete", "federatedtrainingjob", "again")
     wait_for("its pods go", lambda: not trainings.get("pods", "-l", "foedus.dev/job=again")["items"])
     claims = {claim["metadata"]["name"] for claim in trainings.get("persistentvolumeclaims")["items"]}

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from e2e.cluster.kubectl import PATIENCE, Kubectl, wait_for
+from foedus_workloads.training.data import read_records
 
 API_VERSION = "foedus.dev/v1alpha1"
 ENDED = ("Complete", "Failed")
@@ -55,6 +56,42 @@ class Trainings:
         """Return the accounts of every budget, by the job's UID."""
         budgets = self.get("privacybudgets")["items"]
         return {one["metadata"]["name"]: one.get("status", {}).get("accounts", {}) for one in budgets}
+
+    def submit(self, document: dict[str, Any], volumes: Path, labels: Iterable[str], *, epsilon: float = 1.0) -> None:
+        """Apply a job with budgets of its own for the silos' data in `volumes`, as a user does."""
+        for client in document["spec"]["clients"]:
+            silo = client["name"]
+            data = read_records(volumes / silo / "train.jsonl")
+            client["budgetRef"]["name"] = f"{document['metadata']['name']}-{silo}"
+            self.apply(budget(client["budgetRef"]["name"], data.digest, data.count, labels, epsilon))
+        self.apply(document)
+
+    def uid(self, job: str) -> str:
+        """Return a job's UID."""
+        return str(self.get("federatedtrainingjob", job)["metadata"]["uid"])
+
+    def accounts_of(self, job: str, uid: str, silos: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Return the account of each silo's own budget that a submitted job has; empty where it has none."""
+        accounts = self.accounts()
+        return {silo: accounts[f"{job}-{silo}"].get(uid, {}) for silo in silos}
+
+    def closed(self, job: str, uid: str, silos: Iterable[str]) -> bool:
+        """Return whether all of these accounts are closed."""
+        return {account.get("state") for account in self.accounts_of(job, uid, silos).values()} == {"Closed"}
+
+    def kill(self, namespace: str, pod: str) -> None:
+        """Delete a pod; its processes get SIGKILL after a second."""
+        self.kubectl("-n", namespace, "delete", "pod", pod, "--now", "--wait=false")
+
+    def kill_latest(self, job: str, role: str) -> None:
+        """Kill the latest pod of a role."""
+        self.kill(self.namespace, self.pods(job, role)[-1]["metadata"]["name"])
+
+    def stages(self, job: str, silo: str, folder: Path) -> list[str]:
+        """Return the stages of a silo's own journal, which is brought into `folder`."""
+        self.download(f"{job}-{silo}-state", folder)
+        lines = [line for file in folder.glob("journal-*.jsonl") for line in file.read_text("utf-8").splitlines()]
+        return [json.loads(line)["stage"] for line in lines]
 
     def pods(self, job: str, role: str) -> list[dict[str, Any]]:
         """Return the pods of a role, `coordinator` or a silo's name, oldest first."""
