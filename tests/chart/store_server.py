@@ -61,7 +61,7 @@ class StoreServer(ApiServer):
         key = ObjectKey(version, kind, parts["namespace"] or "", parts["name"] or "")
         if verb == "GET" and not key.name:
             self._note(parts, "list")
-            return {"items": self._list(key, parts["namespace"], query or {}), "metadata": {}}
+            return {"items": self._list(key, parts["namespace"], query or {}), "metadata": {"resourceVersion": "1"}}
         if verb == "GET":
             self._note(parts, "get")
             return self._store.get(key)
