@@ -13,7 +13,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -190,6 +190,10 @@ def connect(place: PartyPlace, *, seconds: float, clock: Clock = time.monotonic)
                 each: pool.submit(_dial, each, contexts[1], place, opened, until, clock) for each in place.neighbours
             }
             try:
+                # The first failure is the one to tell: a refused neighbour makes the others end, and be absent later.
+                done, _ = wait(dials.values(), return_when=FIRST_EXCEPTION)
+                for dial in done:
+                    dial.result()
                 outgoing = {party: dial.result() for party, dial in dials.items()}
                 incoming = accepting.result()
                 kept += [*outgoing.values(), *incoming.values()]
