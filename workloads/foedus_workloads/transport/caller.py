@@ -1,0 +1,160 @@
+"""A client's connections to the three parties, over mutual TLS 1.3, and the driver of an inquiry.
+
+Each party is dialled, and known by its certificate, before anything is said to it. Everything has a deadline; another
+thread may end a call at any moment by closing it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+from foedus_contract.errors import JobFailed, Refused
+from foedus_contract.exit_codes import ExitCode
+from foedus_contract.mpc_wire import PARTIES
+from foedus_workloads.inference.inquiry import Inquiry, Reply
+from foedus_workloads.transport.frames import Clock, Connection
+from foedus_workloads.transport.parties import Dialling
+from foedus_workloads.transport.reception import PartyPlace
+from foedus_workloads.transport.tls import TlsPaths, party_contexts
+from foedus_workloads.transport.tls_faults import identity_refused
+
+NOBODY = -1  # a client is no party
+LAST_WORDS_SECONDS = 2.0  # after one party has failed, for the others to say what they saw
+Report = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class CallerPlace:
+    """Where the parties of a cluster answer, and the client's TLS files."""
+
+    namespace: str
+    cluster: str
+    addresses: Sequence[tuple[str, int]]
+    files: TlsPaths
+
+
+@dataclass(frozen=True)
+class CallerPatience:
+    """How long a client waits."""
+
+    connect_seconds: float = 60.0  # until all parties answer
+    consent_seconds: float = 600.0  # for a party that still serves somebody else
+    input_seconds: float = 60.0  # until a party has taken its input
+    silence_seconds: float = 240.0  # between two messages of a party; above what parties grant each other
+
+
+class Call:
+    """One inquiry's connections."""
+
+    def __init__(self, place: CallerPlace, patience: CallerPatience, clock: Clock = time.monotonic) -> None:
+        self._patience, self._clock = patience, clock
+        self._place = PartyPlace(NOBODY, place.namespace, place.cluster, place.addresses, place.files)
+        self._dialling: Dialling | None = None
+        self._connections: list[Connection] = []
+        self._closed = threading.Event()
+
+    def ask(self, inquiry: Inquiry, report: Report) -> Reply:
+        """Ask all parties and return what they answer; `report` is told how many rounds have begun.
+
+        Raises FoedusError naming the party that is absent, is another, refuses, was late, is gone or failed.
+        """
+        try:
+            self._agree(inquiry)
+            for party, connection in enumerate(self._connections):
+                with _Naming(party, "did not take its input in time"):
+                    header, payload = inquiry.inputs(party)
+                    until = self._clock() + self._patience.input_seconds
+                    connection.send(header, payload, until=until, clock=self._clock)
+            self._listen(inquiry, report)
+            return inquiry.reply()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """End the call; `ask` in another thread ends with an error."""
+        self._closed.set()
+        if self._dialling is not None:
+            self._dialling.stop()
+        for connection in tuple(self._connections):
+            connection.close()
+
+    def _agree(self, inquiry: Inquiry) -> None:
+        until = self._clock() + self._patience.connect_seconds
+        self._dialling = Dialling(self._place, party_contexts(self._place.files)[1], until, self._clock)
+        for party in range(PARTIES):
+            if self._closed.is_set():
+                raise JobFailed("the call was ended", code=ExitCode.CANCELLED)
+            connection = Connection(self._dialling.take(party))
+            self._connections.append(connection)
+            with _Naming(party, "does not answer"):
+                patience = self._clock() + self._patience.consent_seconds
+                connection.send(inquiry.open(), until=patience, clock=self._clock)
+                header = connection.read_header(until=patience, clock=self._clock)
+            inquiry.agree(party, header)
+
+    def _listen(self, inquiry: Inquiry, report: Report) -> None:
+        """Read what all parties send until all have answered; of several errors, raise the one nearest the cause."""
+        lock = threading.Lock()
+        with ThreadPoolExecutor(PARTIES) as pool:
+            readers = [pool.submit(self._read, party, inquiry, lock, report) for party in range(PARTIES)]
+            try:
+                _, waiting = wait(readers, return_when=FIRST_EXCEPTION)
+                if waiting:
+                    wait(waiting, timeout=LAST_WORDS_SECONDS)
+                if (error := nearest(readers)) is not None:
+                    raise error
+            finally:
+                for connection in self._connections:
+                    connection.close()
+
+    def _read(self, party: int, inquiry: Inquiry, lock: threading.Lock, report: Report) -> None:
+        connection = self._connections[party]
+        while True:
+            until = self._clock() + self._patience.silence_seconds
+            with _Naming(party, "says nothing any more"):
+                header = connection.read_header(until=until, clock=self._clock)
+            with lock:
+                views = inquiry.announce(party, header)
+                report(inquiry.rounds)
+            with _Naming(party, "did not send its result in time"):
+                for view in views:
+                    connection.fill(view, until=until, clock=self._clock)
+            if views:
+                return
+
+
+class Lost(JobFailed):
+    """A party has ended the connection without a word: the others' errors follow from it."""
+
+
+class _Naming:
+    """Turns what a connection meets into an error that names the party."""
+
+    def __init__(self, party: int, late: str) -> None:
+        self._where, self._late = f"party {party}", late
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, TimeoutError):
+            raise JobFailed(self._late, where=self._where, code=ExitCode.DEADLINE_EXCEEDED) from None
+        if isinstance(error, OSError):
+            if identity_refused(error):
+                raise _refuses_us(self._where) from None
+            raise Lost("is gone", where=self._where, cure="start a new session") from None
+
+
+def _refuses_us(where: str) -> Refused:
+    cure = "use the certificate that was issued for this cluster"
+    return Refused("does not accept the client's certificate", where=where, cure=cure, code=ExitCode.IDENTITY_REFUSED)
+
+
+def nearest(readers: Sequence[Future[None]]) -> BaseException | None:
+    """Return the error nearest the cause: a party that is gone before what others say of it."""
+    errors = [error for reader in readers if reader.done() and (error := reader.exception()) is not None]
+    return min(errors, key=lambda error: not isinstance(error, Lost), default=None)
