@@ -92,7 +92,7 @@ class World:
         return CallerPlace("lab", "bert", self.addresses, files)
 
     def call(self, asked: Question | None = None, *, patience: CallerPatience = PATIENT, **caller: object) -> Reply:
-        return Call(self.caller(**caller), patience).ask(Inquiry(asked or question()), lambda _: None)
+        return ask(Call(self.caller(**caller), patience), asked or question())
 
     def service(
         self, party: int, label: ShareLabel | None = None, program: Program = gelu, patience: Patience = QUICK
@@ -106,6 +106,12 @@ class World:
             entropy=lambda count: bytes([party + 1]) * count,
             clock=time.monotonic,
         )
+
+
+def ask(call: Call, asked: Question) -> Reply:
+    inquiry = Inquiry(asked)
+    call.agree(inquiry)
+    return call.ask(inquiry, lambda _: None)
 
 
 @contextmanager

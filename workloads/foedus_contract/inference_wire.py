@@ -77,9 +77,10 @@ class Output(ContractModel):
 
 
 class Failure(ContractModel):
-    """Why a party ends the session."""
+    """Why a party ends the session, and which party it takes for the cause: itself, or a neighbour that failed it."""
 
     kind: Literal["Failure"] = "Failure"
+    blames: PartyIndex
     code: Annotated[int, Field(ge=1, le=255)]
     message: Annotated[str, StringConstraints(max_length=1024)]
 

@@ -12,7 +12,6 @@ from cryptography import x509
 
 from foedus_contract.errors import FoedusError
 from foedus_contract.exit_codes import ExitCode
-from foedus_workloads.inference.inquiry import Inquiry
 from foedus_workloads.mpc.activations import gelu
 from foedus_workloads.transport.caller import Call, CallerPatience
 from foedus_workloads.transport.tls import caller_uri, party_contexts, party_uri
@@ -22,6 +21,7 @@ from support.inference_world import (
     ROUNDS,
     VALUES,
     World,
+    ask,
     question,
     relabelled,
     serving,
@@ -94,12 +94,16 @@ def stops_after(rounds, act):
     """GELU that does something else after a number of rounds."""
 
     def program(party, x):
-        operation = gelu(party, x)
+        operation, count = gelu(party, x), 0
         exchange = next(operation)
-        for _ in range(rounds):
-            exchange = operation.send((yield exchange))
-        act()
-        return (yield from operation)
+        while True:
+            if count == rounds:
+                act()
+            received, count = (yield exchange), count + 1
+            try:
+                exchange = operation.send(received)
+            except StopIteration as end:
+                return end.value
 
     return program
 
@@ -132,7 +136,10 @@ def test_a_party_that_stalls_is_named_by_its_neighbours_deadline(world):
     ("caller", "words"),
     [
         (lambda: {"authority": Authority.create()}, "party 0: does not accept the client's certificate"),
-        (lambda: {"uri": caller_uri("lab", "other", "somebody")}, "party 0: is gone"),
+        (
+            lambda: {"uri": caller_uri("lab", "other", "somebody")},
+            "party 0: the certificate names no client of this cluster",
+        ),
         (lambda: {"uri": party_uri("lab", "bert", 1)}, "party 0: does not answer"),
     ],
     ids=["another authority", "another cluster", "a party's own"],
@@ -194,7 +201,7 @@ def test_a_client_that_leaves_ends_its_session_and_the_next_is_served(world, mon
 
     with serving(*all_parties(world, {"program": stops_after(5, leave)}, party=0)):
         with pytest.raises(FoedusError):
-            call.ask(Inquiry(question()), lambda _: None)
+            ask(call, question())
         assert left
         assert world.call().rounds == ROUNDS
 

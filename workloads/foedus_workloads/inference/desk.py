@@ -19,7 +19,7 @@ from torch import Tensor
 from foedus_contract.errors import FoedusError, InvalidInput, Refused, describe_defect
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.inference_wire import INFERENCE_PROTOCOL_VERSION, Computing, Failure, Input, Open, Output, Ready
-from foedus_contract.mpc_wire import SessionTerms
+from foedus_contract.mpc_wire import PARTIES, SessionTerms
 from foedus_workloads.inference.shares import ShareLabel
 from foedus_workloads.inference.task import Task, Tasks, buffer, bytes_in, kind_of, named_header, tensor_header
 
@@ -98,9 +98,15 @@ class Desk:
 
 def failure(party: int, error: Exception) -> bytes:
     """Return what a client is told of the end of its session; of a defect only its place: its text may hold data."""
+    blamed, code = party, ExitCode.INTERNAL
     if isinstance(error, FoedusError):
-        where = error.where if error.where.startswith("party ") else f"party {party}: {error.where}".rstrip(": ")
-        known, code = FoedusError(error.what, where=where, cure=error.cure), error.code
-        return Failure(code=int(code), message=str(known)[:MAX_WORDS]).to_json()
-    words = f"party {party}: {describe_defect(error)}"
-    return Failure(code=int(ExitCode.INTERNAL), message=words[:MAX_WORDS]).to_json()
+        blamed, code = _blamed(error, party), error.code
+        where = error.where if error.where.startswith("party ") else f"party {party}"
+        words = str(FoedusError(error.what, where=where, cure=error.cure))
+    else:
+        words = f"party {party}: {describe_defect(error)}"
+    return Failure(blames=blamed, code=int(code), message=words[:MAX_WORDS]).to_json()
+
+
+def _blamed(error: FoedusError, party: int) -> int:
+    return next((each for each in range(PARTIES) if error.where == f"party {each}"), party)

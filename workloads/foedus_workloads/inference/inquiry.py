@@ -153,12 +153,38 @@ class Inquiry:
         return message
 
 
-def told(party: int, message: Failure) -> FoedusError:
+class PartyFailed(JobFailed):
+    """A session that one party has ended: `blames` is whom it takes for the cause."""
+
+    def __init__(
+        self, what: str, *, blames: int, where: str = "", cure: str = "", code: ExitCode | None = None
+    ) -> None:
+        super().__init__(what, where=where, cure=cure, code=code)
+        self.blames = blames
+
+
+def told(party: int, message: Failure) -> PartyFailed:
     """Return the error that a party tells of, in its own words where they name a party."""
     words = "".join(letter if letter.isprintable() else " " for letter in message.message)
     known = message.code in {int(code) for code in ExitCode}
     code = ExitCode(message.code) if known else ExitCode.INTERNAL
-    return JobFailed(words if words.startswith("party ") else f"party {party}: {words}", code=code)
+    words = words if words.startswith("party ") else f"party {party}: {words}"
+    return PartyFailed(words, blames=message.blames, code=code)
+
+
+def root_cause(errors: Mapping[int, FoedusError]) -> FoedusError:
+    """Return the error nearest the cause: a party that ends takes the others' sessions along, one after the other.
+
+    From the first error on, whoever is blamed is heard in its turn, until one blames itself or says nothing.
+    """
+    party, heard = next(iter(errors)), set[int]()
+    while True:
+        heard.add(party)
+        error = errors[party]
+        blamed = error.blames if isinstance(error, PartyFailed) else party
+        if blamed not in errors or blamed in heard:
+            return error
+        party = blamed
 
 
 def _wrong(party: int, what: str) -> JobFailed:

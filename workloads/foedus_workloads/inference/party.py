@@ -32,8 +32,10 @@ from foedus_workloads.transport.frames import Clock, Connection
 from foedus_workloads.transport.parties import meet, run_session
 from foedus_workloads.transport.reception import PartyPlace, Reception
 
+LISTENING = "listening"  # the last thing that a party reports before it serves
 INCARNATIONS_FILE = "incarnations"  # below the state folder: a line for each start
 REPORT_SECONDS = 0.5  # between two reports of rounds to a client
+REPORTED_SECONDS = 1.0  # until one has left: a client that takes none has gone
 Entropy = Callable[[int], bytes]
 MakeTasks = Callable[[ShareLabel, dict[str, Tensor]], Tasks]
 
@@ -50,7 +52,7 @@ async def run_party(spec: PartyRunSpec, around: Surroundings, make_tasks: MakeTa
         service = PartyService(
             build_place(spec, around), label, incarnation, tasks, spec.patience, around.entropy, around.clock
         )
-        progress.write(Preparing(at=around.wall_clock(), what="listening"))
+        progress.write(Preparing(at=around.wall_clock(), what=LISTENING))
         await service.run()
 
 
@@ -189,18 +191,19 @@ class Reports:
     client: Connection
     desk: Desk
     clock: Clock
+    reported: int = 0
     next_report: float = 0.0
 
     def begun(self, rounds: int) -> None:
         """Report, if it is time; raises JobFailed when nobody is there to hear it."""
         now = self.clock()
-        if rounds == 0 or now < self.next_report:
+        if rounds == self.reported or now < self.next_report:
             return
-        self.next_report = now + REPORT_SECONDS
+        self.reported, self.next_report = rounds, now + REPORT_SECONDS
         if self.client.stirs():
             raise _left()
         try:
-            self.client.send(self.desk.computing(rounds), until=now + REPORT_SECONDS, clock=self.clock)
+            self.client.send(self.desk.computing(rounds), until=now + REPORTED_SECONDS, clock=self.clock)
         except OSError:
             raise _left() from None
 

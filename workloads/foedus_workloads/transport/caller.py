@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
-from foedus_contract.errors import JobFailed, Refused
+from foedus_contract.errors import FoedusError, JobFailed, Refused
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.mpc_wire import PARTIES
-from foedus_workloads.inference.inquiry import Inquiry, Reply
+from foedus_workloads.inference.inquiry import Inquiry, Reply, root_cause
 from foedus_workloads.transport.frames import Clock, Connection
 from foedus_workloads.transport.parties import Dialling
 from foedus_workloads.transport.reception import PartyPlace
@@ -58,12 +58,11 @@ class Call:
         self._closed = threading.Event()
 
     def ask(self, inquiry: Inquiry, report: Report) -> Reply:
-        """Ask all parties and return what they answer; `report` is told how many rounds have begun.
+        """Send the input, once all have agreed, and return the answer; `report` is told how many rounds have begun.
 
-        Raises FoedusError naming the party that is absent, is another, refuses, was late, is gone or failed.
+        Raises FoedusError naming the party that was late, is gone or failed. The call is over then.
         """
         try:
-            self._agree(inquiry)
             for party, connection in enumerate(self._connections):
                 with _Naming(party, "did not take its input in time"):
                     header, payload = inquiry.inputs(party)
@@ -82,6 +81,17 @@ class Call:
         for connection in tuple(self._connections):
             connection.close()
 
+    def agree(self, inquiry: Inquiry) -> None:
+        """Connect with all parties and agree on the session; nothing secret is sent.
+
+        Raises FoedusError naming the party that is absent, is another or refuses. The call is over then.
+        """
+        try:
+            self._agree(inquiry)
+        except BaseException:
+            self.close()
+            raise
+
     def _agree(self, inquiry: Inquiry) -> None:
         until = self._clock() + self._patience.connect_seconds
         self._dialling = Dialling(self._place, party_contexts(self._place.files)[1], until, self._clock)
@@ -97,7 +107,7 @@ class Call:
             inquiry.agree(party, header)
 
     def _listen(self, inquiry: Inquiry, report: Report) -> None:
-        """Read what all parties send until all have answered; of several errors, raise the one nearest the cause."""
+        """Read what all parties send until all have answered; of several errors, raise the cause."""
         lock = threading.Lock()
         with ThreadPoolExecutor(PARTIES) as pool:
             readers = [pool.submit(self._read, party, inquiry, lock, report) for party in range(PARTIES)]
@@ -105,8 +115,7 @@ class Call:
                 _, waiting = wait(readers, return_when=FIRST_EXCEPTION)
                 if waiting:
                     wait(waiting, timeout=LAST_WORDS_SECONDS)
-                if (error := nearest(readers)) is not None:
-                    raise error
+                _raise_cause(readers)
             finally:
                 for connection in self._connections:
                     connection.close()
@@ -127,10 +136,6 @@ class Call:
                 return
 
 
-class Lost(JobFailed):
-    """A party has ended the connection without a word: the others' errors follow from it."""
-
-
 class _Naming:
     """Turns what a connection meets into an error that names the party."""
 
@@ -146,7 +151,7 @@ class _Naming:
         if isinstance(error, OSError):
             if identity_refused(error):
                 raise _refuses_us(self._where) from None
-            raise Lost("is gone", where=self._where, cure="start a new session") from None
+            raise JobFailed("is gone", where=self._where, cure="start a new session") from None
 
 
 def _refuses_us(where: str) -> Refused:
@@ -154,7 +159,13 @@ def _refuses_us(where: str) -> Refused:
     return Refused("does not accept the client's certificate", where=where, cure=cure, code=ExitCode.IDENTITY_REFUSED)
 
 
-def nearest(readers: Sequence[Future[None]]) -> BaseException | None:
-    """Return the error nearest the cause: a party that is gone before what others say of it."""
-    errors = [error for reader in readers if reader.done() and (error := reader.exception()) is not None]
-    return min(errors, key=lambda error: not isinstance(error, Lost), default=None)
+def _raise_cause(readers: Sequence[Future[None]]) -> None:
+    errors: dict[int, FoedusError] = {}
+    for party, reader in enumerate(readers):
+        error = reader.exception() if reader.done() else None
+        if isinstance(error, FoedusError):
+            errors[party] = error
+        elif error is not None:
+            raise error
+    if errors:
+        raise root_cause(errors)

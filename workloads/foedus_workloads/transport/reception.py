@@ -19,8 +19,9 @@ from dataclasses import dataclass
 
 from foedus_contract.errors import FoedusError, Unavailable
 from foedus_contract.exit_codes import ExitCode
+from foedus_contract.inference_wire import Failure
 from foedus_contract.mpc_wire import PARTIES
-from foedus_workloads.transport.frames import Clock, Connection, Opened
+from foedus_workloads.transport.frames import LINGER_SECONDS, Clock, Connection, Opened, linger
 from foedus_workloads.transport.tls import TlsPaths, is_caller, party_contexts, party_of
 
 HANDSHAKE_SECONDS = 10.0  # a stranger that says nothing occupies one of the few handshakes for so long
@@ -146,7 +147,19 @@ class Reception:
             except queue.Full:
                 self._opened.drop(connection)
         else:
-            self._opened.drop(connection)
+            self._refuse(connection)
+
+    def _refuse(self, connection: ssl.SSLSocket) -> None:
+        with suppress(OSError):
+            until = self._clock() + LINGER_SECONDS
+            Connection(connection).send(_stranger(self._place.party), until=until, clock=self._clock)
+            linger(connection)
+        self._opened.drop(connection)
+
+
+def _stranger(party: int) -> bytes:
+    words = f"party {party}: the certificate names no client of this cluster; use the one that was issued for it"
+    return Failure(blames=party, code=int(ExitCode.IDENTITY_REFUSED), message=words).to_json()
 
 
 # What an accept may meet without the listener being broken: a peer that went, and no descriptors for a moment.
