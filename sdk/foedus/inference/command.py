@@ -11,7 +11,7 @@ from typing import BinaryIO
 import click
 from rich.console import Console
 
-from foedus.inference.local import Request, infer_local
+from foedus.inference.local import PROTOCOLS, Request, infer_local
 from foedus.inference.show import JsonLines, Lines, Show
 from foedus.inference.source import find_model
 from foedus.interrupt import run_until_terminated
@@ -30,7 +30,7 @@ from foedus_contract.exit_codes import ExitCode
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="Folder of a LoRA adapter, such as `foedus run` leaves.",
 )
-@click.option("--protocol", type=click.Choice(["Replicated3PC"]), default="Replicated3PC", show_default=True)
+@click.option("--protocol", type=click.Choice(PROTOCOLS), default=PROTOCOLS[0], show_default=True)
 @click.option(
     "-f", "--file", "file", type=click.File("rb"), help="One text a line; - reads standard input.", metavar="FILE"
 )

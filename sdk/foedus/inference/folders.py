@@ -71,9 +71,12 @@ def inside(folder: Path, party: int, path: str) -> Path:
 
 
 def shares_path(folder: Path, party: int) -> Path:
-    """Return where a party's shares lie; makes the folder."""
+    """Return where a party's shares lie; makes the folder, in one that is this user's alone."""
     below = inside(folder, party, paths.WEIGHTS_FOLDER)
-    below.mkdir(parents=True, mode=0o700, exist_ok=True)
+    try:
+        below.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(below, error) from None
     return below / WEIGHTS_FILE
 
 
@@ -145,6 +148,6 @@ def _write_tls(folder: Path, content: Mapping[str, bytes]) -> TlsPaths:
 
 
 def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(content)

@@ -10,25 +10,29 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from foedus_workloads.mpc.model import EmbeddedText
+
 from foedus.inference.answer import Answer, Inference, scores
-from foedus.inference.folders import build_spec, call_folder, lay_out, pod_folder, shares_path
+from foedus.inference.folders import build_spec, call_folder, lay_out, shares_path
 from foedus.inference.parties import LocalParties
 from foedus.inference.show import Show
+from foedus_contract.errors import InvalidInput
 from foedus_contract.mpc_wire import PARTIES
 from foedus_engine.cluster.embedded import utc_now
 from foedus_engine.cluster.endpoints import find_free_port
 from foedus_workloads.inference.inquiry import Inquiry, Question, Reply
-from foedus_workloads.inference.model import Owned, Prepared, Sharing, prepare, read_owned
+from foedus_workloads.inference.model import Owner
 from foedus_workloads.inference.shares import write_shares
 from foedus_workloads.transport.caller import Call, CallerPatience, CallerPlace
 
 T = TypeVar("T")
+PROTOCOLS = ("Replicated3PC",)
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Request:
     model: Path
     adapter: Path | None
     state: Path
-    protocol: str = "Replicated3PC"
+    protocol: str = PROTOCOLS[0]
 
 
 class Stopwatch:
@@ -62,61 +66,97 @@ class Stopwatch:
 
 async def infer_local(request: Request, show: Show, environ: Mapping[str, str]) -> Inference:
     """Answer all texts; raises FoedusError with one line that says what went wrong."""
+    if request.protocol not in PROTOCOLS:
+        raise InvalidInput(f"{request.protocol!r} is no protocol", where="protocol", cure=f"use {', '.join(PROTOCOLS)}")
     watch = Stopwatch(show)
     with watch.phase("reading", "reading the model"):
-        owned = await asyncio.to_thread(read_owned, request.model, request.adapter)
-        prepared = [await asyncio.to_thread(prepare, owned, text) for text in request.texts]
+        owner = await asyncio.to_thread(Owner, request.model, request.adapter)
+        embedded = await asyncio.to_thread(embed_all, owner, request.texts)
     with call_folder(request.state) as folder:
         with watch.phase("sharing", "sharing the weights among three parties"):
-            sharing = await asyncio.to_thread(share, owned, folder)
-        ports: set[int] = set()
-        while len(ports) < PARTIES:
-            ports.add(await find_free_port(ports))
-        threads = max(1, (os.cpu_count() or 1) // PARTIES)
-        spec = build_spec(owned.digest, threads)
-        place = lay_out(folder, sorted(ports), spec, now=utc_now(), entropy=os.urandom)
+            digest = await asyncio.to_thread(share, owner, folder)
+        place = await make_place(folder, owner.digest)
         parties = LocalParties(folder)
         try:
             with watch.phase("starting", "starting three parties"):
                 await parties.start(environ)
                 await parties.watched(parties.listening())
                 parties.drop_shares()
-            answers = await parties.watched(_ask_all(owned, sharing, prepared, place, watch, show))
+            asking = Asking(owner, digest, place, watch, show)
+            answers = await parties.watched(asking.all(embedded))
         finally:
             await parties.stop()
-    return Inference(tuple(answers), watch.seconds, request.protocol, owned.digest)
+    return Inference(tuple(answers), watch.seconds, request.protocol, owner.digest)
 
 
-def share(owned: Owned, folder: Path) -> Sharing:
-    """Share the weights and write each party's file; raises Unavailable when the volume is full."""
-    sharing, shares = owned.share(os.urandom)
-    for party, (label, tensors) in enumerate(shares):
-        pod_folder(folder, party).mkdir(mode=0o700)
-        write_shares(shares_path(folder, party), tensors, label)
-    return sharing
+def embed_all(owner: Owner, texts: Sequence[str]) -> list[EmbeddedText]:
+    """Return the texts as they are shared; raises InvalidInput naming the first that the model does not take."""
+    embedded = []
+    for number, text in enumerate(texts, 1):
+        try:
+            embedded.append(owner.embed(text))
+        except InvalidInput as error:
+            raise InvalidInput(error.what, where=f"text {number}", cure=error.cure, code=error.code) from None
+    return embedded
 
 
-async def _ask_all(
-    owned: Owned, sharing: Sharing, prepared: list[Prepared], place: CallerPlace, watch: Stopwatch, show: Show
-) -> list[Answer]:
-    answers = []
-    for number, each in enumerate(prepared):
+def share(owner: Owner, folder: Path) -> str:
+    """Share the weights, write each party's file, return the sharing's digest; raises Unavailable on a full volume."""
+    sharing = owner.share(os.urandom)
+    for label, shares in zip(sharing.labels, sharing.shares, strict=True):
+        write_shares(shares_path(folder, label.party), shares, label)
+    return sharing.digest
+
+
+async def make_place(folder: Path, model_digest: str) -> CallerPlace:
+    """Choose ports of this machine and write what parties and client need to find and to know each other."""
+    ports: list[int] = []
+    while len(ports) < PARTIES:
+        ports.append(await find_free_port(set(ports)))
+    spec = build_spec(model_digest, threads=max(1, (os.cpu_count() or 1) // PARTIES))
+    return lay_out(folder, ports, spec, now=utc_now(), entropy=os.urandom)
+
+
+@dataclass(frozen=True)
+class Asking:
+    """Asks one text after another."""
+
+    owner: Owner
+    sharing: str
+    place: CallerPlace
+    watch: Stopwatch
+    show: Show
+
+    async def all(self, embedded: Sequence[EmbeddedText]) -> list[Answer]:
+        """Return the answers in order, each shown as it comes."""
+        answers = []
+        for number, each in enumerate(embedded):
+            answer = await self._answer(number, len(embedded), each)
+            self.show.answer(number, answer)
+            answers.append(answer)
+        return answers
+
+    async def _answer(self, number: int, texts: int, embedded: EmbeddedText) -> Answer:
         begin = time.monotonic()
-        question = owned.question(each, sharing, os.urandom)
-        progress = _rounds_shown(show, number, len(prepared), question.rounds)
-        reply = await _ask(question, place, watch, progress)
-        answer = Answer(
-            label=owned.labels[max(range(len(reply.values)), key=reply.values.__getitem__)],
-            scores=scores(owned.labels, reply.values),
+        question = self.owner.ask(embedded, self.sharing, os.urandom)
+        reply = await self._ask(question, _rounds_shown(self.show, number, texts, question.rounds))
+        labels = self.owner.labels
+        return Answer(
+            label=labels[max(range(len(labels)), key=reply.values.__getitem__)],
+            scores=scores(labels, reply.values),
             logits=reply.values,
-            tokens=each.tokens,
+            tokens=embedded.tokens,
             seconds=time.monotonic() - begin,
             rounds=reply.rounds,
             bytes_sent=reply.bytes_sent,
         )
-        show.answer(number, answer)
-        answers.append(answer)
-    return answers
+
+    async def _ask(self, question: Question, report: Callable[[int], None]) -> Reply:
+        call, inquiry = Call(self.place, CallerPatience()), Inquiry(question)
+        with self.watch.phase("connecting", "connecting"):
+            await _in_thread(lambda: call.agree(inquiry), call)
+        with self.watch.phase("computing", f"computing {question.rounds} rounds"):
+            return await _in_thread(lambda: call.ask(inquiry, report), call)
 
 
 def _rounds_shown(show: Show, number: int, texts: int, total: int) -> Callable[[int], None]:
@@ -129,17 +169,8 @@ def _rounds_shown(show: Show, number: int, texts: int, total: int) -> Callable[[
     return report
 
 
-async def _ask(question: Question, place: CallerPlace, watch: Stopwatch, report: Callable[[int], None]) -> Reply:
-    """Ask in a thread; when this is cancelled, the call is closed and its thread has ended."""
-    call = Call(place, CallerPatience())
-    inquiry = Inquiry(question)
-    with watch.phase("connecting", "connecting"):
-        await _in_thread(lambda: call.agree(inquiry), call)
-    with watch.phase("computing", f"computing {question.rounds} rounds"):
-        return await _in_thread(lambda: call.ask(inquiry, report), call)
-
-
 async def _in_thread(work: Callable[[], T], call: Call) -> T:
+    """Do a call's work in a thread; when this is cancelled, the call is closed and the thread has ended."""
     task = asyncio.ensure_future(asyncio.to_thread(work))
     try:
         return await asyncio.shield(task)

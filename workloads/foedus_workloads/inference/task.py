@@ -19,15 +19,13 @@ from foedus_workloads.mpc.rounds import Expected, Operation
 
 @dataclass(frozen=True)
 class Task:
-    """A program for one number of tokens, with the weights that a party holds.
+    """A program for one number of tokens, with the weights that one party holds.
 
-    `inputs` says what each party is sent of an input, by name; it is the same at all three.
+    `inputs` says what this party is sent of an input, in order.
     """
 
     digest: str
-    rounds: int
     inputs: Mapping[str, Expected]
-    output: tuple[int, ...]
     run: Callable[[Party, Mapping[str, Tensor]], Operation[Shared]]
 
 
