@@ -11,7 +11,8 @@ from tokenizers import Tokenizer
 from foedus_contract.errors import InvalidInput
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.plan import LoraPlan, ModelPlan
-from foedus_workloads.training.base import TOKENIZER_FILE, BaseModel
+from foedus_workloads.model_folder import TOKENIZER_FILE
+from foedus_workloads.training.base import BaseModel
 
 PAD = "[PAD]"
 QUERY = "attention.self.query"  # of a layer

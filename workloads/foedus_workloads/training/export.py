@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from foedus_contract.plan import PrivacyPlan, TrainingPlan
-from foedus_workloads.training.base import CONFIG_FILE, WEIGHTS_FILE
+from foedus_workloads.model_folder import CONFIG_FILE, WEIGHTS_FILE
 from foedus_workloads.training.model import AdaptedModel
 
 CARD_FILE, METRICS_FILE = "README.md", "metrics.json"
