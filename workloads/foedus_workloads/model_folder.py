@@ -107,6 +107,19 @@ def read_json(file: Path) -> dict[str, Any]:
     return value
 
 
+def open_tokenizer(folder: Path) -> Any:
+    """Return the folder's tokenizer, which cuts and pads nothing; raises InvalidInput if it is broken."""
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+    except Exception:  # noqa: BLE001 - the library raises bare Exception
+        refuse(str(folder), "tokenizer.json cannot be loaded", "take a complete copy of the model")
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
 def file_digests(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
     """Return the SHA-256 of each file, in hex."""
     digests = {}
