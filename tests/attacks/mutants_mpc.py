@@ -57,6 +57,6 @@ MPC_MUTANTS = {
     ),
     "any-party-answers": fails(
         f"{TESTS}/test_mpc_transport.py::test_a_party_that_answers_under_anothers_name_is_refused",
-        Patch(LINKS, "        if _party_behind(connection, place) != party:", "        if False:"),
+        Patch(LINKS, "            if party_behind(connection, self._place) != party:", "            if False:"),
     ),
 }

@@ -6,11 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp
 
-ASSUMPTION = (
-    "at most one of the three parties looks at what it holds and receives, and all three follow the protocol; two that "
-    "put together what they know have everything"
-)
-KNOWN = "parties know the program, the number of tokens up to its bucket, and when a text was asked"
+KNOWN = "to the parties: the architecture, each text's length up to the next power of two, and when it was asked"
 
 
 @dataclass(frozen=True)
@@ -34,7 +30,7 @@ class Inference:
     seconds: Mapping[str, float]
     protocol: str
     model_digest: str
-    assumption: str = ASSUMPTION
+    assumption: str
 
     @property
     def bytes_sent(self) -> int:

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from foedus_workloads.mpc.model import EmbeddedText
-
 from foedus.inference.answer import Answer, Inference, scores
 from foedus.inference.folders import build_spec, call_folder, lay_out, shares_path
 from foedus.inference.parties import LocalParties
@@ -29,6 +27,7 @@ from foedus_engine.cluster.endpoints import find_free_port
 from foedus_workloads.inference.inquiry import Inquiry, Question, Reply
 from foedus_workloads.inference.model import Owner
 from foedus_workloads.inference.shares import write_shares
+from foedus_workloads.mpc.model import ASSUMPTION, EmbeddedText
 from foedus_workloads.transport.caller import Call, CallerPatience, CallerPlace
 
 T = TypeVar("T")
@@ -86,7 +85,7 @@ async def infer_local(request: Request, show: Show, environ: Mapping[str, str]) 
             answers = await parties.watched(asking.all(embedded))
         finally:
             await parties.stop()
-    return Inference(tuple(answers), watch.seconds, request.protocol, owner.digest)
+    return Inference(tuple(answers), watch.seconds, request.protocol, owner.digest, ASSUMPTION)
 
 
 def embed_all(owner: Owner, texts: Sequence[str]) -> list[EmbeddedText]:
@@ -101,7 +100,7 @@ def embed_all(owner: Owner, texts: Sequence[str]) -> list[EmbeddedText]:
 
 
 def share(owner: Owner, folder: Path) -> str:
-    """Share the weights, write each party's file, return the sharing's digest; raises Unavailable on a full volume."""
+    """Share the weights, write each party's file, return the digest of the sharing; raises Unavailable."""
     sharing = owner.share(os.urandom)
     for label, shares in zip(sharing.labels, sharing.shares, strict=True):
         write_shares(shares_path(folder, label.party), shares, label)

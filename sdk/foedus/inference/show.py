@@ -153,7 +153,7 @@ def summary_lines(inference: Inference) -> list[str]:
         f"time      {times}",
         f"cost      {inference.rounds} rounds and {megabytes(inference.bytes_sent)} sent by the party that sent most, "
         f"for {count} text{'s' if count > 1 else ''}",
-        f"private   under {inference.protocol} if {inference.assumption}",
+        f"private   {inference.protocol}: {inference.assumption}",
         f"known     {KNOWN}",
         f"here      all three run on one machine, which is a demonstration: {ISOLATION}",
     ]

@@ -11,8 +11,10 @@ from foedus_contract.inference_wire import Computing, Failure, Input, NamedTenso
 from foedus_contract.mpc_wire import TensorHeader
 from foedus_workloads.inference.desk import Desk, failure
 from foedus_workloads.inference.inquiry import Inquiry, PartyFailed, root_cause
-from foedus_workloads.inference.task import revealed
+from foedus_workloads.inference.task import revealed, to_client
 from support.inference_world import LABELS, ROUNDS, VALUES, gelu_task, question
+from support.three_parties import parties, run
+from support.three_parties import revealed as revealed_words
 
 COUNT = VALUES.numel()
 TERMS = question().terms
@@ -165,6 +167,15 @@ def test_three_summands_add_up_modulo_the_ring():
     columns = ((2**62, 2**62, 98304 - 2**63), (-(2**63), -1, 2**63 - 65535))  # 1.5 and -1 at 16 bits, both past 2^63
     summands = [torch.tensor(part, dtype=torch.int64) for part in zip(*columns, strict=True)]
     assert revealed(summands, 16) == [1.5, -1.0]
+
+
+def test_what_the_client_is_sent_is_masked_anew():
+    inputs, task = question().shares, gelu_task(COUNT)
+    components = run(parties(), lambda party: task.run(party, inputs[party.index])).results
+    summands = run(parties(), lambda party: to_client(party, task, inputs[party.index])).results
+    assert torch.equal(sum(summands), revealed_words(components))
+    for summand, component in zip(summands, components, strict=True):
+        assert not (summand == component.own).any()
 
 
 def failing(blames, code=ExitCode.QUORUM_LOST):

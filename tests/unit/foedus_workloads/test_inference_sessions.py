@@ -14,6 +14,7 @@ from foedus_contract.errors import FoedusError
 from foedus_contract.exit_codes import ExitCode
 from foedus_workloads.mpc.activations import gelu
 from foedus_workloads.transport.caller import Call, CallerPatience
+from foedus_workloads.transport.frames import Connection
 from foedus_workloads.transport.tls import caller_uri, party_contexts, party_uri
 from support.certificates import Authority
 from support.inference_world import (
@@ -186,6 +187,14 @@ def test_malformed_frames_end_that_session_alone(world, content, tmp_path):
             answer = connection.recv(4096)
             assert b'"kind":"Ready"' not in answer
         assert world.call().rounds == ROUNDS
+
+
+def test_a_header_is_bounded_before_it_is_read():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall((2**32 - 1).to_bytes(4, "big"))
+        with pytest.raises(ConnectionError, match="the header length is wrong"):
+            Connection(ours).read_header(until=1.0, clock=lambda: 0.0)
 
 
 def test_a_client_that_leaves_ends_its_session_and_the_next_is_served(world, monkeypatch):

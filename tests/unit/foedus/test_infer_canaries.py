@@ -1,0 +1,175 @@
+"""A planted text and a planted weight: in no frame, no log, no file and no memory of a party, in any form."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+import struct
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+
+from foedus.inference import local
+from foedus.inference.local import Request, infer_local
+from foedus.inference.show import Silent
+from foedus_workloads.inference.inquiry import Inquiry
+from foedus_workloads.inference.model import Owner, make_tasks
+from foedus_workloads.inference.party import PartyService
+from foedus_workloads.transport.caller import Call
+from support.inference_world import PATIENT, QUICK, World
+from support.tiny_classifier import write_tiny_classifier
+
+CANARY = "the striker told parliament about a faster computer chip"
+BITS = 16
+WEIGHT = "bert.encoder.layer.0.intermediate.dense.weight"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_tiny_classifier(tmp_path_factory.mktemp("model"))
+
+
+def fixed(values: torch.Tensor) -> bytes:
+    return (values.double() * 2**BITS).round().to(torch.int64).contiguous().numpy().tobytes()
+
+
+def secrets(model: Path) -> dict[str, bytes]:
+    """Return the forms in which the text or a weight would show; each is long enough to be no chance."""
+    ids = Tokenizer.from_file(str(model / "tokenizer.json")).encode(CANARY).ids
+    embedded = Owner(model, None).embed(CANARY)
+    weight = load_file(model / "model.safetensors")[WEIGHT]
+    return {
+        "text": CANARY.encode("utf-8"),
+        "words": CANARY[4:30].encode("utf-8"),
+        "text as UTF-16": CANARY.encode("utf-16-le"),
+        "ids as int64": struct.pack(f"<{len(ids)}q", *ids),
+        "ids as int32": struct.pack(f"<{len(ids)}i", *ids),
+        "ids as text": ",".join(map(str, ids)).encode(),
+        "ids as a list": ", ".join(map(str, ids)).encode(),
+        "an embedded token in fixed point": fixed(embedded.values[1]),
+        "an embedded token in floating point": embedded.values[1].numpy().tobytes(),
+        "the mask in fixed point": fixed(embedded.mask),
+        "a row of weights in fixed point": fixed(weight[0]),
+        "a column of weights in fixed point": fixed(weight[:, 0]),
+        "a row of weights in floating point": weight[0].numpy().tobytes(),
+    }
+
+
+def found(secrets: dict[str, bytes], content: bytes) -> list[str]:
+    return [name for name, secret in secrets.items() if secret in content]
+
+
+def memory(pid: int) -> bytes:
+    """Return all that a process can write to: heap, stacks, and the pages of its libraries' data."""
+    parts = []
+    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", buffering=0) as content:
+        for line in maps:
+            span, mode, *_ = line.split()
+            if mode.startswith("rw"):
+                start, end = (int(part, 16) for part in span.split("-"))
+                try:
+                    content.seek(start)
+                    parts.append(content.read(end - start))
+                except OSError:
+                    continue  # the kernel's own pages
+    return b"\0".join(parts)
+
+
+def child(state: Path, party: int) -> int:
+    """Return the process of a party."""
+    for entry in Path("/proc").iterdir():
+        try:
+            folder = entry.joinpath("cwd").resolve()
+        except OSError:
+            continue
+        if entry.name.isdigit() and folder.is_relative_to(state) and folder.name == f"party-{party}":
+            return int(entry.name)
+    raise LookupError(party)
+
+
+class Looking(Silent):
+    """Looks into the parties' memories in the middle of a computation, and at the end; at their files, too."""
+
+    def __init__(self, state: Path, secrets: dict[str, bytes]) -> None:
+        self._state, self._secrets = state, secrets
+        self.asked: list = []
+        self.looks = 0
+        self.found: list[str] = []
+        self.shares_seen: set[int] = set()
+
+    def rounds(self, text: int, texts: int, begun: int, total: int) -> None:
+        if self.looks == 0:
+            self.look()
+
+    def answer(self, number: int, answer: object) -> None:
+        self.look()
+
+    def look(self) -> None:
+        self.looks += 1
+        for party in range(3):
+            content = memory(child(self._state, party))
+            self.found += [f"party {party}: {name}" for name in found(self._secrets, content)]
+            own = [values for values in self.asked[-1].shares[party].values() if values.ndim == 2]
+            if own and all(values[0].numpy().tobytes() in content for values in own):
+                self.shares_seen.add(party)
+        for path in self._state.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                self.found += [f"{path.name}: {name}" for name in found(self._secrets, path.read_bytes())]
+
+
+def test_no_partys_memory_and_no_file_holds_a_canary(model, tmp_path, monkeypatch):
+    show = Looking(tmp_path / "state", secrets(model))
+    original = Owner.ask
+    monkeypatch.setattr(Owner, "ask", lambda *a: show.asked.append(original(*a)) or show.asked[-1])
+    asyncio.run(infer_local(Request((CANARY,), model, None, tmp_path / "state"), show, os.environ))
+    assert show.looks == 2
+    assert show.found == []
+    # The look itself works: parties that were sent a component in full have it in their memory, and this process has
+    # the text.
+    assert show.shares_seen == {1, 2}
+    assert CANARY.encode() in memory(os.getpid())
+
+
+@pytest.fixture
+def frames(monkeypatch):
+    """All that leaves any end of any connection of this process, as OpenSSL is given it."""
+    sent: list[bytes] = []
+    original = ssl.SSLSocket.send
+
+    def send(self, data, flags=0):
+        count = original(self, data, flags)
+        sent.append(bytes(data[:count]))
+        return count
+
+    monkeypatch.setattr(ssl.SSLSocket, "send", send)
+    return sent
+
+
+def test_no_frame_between_client_and_parties_holds_a_canary(model, tmp_path, frames):
+    world, owner = World(tmp_path), Owner(model, None)
+    sharing = owner.share(os.urandom)
+    question = owner.ask(owner.embed(CANARY), sharing.digest, os.urandom)
+    with ExitStack() as stack:
+        for label, shares in zip(sharing.labels, sharing.shares, strict=True):
+            tasks = make_tasks(label, shares)
+            service = PartyService(world.place(label.party), label, 1, tasks, QUICK, os.urandom, time.monotonic)
+            thread = threading.Thread(target=service.serve)
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(service.close)
+        call, inquiry = Call(world.caller(), PATIENT), Inquiry(question)
+        call.agree(inquiry)
+        reply = call.ask(inquiry, lambda _: None)
+    content = b"".join(frames)
+    assert len(reply.values) == 3
+    assert found(secrets(model), content) == []
+    assert sum(reply.bytes_sent) < len(content)  # every frame was seen
+    assert question.shares[1]["embedded.2"][0].numpy().tobytes() in content
+    assert local.PROTOCOLS[0].encode() in content
