@@ -69,11 +69,11 @@ async def infer_local(request: Request, show: Show, environ: Mapping[str, str]) 
         raise InvalidInput(f"{request.protocol!r} is no protocol", where="protocol", cure=f"use {', '.join(PROTOCOLS)}")
     watch = Stopwatch(show)
     with watch.phase("reading", "reading the model"):
-        owner = await asyncio.to_thread(Owner, request.model, request.adapter)
-        embedded = await asyncio.to_thread(embed_all, owner, request.texts)
+        owner = await in_thread(lambda: Owner(request.model, request.adapter))
+        embedded = await in_thread(lambda: embed_all(owner, request.texts))
     with call_folder(request.state) as folder:
         with watch.phase("sharing", "sharing the weights among three parties"):
-            digest = await asyncio.to_thread(share, owner, folder)
+            digest = await in_thread(lambda: share(owner, folder))
         place = await make_place(folder, owner.digest)
         parties = LocalParties(folder)
         try:
@@ -153,9 +153,9 @@ class Asking:
     async def _ask(self, question: Question, report: Callable[[int], None]) -> Reply:
         call, inquiry = Call(self.place, CallerPatience()), Inquiry(question)
         with self.watch.phase("connecting", "connecting"):
-            await _in_thread(lambda: call.agree(inquiry), call)
+            await in_thread(lambda: call.agree(inquiry), call.close)
         with self.watch.phase("computing", f"computing {question.rounds} rounds"):
-            return await _in_thread(lambda: call.ask(inquiry, report), call)
+            return await in_thread(lambda: call.ask(inquiry, report), call.close)
 
 
 def _rounds_shown(show: Show, number: int, texts: int, total: int) -> Callable[[int], None]:
@@ -168,12 +168,15 @@ def _rounds_shown(show: Show, number: int, texts: int, total: int) -> Callable[[
     return report
 
 
-async def _in_thread(work: Callable[[], T], call: Call) -> T:
-    """Do a call's work in a thread; when this is cancelled, the call is closed and the thread has ended."""
+async def in_thread(work: Callable[[], T], end: Callable[[], None] = lambda: None) -> T:
+    """Do the work in a thread; when this is cancelled, `end` is called and the thread has ended before it is over.
+
+    What cleans up behind it would otherwise remove files that are just being written.
+    """
     task = asyncio.ensure_future(asyncio.to_thread(work))
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        call.close()
+        end()
         await asyncio.wait([task])
         raise

@@ -155,7 +155,7 @@ def summary_lines(inference: Inference) -> list[str]:
         f"for {count} text{'s' if count > 1 else ''}",
         f"private   {inference.protocol}: {inference.assumption}",
         f"known     {KNOWN}",
-        f"here      all three run on one machine, which is a demonstration: {ISOLATION}",
+        f"here      {ISOLATION}",
     ]
 
 

@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 from foedus_contract.errors import InvalidInput
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.run_spec import ModelSource
-from foedus_workloads.training.base import CONFIG_FILE, resolve
+from foedus_workloads.model_folder import CONFIG_FILE
+from foedus_workloads.training.base import resolve
 
 
 def find_model(name: str) -> Path:
