@@ -7,13 +7,14 @@ Whatever the protocols do, the plan is what they do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from foedus_workloads.mpc.model.execute import PartyWeights, build_weights, run_step
 from foedus_workloads.mpc.model.program import Program, Secret, Step
@@ -26,6 +27,9 @@ ASSUMPTION = (
 )
 T = TypeVar("T")
 _META = torch.device("meta")
+_BITWISE = frozenset(
+    {"__and__", "__or__", "__xor__", "__invert__", "__lshift__", "__rshift__", "bitwise_and", "bitwise_xor"}
+)
 _SHARES = 2  # components of a secret that each party holds
 
 
@@ -94,6 +98,23 @@ class _NoStreams:
         return torch.empty(shape, dtype=torch.int64, device=_META)
 
 
+class _Bitwise(TorchFunctionMode):
+    """Bitwise operations keep type and shape: said here, since `meta` finds it in Python, for most of a plan's time."""
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Return the first operand, which is as empty as the result; call everything else."""
+        if getattr(func, "__name__", "") in _BITWISE and not kwargs and _alike(*args):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def _alike(left: Any, right: Any = 0) -> bool:
+    """Return whether the result of an operation on both has the type and shape of `left`."""
+    if isinstance(left, Tensor) and isinstance(right, Tensor):
+        return left.dtype == right.dtype and left.shape == right.shape
+    return isinstance(left, Tensor) and isinstance(right, int)
+
+
 def plan(program: Program) -> Plan:
     """Return rounds, messages and bytes of every step of `program`, at each party."""
     secrets = {secret.name: _empty(secret) for secret in program.weights}
@@ -139,7 +160,7 @@ def _outcome(program: Program, step: Step, begun: int, values: Mapping[str, Shar
 def _drive(operation: Operation[T]) -> tuple[_Count, T]:
     """Run one party's operation alone, each answer as it is expected and without content."""
     count, received = _Count(), None
-    with _META:  # constants that operations make are without content, too
+    with _META, _Bitwise():  # constants that operations make are without content, too
         while True:
             try:
                 exchange = next(operation) if received is None else operation.send(received)
