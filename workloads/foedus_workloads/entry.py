@@ -118,7 +118,8 @@ async def run_until_told(spec: AnyRunSpec, around: Surroundings) -> Result | Non
         from foedus_workloads.inference.model import make_tasks
         from foedus_workloads.inference.party import run_party
 
-        return await run_party(spec, around, make_tasks)
+        await run_party(spec, around, make_tasks)
+        return None
     if spec.ledger_service is not None:
         from foedus_workloads.training.held_ledgers import claim_incarnation
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 from foedus_contract import paths
 from foedus_contract.durable import open_locked, unwritable
@@ -28,6 +29,11 @@ from foedus_workloads.transport.tls import TlsPaths, caller_uri, party_uri
 FOLDER = "infer"  # below the state folder
 NAMESPACE, CLUSTER, CALLER = "local", "infer", "owner"
 PORT = 8443  # of each party's Service; the endpoints file says which port of this machine stands for it
+SERVICES = tuple(PartyAddress(service=f"party-{party}", port=PORT) for party in range(PARTIES))
+TLS = paths.TLS_FOLDER
+TLS_FILES = TlsFiles(
+    certificate=f"{TLS}/{CERTIFICATE_KEY}", key=f"{TLS}/{PRIVATE_KEY_KEY}", ca=f"{TLS}/{CA_CERTIFICATE_KEY}"
+)
 LOCK = "lock"
 VALID_SECONDS = 7 * 24 * 3600  # ten thousand texts of a minute each
 
@@ -80,11 +86,6 @@ def shares_path(folder: Path, party: int) -> Path:
     return below / WEIGHTS_FILE
 
 
-def addresses_of(ports: Sequence[int]) -> list[tuple[str, int]]:
-    """Return where the parties listen."""
-    return [(LOOPBACK, port) for port in ports]
-
-
 def lay_out(folder: Path, ports: Sequence[int], spec: PartyRunSpec, *, now: datetime, entropy: Entropy) -> CallerPlace:
     """Write run specs, endpoints and certificates of all parties, and the client's; return the client's place.
 
@@ -94,8 +95,8 @@ def lay_out(folder: Path, ports: Sequence[int], spec: PartyRunSpec, *, now: date
         ContentRequest("Authority", "foedus inference", valid_seconds=VALID_SECONDS), None, now=now, entropy=entropy
     )
 
-    def leaf(kind: str, name: str, uri: str, into: Path) -> TlsPaths:
-        request = ContentRequest(kind, name, uris=(uri,), valid_seconds=VALID_SECONDS)  # type: ignore[arg-type]
+    def leaf(kind: Literal["PeerLeaf", "ClientLeaf"], name: str, uri: str, into: Path) -> TlsPaths:
+        request = ContentRequest(kind, name, uris=(uri,), valid_seconds=VALID_SECONDS)
         return _write_tls(into, make_leaf(request, authority, now=now, entropy=entropy))
 
     try:
@@ -110,14 +111,7 @@ def lay_out(folder: Path, ports: Sequence[int], spec: PartyRunSpec, *, now: date
         files = leaf("ClientLeaf", CALLER, caller_uri(NAMESPACE, CLUSTER, CALLER), folder / "caller")
     except OSError as error:
         raise unwritable(folder, error) from None
-    return CallerPlace(NAMESPACE, CLUSTER, addresses_of(ports), files)
-
-
-TLS = paths.TLS_FOLDER
-TLS_FILES = TlsFiles(
-    certificate=f"{TLS}/{CERTIFICATE_KEY}", key=f"{TLS}/{PRIVATE_KEY_KEY}", ca=f"{TLS}/{CA_CERTIFICATE_KEY}"
-)
-SERVICES = tuple(PartyAddress(service=f"party-{party}", port=PORT) for party in range(PARTIES))
+    return CallerPlace(NAMESPACE, CLUSTER, [(LOOPBACK, port) for port in ports], files)
 
 
 def build_spec(model_digest: str, threads: int) -> PartyRunSpec:

@@ -70,7 +70,7 @@ async def infer_local(request: Request, show: Show, environ: Mapping[str, str]) 
     watch = Stopwatch(show)
     with watch.phase("reading", "reading the model"):
         owner = await in_thread(lambda: Owner(request.model, request.adapter))
-        embedded = await in_thread(lambda: embed_all(owner, request.texts))
+        await in_thread(lambda: check_texts(owner, request.texts))
     with call_folder(request.state) as folder:
         with watch.phase("sharing", "sharing the weights among three parties"):
             digest = await in_thread(lambda: share(owner, folder))
@@ -82,21 +82,19 @@ async def infer_local(request: Request, show: Show, environ: Mapping[str, str]) 
                 await parties.watched(parties.listening())
                 parties.drop_shares()
             asking = Asking(owner, digest, place, watch, show)
-            answers = await parties.watched(asking.all(embedded))
+            answers = await parties.watched(asking.all(request.texts))
         finally:
             await parties.stop()
     return Inference(tuple(answers), watch.seconds, request.protocol, owner.digest, ASSUMPTION)
 
 
-def embed_all(owner: Owner, texts: Sequence[str]) -> list[EmbeddedText]:
-    """Return the texts as they are shared; raises InvalidInput naming the first that the model does not take."""
-    embedded = []
+def check_texts(owner: Owner, texts: Sequence[str]) -> None:
+    """Raise InvalidInput naming the first text that the model does not take: before anything is started."""
     for number, text in enumerate(texts, 1):
         try:
-            embedded.append(owner.embed(text))
+            owner.embed(text)
         except InvalidInput as error:
             raise InvalidInput(error.what, where=f"text {number}", cure=error.cure, code=error.code) from None
-    return embedded
 
 
 def share(owner: Owner, folder: Path) -> str:
@@ -126,11 +124,11 @@ class Asking:
     watch: Stopwatch
     show: Show
 
-    async def all(self, embedded: Sequence[EmbeddedText]) -> list[Answer]:
+    async def all(self, texts: Sequence[str]) -> list[Answer]:
         """Return the answers in order, each shown as it comes."""
         answers = []
-        for number, each in enumerate(embedded):
-            answer = await self._answer(number, len(embedded), each)
+        for number, text in enumerate(texts):
+            answer = await self._answer(number, len(texts), self.owner.embed(text))
             self.show.answer(number, answer)
             answers.append(answer)
         return answers
