@@ -110,7 +110,7 @@ class PartyRunSpec(ContractModel):
 
     role: Literal["Party"] = "Party"
     party: PartyIndex
-    incarnation: Annotated[int, Field(ge=0)] = 0  # of a pod; a party claims a higher one of its own from its state
+    incarnation: Annotated[int, Field(ge=0)] = 0  # which start of its pod this is; a party counts its own in its state
     namespace: Annotated[str, StringConstraints(min_length=1, max_length=63)]
     cluster: Annotated[str, StringConstraints(min_length=1, max_length=63)]
     parties: Annotated[tuple[PartyAddress, ...], Field(min_length=PARTIES, max_length=PARTIES)]

@@ -74,11 +74,6 @@ class Inquiry:
         """How many rounds have begun at all parties."""
         return min(self._rounds.values())
 
-    @property
-    def answered(self) -> bool:
-        """Whether all summands are there."""
-        return len(self._outputs) == PARTIES
-
     def has_answered(self, party: int) -> bool:
         """Whether the party's summand is there."""
         return party in self._outputs

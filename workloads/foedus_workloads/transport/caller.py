@@ -18,11 +18,9 @@ from foedus_contract.mpc_wire import PARTIES
 from foedus_workloads.inference.inquiry import Inquiry, Reply, root_cause
 from foedus_workloads.transport.frames import Clock, Connection
 from foedus_workloads.transport.parties import Dialling
-from foedus_workloads.transport.reception import PartyPlace
 from foedus_workloads.transport.tls import TlsPaths, party_contexts
 from foedus_workloads.transport.tls_faults import identity_refused
 
-NOBODY = -1  # a client is no party
 LAST_WORDS_SECONDS = 2.0  # after one party has failed, for the others to say what they saw
 Report = Callable[[int], None]
 
@@ -51,8 +49,7 @@ class Call:
     """One inquiry's connections."""
 
     def __init__(self, place: CallerPlace, patience: CallerPatience, clock: Clock = time.monotonic) -> None:
-        self._patience, self._clock = patience, clock
-        self._place = PartyPlace(NOBODY, place.namespace, place.cluster, place.addresses, place.files)
+        self._place, self._patience, self._clock = place, patience, clock
         self._dialling: Dialling | None = None
         self._connections: list[Connection] = []
         self._closed = threading.Event()

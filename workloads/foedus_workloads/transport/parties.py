@@ -22,7 +22,7 @@ from foedus_contract.exit_codes import ExitCode
 from foedus_contract.mpc_wire import PARTIES
 from foedus_workloads.mpc.session import Send, Session
 from foedus_workloads.transport.frames import Clock, Connection, Opened, framed, left
-from foedus_workloads.transport.reception import PartyPlace, Reception, absent, party_behind
+from foedus_workloads.transport.reception import Cluster, PartyPlace, Reception, absent, party_behind
 from foedus_workloads.transport.tls import party_contexts
 from foedus_workloads.transport.tls_faults import identity_refused
 
@@ -146,9 +146,9 @@ def meet(place: PartyPlace, reception: Reception, *, seconds: float, clock: Cloc
 
 
 class Dialling:
-    """Dials neighbours until they answer, the deadline passes, or it is stopped."""
+    """Dials parties of a cluster until they answer, the deadline passes, or it is stopped."""
 
-    def __init__(self, place: PartyPlace, context: ssl.SSLContext, until: float, clock: Clock) -> None:
+    def __init__(self, place: Cluster, context: ssl.SSLContext, until: float, clock: Clock) -> None:
         self._place, self._context, self._until, self._clock = place, context, until, clock
         self._stopped = threading.Event()
         self.opened = Opened()

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol
 
 from foedus_contract.errors import FoedusError, Unavailable
 from foedus_contract.exit_codes import ExitCode
@@ -27,6 +28,25 @@ from foedus_workloads.transport.tls import TlsPaths, is_caller, party_contexts, 
 HANDSHAKE_SECONDS = 10.0  # a stranger that says nothing occupies one of the few handshakes for so long
 HANDSHAKES = 8  # at once; more connections wait in the listener's queue
 WAITING_CLIENTS = 16  # beyond that a client is turned away: it would wait for minutes
+
+
+class Cluster(Protocol):
+    """Three parties that belong together: how their certificates name them, and where they listen."""
+
+    @property
+    def namespace(self) -> str:
+        """The first part of their names."""
+        ...
+
+    @property
+    def cluster(self) -> str:
+        """The second."""
+        ...
+
+    @property
+    def addresses(self) -> Sequence[tuple[str, int]]:
+        """Host and port of each party."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -132,7 +152,6 @@ class Reception:
             self._free.release()
 
     def _seat(self, connection: ssl.SSLSocket) -> None:
-        certificate = connection.getpeercert()
         party = party_behind(connection, self._place)
         if party in self._place.neighbours:
             with self._changed:
@@ -141,7 +160,7 @@ class Reception:
                 self._changed.notify_all()
             if before is not None:
                 self._opened.drop(before)
-        elif is_caller(certificate, namespace=self._place.namespace, cluster=self._place.cluster):
+        elif is_caller(connection.getpeercert(), namespace=self._place.namespace, cluster=self._place.cluster):
             try:
                 self._clients.put_nowait(connection)
             except queue.Full:
@@ -167,7 +186,7 @@ _PASSING = frozenset({errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.EINT
 _PASSING_SECONDS = 0.1
 
 
-def party_behind(connection: ssl.SSLSocket, place: PartyPlace) -> int:
+def party_behind(connection: ssl.SSLSocket, place: Cluster) -> int:
     """Return the party that the certificate names, -1 for none of this cluster."""
     try:
         return party_of(connection.getpeercert(), namespace=place.namespace, cluster=place.cluster, parties=PARTIES)
