@@ -23,15 +23,17 @@ def command(machine: Machine, *more: str, texts: tuple[str, ...] = (TEXT,)) -> A
     folder = machine.root / "classifier"
     if not folder.exists():
         write_tiny_classifier(folder)
-    return ["infer", "--local", "--model", str(folder), "--state", str(machine.root / "state-infer"), *more, *texts]
+    state = str(machine.root / "state-infer")
+    # As JSON, progress stands with the answers, so that standard error holds what is wrong alone.
+    return ["infer", "--local", "--output", "json", "--model", str(folder), "--state", state, *more, *texts]
 
 
 def named(model: str) -> Callable[[Machine], Arguments]:
-    return lambda machine: ["infer", "--local", "--model", model, TEXT]
+    return lambda machine: ["infer", "--local", "--output", "json", "--model", model, TEXT]
 
 
 def no_head(machine: Machine) -> Arguments:
-    return ["infer", "--local", "--model", str(machine.model), TEXT]
+    return ["infer", "--local", "--output", "json", "--model", str(machine.model), TEXT]
 
 
 def other_vocabulary(machine: Machine) -> Arguments:
@@ -82,10 +84,10 @@ INFERENCE = (
     case("a text of more tokens than the model takes", infer(texts=(TEXT, "tax " * 70)), E.INVALID_DATA, "error: text 2: the text has 72 tokens, 64 are taken; shorten it"),
     case("no such model", named("no-such-model"), E.INVALID_MODEL, "error: model no-such-model: there is neither such a folder nor such an installed package; give a folder with config.json, or PACKAGE:FOLDER"),
     case("a package that holds no model", named("click"), E.INVALID_MODEL, "error: model click: the package holds no model; give a folder with config.json, or PACKAGE:FOLDER"),
-    case("a model without a head", no_head, E.INVALID_MODEL, "error: …/volumes/base/model…"),
-    case("a model without weights", no_weights, E.INVALID_MODEL, "error: …/classifier/model.safetensors: the weights file cannot be read; …"),
+    case("a model without a head", no_head, E.INVALID_MODEL, "error: …/volumes/base/model/model.safetensors: the model has no classification head (classifier.weight); name an adapter that brings one, or a fine-tuned model"),
+    case("a model without weights", no_weights, E.INVALID_MODEL, "error: …/classifier/model.safetensors: the weights file cannot be read; the folder must hold a complete model.safetensors; other formats can run code and are not read"),
     case("a tokenizer of another model", other_vocabulary, E.INVALID_MODEL, "error: …/classifier: the tokenizer has … tokens, the model's table … rows; take tokenizer.json and weights from the same model"),
-    case("an adapter's folder without an adapter", no_adapter, E.INVALID_MODEL, "error: …/adapter…"),
-    case("a state folder that is a file", state_is_a_file, E.UNAVAILABLE, "error: …/state-infer: the state folder cannot be used (File exists); give this user the right to write there, or choose another folder with --state"),
+    case("an adapter's folder without an adapter", no_adapter, E.INVALID_MODEL, "error: …/adapter/adapter_config.json: the file cannot be read; …"),
+    case("a state folder that is a file", state_is_a_file, E.USAGE, "error: Invalid value for '--state' (env var: 'FOEDUS_STATE'): Directory '…/state-infer' is a file; see: foedus infer --help"),
     case("a volume that is full when the weights are shared", infer(), E.UNAVAILABLE, "error: …/weights.safetensors: cannot be written (File too large); free space on the volume, or mend it", sabotage=full_volume),
 )  # fmt: skip
