@@ -93,10 +93,10 @@ class Call:
         until = self._clock() + self._patience.connect_seconds
         self._dialling = Dialling(self._place, party_contexts(self._place.files)[1], until, self._clock)
         for party in range(PARTIES):
-            if self._closed.is_set():
-                raise JobFailed("the call was ended", code=ExitCode.CANCELLED)
             connection = Connection(self._dialling.take(party))
             self._connections.append(connection)
+            if self._closed.is_set():  # looked at last, so that no connection is left open behind `close`
+                raise JobFailed("the call was ended", where="client", code=ExitCode.CANCELLED)
             with _Naming(party, "does not answer"):
                 patience = self._clock() + self._patience.consent_seconds
                 connection.send(inquiry.open(), until=patience, clock=self._clock)

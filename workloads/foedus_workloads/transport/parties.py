@@ -124,7 +124,7 @@ def meet(place: PartyPlace, reception: Reception, *, seconds: float, clock: Cloc
     Raises Unavailable when one of them is not there, Refused when a dialled party shows another's certificate.
     """
     until = clock() + seconds
-    dialling = Dialling(place, party_contexts(place.files)[1], until, clock)
+    dialling = Dialling(place, party_contexts(place.files)[1], until, clock, wanted=lambda: not reception.closed)
     try:
         with ThreadPoolExecutor(PARTIES) as pool:
             dials = {each: pool.submit(dialling.dial, each) for each in place.neighbours}
@@ -148,8 +148,16 @@ def meet(place: PartyPlace, reception: Reception, *, seconds: float, clock: Cloc
 class Dialling:
     """Dials parties of a cluster until they answer, the deadline passes, or it is stopped."""
 
-    def __init__(self, place: Cluster, context: ssl.SSLContext, until: float, clock: Clock) -> None:
-        self._place, self._context, self._until, self._clock = place, context, until, clock
+    def __init__(
+        self,
+        place: Cluster,
+        context: ssl.SSLContext,
+        until: float,
+        clock: Clock,
+        *,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._place, self._context, self._until, self._clock, self._wanted = place, context, until, clock, wanted
         self._stopped = threading.Event()
         self.opened = Opened()
 
@@ -178,7 +186,8 @@ class Dialling:
             except OSError as error:
                 if identity_refused(error):
                     raise _refused(party, "the certificate is refused") from None
-                if self._clock() + RETRY_SECONDS > self._until or self._stopped.wait(RETRY_SECONDS):
+                late = self._clock() + RETRY_SECONDS > self._until
+                if late or self._stopped.wait(RETRY_SECONDS) or not self._wanted():
                     raise absent(party) from None
                 continue
             if party_behind(connection, self._place) != party:

@@ -82,6 +82,11 @@ class Reception:
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
 
+    @property
+    def closed(self) -> bool:
+        """Whether it has ended: then nobody waits for neighbours any more."""
+        return self._closed
+
     def client(self) -> Connection | None:
         """Wait for the next client; None once the reception is closed."""
         connection = self._clients.get()
