@@ -7,6 +7,7 @@ are dropped: a handshake has a deadline, few run at once, and the line is short.
 from __future__ import annotations
 
 import errno
+import os
 import queue
 import socket
 import ssl
@@ -210,7 +211,7 @@ def _listen(address: tuple[str, int]) -> socket.socket:
     except OSError as error:
         taken = error.errno == errno.EADDRINUSE
         raise Unavailable(
-            f"cannot listen ({error.strerror or type(error).__name__})",
+            f"cannot listen ({os.strerror(error.errno or errno.EIO)})",  # Python's own words repeat the address
             where=f"{address[0]}:{address[1]}",
             cure="try again; end what listens there if it lasts",
             code=ExitCode.ADDRESS_IN_USE if taken else ExitCode.UNAVAILABLE,
