@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import ssl
 import struct
 import threading
@@ -20,7 +21,7 @@ from foedus.inference import local
 from foedus.inference.local import Request, infer_local
 from foedus.inference.show import Silent
 from foedus_workloads.inference.inquiry import Inquiry
-from foedus_workloads.inference.model import Owner, make_tasks
+from foedus_workloads.inference.model import Owner, Sharing, make_tasks
 from foedus_workloads.inference.party import PartyService
 from foedus_workloads.transport.caller import Call
 from support.inference_world import PATIENT, QUICK, World
@@ -28,6 +29,7 @@ from support.tiny_classifier import write_tiny_classifier
 
 CANARY = "the striker told parliament about a faster computer chip"
 BITS = 16
+BIAS = "encoder.layer.0.intermediate.dense.bias.2"
 WEIGHT = "bert.encoder.layer.0.intermediate.dense.weight"
 
 
@@ -99,13 +101,13 @@ class Looking(Silent):
 
     def __init__(self, state: Path, secrets: dict[str, bytes]) -> None:
         self._state, self._secrets = state, secrets
-        self.asked: list = []
+        self.sharings: list[Sharing] = []
         self.looks = 0
         self.found: list[str] = []
-        self.shares_seen: set[int] = set()
+        self.holds_its_shares: list[bool] = []
 
     def rounds(self, text: int, texts: int, begun: int, total: int) -> None:
-        if self.looks == 0:
+        if begun > 0 and self.looks == 0:
             self.look()
 
     def answer(self, number: int, answer: object) -> None:
@@ -113,27 +115,30 @@ class Looking(Silent):
 
     def look(self) -> None:
         self.looks += 1
-        for party in range(3):
-            content = memory(child(self._state, party))
+        processes = [child(self._state, party) for party in range(3)]
+        for process in processes:
+            os.kill(process, signal.SIGSTOP)  # so that nothing is let go before it is looked at
+        for party, process in enumerate(processes):
+            content = memory(process)
             self.found += [f"party {party}: {name}" for name in found(self._secrets, content)]
-            own = [values for values in self.asked[-1].shares[party].values() if values.ndim == 2]
-            if own and all(values[0].numpy().tobytes() in content for values in own):
-                self.shares_seen.add(party)
+            own = self.sharings[0].shares[party].get(BIAS)
+            self.holds_its_shares.append(own is not None and own.numpy().tobytes() in content)
+        for process in processes:
+            os.kill(process, signal.SIGCONT)
         for path in self._state.rglob("*"):
             if path.is_file() and not path.is_symlink():
                 self.found += [f"{path.name}: {name}" for name in found(self._secrets, path.read_bytes())]
 
 
 def test_no_partys_memory_and_no_file_holds_a_canary(model, tmp_path, monkeypatch):
-    show = Looking(tmp_path / "state", secrets(model))
-    original = Owner.ask
-    monkeypatch.setattr(Owner, "ask", lambda *a: show.asked.append(original(*a)) or show.asked[-1])
+    show, share = Looking(tmp_path / "state", secrets(model)), Owner.share
+    monkeypatch.setattr(Owner, "share", lambda *a: show.sharings.append(share(*a)) or show.sharings[-1])
     asyncio.run(infer_local(Request((CANARY,), model, None, tmp_path / "state"), show, os.environ))
     assert show.looks == 2
     assert show.found == []
-    # The look itself works: parties that were sent a component in full have it in their memory, and this process has
-    # the text.
-    assert show.shares_seen == {1, 2}
+    # The look itself works: parties 1 and 2, which were sent this component in full, have it in their memories, and
+    # this process has the text.
+    assert show.holds_its_shares == [False, True, True] * 2
     assert CANARY.encode() in memory(os.getpid())
 
 
