@@ -86,7 +86,7 @@ def _named() -> dict[str, object]:
 
 
 def _drawn(name: str, parameter: Tensor, generator: torch.Generator) -> Tensor:
-    """Return weights under which scores and what goes into GELU spread by about one, unlike those of a fresh model."""
+    """Return weights under which scores and what goes into GELU spread as a trained model's, unlike a fresh one's."""
     noise = torch.randn(parameter.shape, generator=generator)
     if "LayerNorm.weight" in name:
         return 1 + 0.2 * noise
@@ -94,7 +94,8 @@ def _drawn(name: str, parameter: Tensor, generator: torch.Generator) -> Tensor:
         return 0.2 * noise
     if "embeddings" in name:
         return noise
-    return noise * (1.2 / parameter.shape[1] ** 0.5)
+    gain = 1.7 if name.endswith(("query.weight", "key.weight")) else 1.0
+    return noise * (gain / parameter.shape[1] ** 0.5)
 
 
 __all__ = ["LABELS", "SENTENCES", "activity", "logits", "write_classifier"]

@@ -104,4 +104,4 @@ def test_logits_are_plain_ones_and_the_plan_is_what_was_counted(model, prepared,
 def test_activations_spread_as_the_small_models_of_other_tests_do(model):
     embedded = model.encode_text(list(TEXTS)[1])
     entropy_share, spread = activity(model, compile_program(model.architecture, 32), embedded)
-    assert (0.6 < entropy_share < 0.95, 0.7 < spread < 1.6) == (True, True), (entropy_share, spread)
+    assert (0.45 < entropy_share < 0.7, 0.7 < spread < 1.4) == (True, True), (entropy_share, spread)

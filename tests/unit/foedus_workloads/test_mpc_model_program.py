@@ -128,7 +128,7 @@ def test_small_random_weights_behave_as_a_trained_models(model):
     # MiniLM on real text: see test_mpc_model_minilm.py, which holds it to the same ranges.
     embedded = model.encode_text(" ".join(SENTENCES[:2]))
     entropy_share, spread = activity(model, compile_program(model.architecture, embedded.tokens), embedded)
-    assert (0.6 < entropy_share < 0.95, 0.7 < spread < 1.6) == (True, True), (entropy_share, spread)
+    assert (0.45 < entropy_share < 0.7, 0.7 < spread < 1.4) == (True, True), (entropy_share, spread)
 
 
 @pytest.mark.parametrize("fraction", [16, 18])
@@ -176,6 +176,17 @@ def test_each_party_is_sent_what_it_expects_and_no_two_are_sent_all(model):
         ["1", "2"],
         ["0", "2"],
     ]
+
+
+def test_no_seed_is_used_twice(model):
+    # Who knew both seeds of a tensor, or two tensors' under one, would know it or their difference.
+    program = compile_program(model.architecture, 16)
+    for parts in (
+        share_weights(model, program, entropy()),
+        share_input(model.encode_text(""), program, entropy()),
+    ):
+        seeds = {name: part[name].numpy().tobytes() for part in parts for name in part if name[-1] in "01"}
+        assert len(set(seeds.values())) == len(seeds) > 2
 
 
 @pytest.mark.parametrize("change", ["missing", "another shape", "another type"])

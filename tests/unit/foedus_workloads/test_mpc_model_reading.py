@@ -73,6 +73,7 @@ def test_an_adapter_is_merged_as_peft_applies_it(base, tmp_path, lora, damping):
         BertForSequenceClassification.from_pretrained(base, num_labels=2), adapter
     ).eval()
     model = read_model(base, adapter)
+    assert model.architecture.labels == ("business", "sport")
     for text in SENTENCES[:2]:
         want = logits(loaded, model.tokenizer.encode(text).ids)
         assert plain(model, text) == pytest.approx(want, abs=2e-5)
@@ -169,6 +170,8 @@ def adapter_tensors(rename):
 
 
 ADAPTER_REFUSALS = {
+    "more labels": (lambda folder: (folder / "labels.json").write_text('["a"]'), "names 1 labels, its head has 2"),
+    "no labels": (lambda folder: (folder / "labels.json").write_text("{}"), "is not a list of labels"),
     "another method": (adapter_config(peft_type="IA3"), "peft_type 'IA3'"),
     "DoRA": (adapter_config(use_dora=True), "use_dora True"),
     "another scale": (adapter_config(use_rslora=True), "use_rslora True"),
@@ -201,3 +204,5 @@ def test_a_text_that_is_too_long_is_refused_without_being_cited(classifier):
     assert (caught.value.code, "parliament" in str(caught.value)) == (ExitCode.INVALID_DATA, False)
     with pytest.raises(InvalidInput, match="16 are taken"):
         model.encode_text(" ".join(["parliament"] * 20), 16)
+    with pytest.raises(InvalidInput, match="half a surrogate pair"):
+        model.encode_text("\ud800")
