@@ -1,7 +1,7 @@
 """The operator's tests on real API servers: `python -m e2e.operator_tests [FILE…]`.
 
-Each file of tests gets an API server of its own, which goes with it: kinds, policies and webhooks that one installs hold
-for all of an API server, so the tests of another would meet them.
+Each file of tests gets an API server of its own, which goes with it: kinds and policies that one installs hold for all
+of an API server, so the tests of another would meet them.
 """
 
 from __future__ import annotations
