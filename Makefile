@@ -108,8 +108,8 @@ e2e: $(STAMP) ## the tests on a whole Kubernetes: E2E_CLUSTER=local (default), k
 	$(BIN)/python -m pytest -vv --capture=no -m e2e e2e
 
 .PHONY: e2e-operator
-e2e-operator: $(STAMP) ## the operator's tests on the API server that KUBECONFIG names
-	$(BIN)/python -m pytest -m e2e -rs tests
+e2e-operator: $(STAMP) ## the operator's tests, each file on a real API server of its own; some: FILES=…
+	$(BIN)/python -m e2e.operator_tests $(FILES)
 
 .PHONY: demo
 demo: $(STAMP) ## ten silos train one adapter on BBC news under ε = 1 (fresh state folder each time)

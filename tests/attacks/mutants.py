@@ -6,20 +6,37 @@ fails the build. Nothing in the shipped code knows of mutants.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import shutil
-import subprocess
+import signal
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("operator", "workloads", "sdk", "tests", "crds", "examples", "pyproject.toml")
 ATTACK = "tests/attacks/test_attacks.py::test_the_coordinator_learns_no_silos_vector"
 # The one plugin that the tests need: loading all that are installed takes longer than most of the tests.
 PLUGINS = ("-p", "pytest_asyncio.plugin", "-p", "no:cacheprovider")
+# What the tests build on, imported once for all mutants: it takes longer than most of the tests. None of it is ours.
+LIBRARIES = [
+    "hypothesis",
+    "opendp.measurements",
+    "peft",
+    "pydantic",
+    "pytest",
+    "cryptography.x509",
+    "dp_accounting.pld",
+    "dp_accounting.rdp",
+    "scipy.stats",
+    "transformers.models.bert.modeling_bert",
+]
 SECONDS = 300.0  # a test of the table takes seconds; a mutant that hangs is not caught
 # How a test says that what it asserts does not hold. Any other error could be the patch's own fault.
 FAILED = re.compile(r"^E +(AssertionError|assert |Failed: |hypothesis\.errors\.)", re.MULTILINE)
@@ -78,22 +95,55 @@ def build(folder: Path, patches: Iterable[Patch] = ()) -> Path:
     return folder
 
 
-def run(tree: Path, *tests: str) -> subprocess.CompletedProcess[str]:
-    """Run tests with the packages of `tree` alone."""
-    path = os.pathsep.join(str(tree / part) for part in ("operator", "workloads", "sdk", "tests"))
-    command = [sys.executable, "-m", "pytest", "-x", *PLUGINS, "-m", "", "--tb=short", *tests]
-    return subprocess.run(
-        command,
-        cwd=tree,
-        env={**os.environ, "PYTHONPATH": path, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
+@dataclass(frozen=True)
+class Done:
+    """How a run of tests ended."""
+
+    code: int
+    output: str
 
 
-def caught(done: subprocess.CompletedProcess[str], mutant: Mutant) -> bool:
+def run(tree: Path, *tests: str, seconds: float = SECONDS) -> Done:
+    """Run tests with the packages of `tree` alone, in a process forked from one that has imported LIBRARIES."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(LIBRARIES)
+    output = tree / "output"
+    process = context.Process(target=_run_here, args=(tree, output, tests))
+    process.start()
+    process.join(seconds)
+    if process.exitcode is None:
+        os.killpg(process.pid or 0, signal.SIGKILL)
+        process.join()
+    return Done(process.exitcode or 0, output.read_text("utf-8", "replace"))
+
+
+def _run_here(tree: Path, output: Path, tests: tuple[str, ...]) -> None:
+    """Turn this process into one that knows only `tree`, and end it as pytest ends."""
+    os.setsid()
+    with output.open("wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(tree)
+    paths = [str(tree / part) for part in ("operator", "workloads", "sdk", "tests")]
+    os.environ |= {"PYTHONPATH": os.pathsep.join(paths), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    for name in [name for name, module in sys.modules.items() if any(map(_is_ours, _places(module)))]:
+        del sys.modules[name]
+    sys.path[:] = [*paths, *(path for path in sys.path if not _is_ours(path))]
+    sys.exit(pytest.main(["-x", *PLUGINS, "-m", "", "--tb=short", *tests]))
+
+
+def _places(module: ModuleType) -> list[str]:
+    """Return a module's file; the folders of a package that has none."""
+    file = getattr(module, "__file__", None)
+    return [file] if file else list(getattr(module, "__path__", ()))
+
+
+def _is_ours(path: str) -> bool:
+    """Tell whether a file or folder is one of this tree's, not of the environment that may lie within it."""
+    return any(Path(path).is_relative_to(ROOT / part) for part in PARTS)
+
+
+def caught(done: Done, mutant: Mutant) -> bool:
     """Tell whether the named test failed with what it had to show, an assertion of its own unless told otherwise."""
-    shown = mutant.shows in done.stdout if mutant.shows else FAILED.search(done.stdout) is not None
-    return done.returncode == 1 and shown
+    shown = mutant.shows in done.output if mutant.shows else FAILED.search(done.output) is not None
+    return done.code == 1 and shown

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from attacks.mutants import ROOT, build, caught, patched, run
+from attacks.mutants import ROOT, Done, build, caught, patched, run
 from attacks.mutants_charges import CHARGES_MUTANTS
 from attacks.mutants_client import CLIENT_MUTANTS
 from attacks.mutants_inference import INFERENCE_MUTANTS
@@ -29,8 +28,9 @@ MUTANTS = {
     **INFERENCE_MUTANTS,
 }
 WORKERS = 2  # each mutant is a process of its own; two cores are assumed
+SECONDS_FOR_ALL = 1800.0  # of the tests of all mutants one after the other
 UNPATCHED = "a copy without a patch"
-Runs = dict[str, Future[subprocess.CompletedProcess[str]]]
+Runs = dict[str, Future[Done]]
 
 
 @pytest.mark.parametrize("name", MUTANTS)
@@ -62,9 +62,10 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """The chosen builds, under way in processes of their own; the one that takes longest is the first."""
     chosen = [item.callspec.params["name"] for item in request.session.items if "runs" in item.fixturenames]
 
-    def make_and_run(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    def make_and_run(name: str, folder: Path) -> Done:
         if name == UNPATCHED:
-            return run(build(folder), *sorted({mutant.test for mutant in MUTANTS.values()}))
+            every = sorted({mutant.test for mutant in MUTANTS.values()})
+            return run(build(folder), *every, seconds=SECONDS_FOR_ALL)
         return run(build(folder, MUTANTS[name].patches), MUTANTS[name].test)
 
     pool = ThreadPoolExecutor(WORKERS)
@@ -76,11 +77,11 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.mark.mutants
 def test_the_same_tests_pass_in(runs: Runs, name: str) -> None:
     done = runs[name].result()
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.code == 0, done.output
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 @pytest.mark.mutants
 def test_a_build_with_a_check_off_is_caught(runs: Runs, name: str) -> None:
     done = runs[name].result()
-    assert caught(done, MUTANTS[name]), done.stdout + done.stderr
+    assert caught(done, MUTANTS[name]), done.output

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from bad_input.command_line import E, case
 from bad_input.sabotage import full_volume
 from bad_input.worlds import Arguments, Machine
-from support.tiny_classifier import write_tiny_classifier
+from support.tiny_classifier import write_classifier
 
 TEXT = "the minister told parliament"
 
@@ -22,7 +22,7 @@ def infer(*more: str, texts: tuple[str, ...] = (TEXT,)) -> Callable[[Machine], A
 def command(machine: Machine, *more: str, texts: tuple[str, ...] = (TEXT,)) -> Arguments:
     folder = machine.root / "classifier"
     if not folder.exists():
-        write_tiny_classifier(folder)
+        write_classifier(folder, "bert")
     state = str(machine.root / "state-infer")
     # As JSON, progress stands with the answers, so that standard error holds what is wrong alone.
     return ["infer", "--local", "--output", "json", "--model", str(folder), "--state", state, *more, *texts]

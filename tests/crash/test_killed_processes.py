@@ -54,6 +54,7 @@ SILO_STAGES = [
     ("Send Unmask", 1, 1),
 ]
 EVERY_PHASE = {"Send AdvertiseKeys", "Send ShareKeys", "DrawNoise", "Send ConfirmSurvivors", "Send Unmask"}
+AROUND_THE_CHARGE = {"ChargeLedger", "JournalSilo Uploaded"}
 SEVEN = 7  # silos, of which two may be lost: more than one, which n = 4 cannot show
 # For a quorum that can spare nobody: one more that is slow on a loaded machine must not be taken for dead.
 PATIENT = ServerSettings(poll_seconds=2, silence_seconds=20.0)
@@ -120,7 +121,10 @@ def test_a_coordinator_killed_at_one_stage(
 @pytest.mark.parametrize(
     "names",
     [
-        pytest.param([row[0] for row in SILO_STAGES if row[0] in EVERY_PHASE], id="each phase"),
+        pytest.param(
+            [row[0] for row in SILO_STAGES if row[0] in EVERY_PHASE | AROUND_THE_CHARGE],
+            id="each phase, and around the charge",
+        ),
         pytest.param([row[0] for row in SILO_STAGES], id="every stage", marks=pytest.mark.nightly),
     ],
 )

@@ -9,16 +9,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from foedus_contract.errors import Unavailable
+from foedus_contract import limits
+from foedus_contract.errors import InvalidInput, Unavailable
+from foedus_contract.exit_codes import ExitCode
 
 LOOK_SECONDS = 0.02  # between two tries for a lock that is held for milliseconds
 
 
 @contextmanager
 def open_lines(path: Path, *, owner: str) -> Iterator[tuple[int, tuple[bytes, ...]]]:
-    """Give the file's descriptor, for appending by this process alone, and its whole lines; as `open_locked`."""
+    """Give the file's descriptor, for appending by this process alone, and its whole lines; as `open_locked`.
+
+    Raises InvalidInput on a file that no job can have made so long.
+    """
     with open_locked(path, owner=owner) as descriptor:
         try:
+            if os.fstat(descriptor).st_size > limits.MAX_JOURNAL_BYTES:
+                raise InvalidInput("the journal is too large", where=str(path), code=ExitCode.INVALID_DATA)
             lines = take_lines(descriptor)
             sync_folder(path.parent)
         except OSError as error:

@@ -11,6 +11,7 @@ MAX_RECORDS = 100_000  # a silo's records: δ = 1e-5 must stay below 1/N
 MAX_HEADER_BYTES = 256 * 1024  # a roster or share delivery of 50 silos is below 100 KiB
 MAX_PAYLOAD_BYTES = 4 * MAX_COORDINATES + 1024 * 1024  # a vector of uint32, or an adapter, and its header
 MAX_RESULT_BYTES = 4096  # the kubelet keeps this much of a termination message
+MAX_JOURNAL_BYTES = 256 * 1024 * 1024  # MAX_ATTEMPTS with MAX_SILOS names, 4 KiB, in each of a few entries
 MAX_MANIFEST_BYTES = 1024 * 1024  # etcd refuses objects above 1.5 MiB
 MAX_DATA_BYTES = 4 * 1024**3  # one silo's data file
 MAX_LINE_BYTES = 1024 * 1024  # one record of a data file

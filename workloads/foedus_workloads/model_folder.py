@@ -19,6 +19,7 @@ from foedus_contract.size import bert_modules
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
+LABELS_FILE = "labels.json"  # of an adapter: its classes in the order of the head's rows, which peft does not keep
 MAX_JSON_BYTES = 64 * 1024 * 1024  # a tokenizer of 250,000 words is below 20 MiB
 MAX_SAFETENSORS_HEADER = 100_000_000  # the safetensors format's own bound
 WEIGHT_TYPES = frozenset({"F32", "F16", "BF16"})
@@ -93,18 +94,33 @@ def safetensors_header(file: Path) -> dict[str, Any]:
 
 def read_json(file: Path) -> dict[str, Any]:
     """Return the JSON object in `file`, of a bounded size."""
+    value = _parsed(file)
+    if not isinstance(value, dict):
+        refuse(str(file), "the file is not a JSON object", "the model's folder is damaged")
+    return value
+
+
+def read_labels(folder: Path) -> tuple[str, ...] | None:
+    """Return the names of an adapter's classes, None where its folder does not say them."""
+    file = folder / LABELS_FILE
+    if not file.exists():
+        return None
+    value = _parsed(file)
+    if not isinstance(value, list) or not all(isinstance(label, str) for label in value):
+        refuse(str(file), "the file is not a list of labels", "take a complete copy of the adapter")
+    return tuple(value)
+
+
+def _parsed(file: Path) -> Any:
     try:
         text = read_at_most(file, MAX_JSON_BYTES)
         if len(text) > MAX_JSON_BYTES:
-            refuse(str(file), f"the file is larger than {MAX_JSON_BYTES} bytes", "the base model's folder is damaged")
-        value = json.loads(text)
+            refuse(str(file), f"the file is larger than {MAX_JSON_BYTES} bytes", "the model's folder is damaged")
+        return json.loads(text)
     except OSError:
-        refuse(str(file), "the file cannot be read", "the base model's folder is incomplete")
+        refuse(str(file), "the file cannot be read", "the model's folder is incomplete")
     except (ValueError, RecursionError):
-        refuse(str(file), "the file is not valid JSON", "the base model's folder is damaged")
-    if not isinstance(value, dict):
-        refuse(str(file), "the file is not a JSON object", "the base model's folder is damaged")
-    return value
+        refuse(str(file), "the file is not valid JSON", "the model's folder is damaged")
 
 
 def open_tokenizer(folder: Path) -> Any:

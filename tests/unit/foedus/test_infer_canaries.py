@@ -25,7 +25,7 @@ from foedus_workloads.inference.model import Owner, Sharing, make_tasks
 from foedus_workloads.inference.party import PartyService
 from foedus_workloads.transport.caller import Call
 from support.inference_world import PATIENT, QUICK, World
-from support.tiny_classifier import write_tiny_classifier
+from support.tiny_classifier import write_classifier
 
 CANARY = "the striker told parliament about a faster computer chip"
 BITS = 16
@@ -35,7 +35,7 @@ WEIGHT = "bert.encoder.layer.0.intermediate.dense.weight"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return write_tiny_classifier(tmp_path_factory.mktemp("model"))
+    return write_classifier(tmp_path_factory.mktemp("model"), "bert")[0]
 
 
 def fixed(values: torch.Tensor) -> bytes:

@@ -27,7 +27,7 @@ from foedus_contract.errors import FoedusError
 from foedus_contract.exit_codes import ExitCode
 from foedus_workloads.inference.shares import write_shares
 from foedus_workloads.mpc.model import compile_program, plan, read_model
-from support.tiny_classifier import LABELS, write_tiny_classifier
+from support.tiny_classifier import LABELS, write_classifier
 
 TEXTS = ("the minister told parliament about the new tax law", "the film won an award")
 LIMIT_SECONDS = 300.0  # a call takes ten seconds of processor time; who takes longer hangs
@@ -35,7 +35,7 @@ LIMIT_SECONDS = 300.0  # a call takes ten seconds of processor time; who takes l
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return write_tiny_classifier(tmp_path_factory.mktemp("model"))
+    return write_classifier(tmp_path_factory.mktemp("model"), "bert")[0]
 
 
 @pytest.fixture

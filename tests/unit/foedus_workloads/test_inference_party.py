@@ -18,14 +18,14 @@ from foedus_workloads.inference.party import claim_incarnation
 from foedus_workloads.inference.shares import write_shares
 from foedus_workloads.transport.tls import party_uri
 from support.certificates import Authority
-from support.tiny_classifier import write_tiny_classifier
+from support.tiny_classifier import write_classifier
 
 PORT = 8443
 
 
 @pytest.fixture(scope="module")
 def sharing(tmp_path_factory):
-    return Owner(write_tiny_classifier(tmp_path_factory.mktemp("model")), None).share(os.urandom)
+    return Owner(write_classifier(tmp_path_factory.mktemp("model"), "bert")[0], None).share(os.urandom)
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from foedus_contract.errors import FoedusError, InvalidInput, Refused, Unavailable
 from foedus_contract.run_spec import SiloPolicy
 from foedus_contract.wire import AttemptId
+from foedus_workloads.training.coordinator_journal import open_coordinator_journal
 from foedus_workloads.training.identity import load_identity, read_policy
 from foedus_workloads.training.journal import open_journal
 from foedus_workloads.training.silo_entries import Entry, check_follows
@@ -142,3 +145,25 @@ def test_masked_bytes_of_skipped_attempts_go_too_and_are_the_owners_alone(tmp_pa
                 play(journal, step, attempt)
     left = list(tmp_path.glob("*.masked"))
     assert [(path.name.rpartition("-")[2], path.stat().st_mode & 0o777) for path in left] == [("4.masked", 0o600)]
+
+
+def of_silo(folder: Path) -> AbstractContextManager[object]:
+    return open_journal(folder, "uid")
+
+
+def of_coordinator(folder: Path) -> AbstractContextManager[object]:
+    return open_coordinator_journal(folder / "journal.jsonl")
+
+
+@pytest.mark.parametrize("opened", [of_silo, of_coordinator])
+def test_a_file_longer_than_any_jobs_journal_is_refused_and_left_as_it_is(
+    tmp_path: Path, opened: Callable[[Path], AbstractContextManager[object]]
+) -> None:
+    with opened(tmp_path):
+        pass
+    (path,) = tmp_path.glob("journal*.jsonl")
+    size = 256 * 1024 * 1024 + 1
+    os.truncate(path, size)
+    with pytest.raises(InvalidInput, match="too large"), opened(tmp_path):
+        pass
+    assert path.stat().st_size == size

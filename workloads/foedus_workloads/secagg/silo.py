@@ -46,7 +46,6 @@ from foedus_contract.wire import (
     Refuse,
     Roster,
     ShareKeys,
-    StartAttempt,
     SurvivorProof,
     Survivors,
     Unmask,
@@ -160,7 +159,7 @@ def silo_receives(state: SiloAttempt, message: CoordinatorMessage, entropy: Entr
     try:
         return _answer(state, message, entropy)
     except InvalidInput as problem:
-        return _refuse(state, str(problem))
+        return _refuse(state, problem.what)
 
 
 def silo_contributes(state: SiloAttempt, vector: Vector) -> Step[SiloAttempt]:
@@ -198,10 +197,8 @@ def _answer(state: SiloAttempt, message: CoordinatorMessage, entropy: Entropy) -
             step = _confirm(state, message)
         case SiloStage.PROOF, SurvivorProof():
             step = _unmask(state, message)
-        case _, StartAttempt(adapter_digest=state.context.adapter_digest):
-            return Step(state)  # the broadcast that led here, delivered again
         case _:
-            raise InvalidInput(f"it came while waiting for {state.stage.value}", where=message.kind)
+            raise InvalidInput(f"{message.kind} came while waiting for {state.stage.value}")
     return replace(step, state=replace(step.state, answered=message))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from foedus_workloads.model_folder import WEIGHT_TYPES, file_digests, read_json, refuse, safetensors_header
+from foedus_workloads.model_folder import WEIGHT_TYPES, file_digests, read_json, read_labels, refuse, safetensors_header
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."  # of all names in peft's file
@@ -53,12 +53,13 @@ class Factors:
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter's factors by module, the tensors that it replaces (its head), and its files' digests."""
+    """An adapter's factors by module, the tensors that it replaces (its head), its labels, and its files' digests."""
 
     path: Path
     factors: Mapping[str, Factors]
     replaced: Mapping[str, Tensor] = field(repr=False)
     digests: Mapping[str, str]
+    labels: tuple[str, ...] | None
 
 
 def read_adapter(folder: Path, kind: str) -> Adapter:
@@ -79,7 +80,8 @@ def read_adapter(folder: Path, kind: str) -> Adapter:
         else:
             factors.setdefault(inner.removesuffix(ending), {})[_FACTORS[ending]] = tensor
     merged = {module: _factors(module, parts, config, file) for module, parts in factors.items()}
-    return Adapter(folder, merged, replaced, file_digests(folder, (ADAPTER_CONFIG, ADAPTER_WEIGHTS)))
+    digests = file_digests(folder, (ADAPTER_CONFIG, ADAPTER_WEIGHTS))
+    return Adapter(folder, merged, replaced, digests, read_labels(folder))
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
@@ -88,7 +90,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        return load_file(file)
+        return dict(load_file(file))
     except (SafetensorError, OSError):
         refuse(str(file), "the weights file is broken", "take a complete copy of it")
 

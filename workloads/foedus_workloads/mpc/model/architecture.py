@@ -57,8 +57,8 @@ class Architecture(ContractModel):
         return "pooler.dense", "classifier"
 
 
-def read_architecture(folder: Path, labels: int) -> Architecture:
-    """Return the architecture of the model in `folder` with a head of `labels` classes.
+def read_architecture(folder: Path, count: int, labels: tuple[str, ...] | None = None) -> Architecture:
+    """Return the architecture of the model in `folder` with a head of `count` classes, named `labels` if they are.
 
     Raises InvalidInput naming what of the config is not supported.
     """
@@ -84,7 +84,7 @@ def read_architecture(folder: Path, labels: int) -> Architecture:
         positions=positions,
         padding=padding,
         epsilon=_epsilon(config, where),
-        labels=_labels(config, labels),
+        labels=tuple(label[:_LABEL_LETTERS] for label in labels or _named(config, count)),
     )
 
 
@@ -108,9 +108,9 @@ def _epsilon(config: Mapping[str, Any], where: str) -> float:
     return epsilon
 
 
-def _labels(config: Mapping[str, Any], count: int) -> tuple[str, ...]:
+def _named(config: Mapping[str, Any], count: int) -> tuple[str, ...]:
     """Return the classes' names; those that `transformers` invents where the config names none that fit."""
     named = config.get("id2label")
     if isinstance(named, dict) and sorted(named) == sorted(str(index) for index in range(count)):
-        return tuple(str(named[str(index)])[:_LABEL_LETTERS] for index in range(count))
+        return tuple(str(named[str(index)]) for index in range(count))
     return tuple(f"LABEL_{index}" for index in range(count))

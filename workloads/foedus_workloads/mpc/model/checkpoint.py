@@ -13,6 +13,7 @@ from torch import Tensor
 from foedus_contract.canonical import digest
 from foedus_workloads.model_folder import (
     CONFIG_FILE,
+    LABELS_FILE,
     TOKENIZER_FILE,
     WEIGHT_TYPES,
     WEIGHTS_FILE,
@@ -86,7 +87,11 @@ def _check(base: Path, adapter_path: Path | None) -> _Folder:
     shapes = {inner: _shape(header[name], inner, file) for inner, name in names.items()}
     if adapter is not None:
         shapes |= {name: tuple(tensor.shape) for name, tensor in adapter.replaced.items()}
-    sizes = read_architecture(base, _count_labels(shapes, kind, file))
+    count = _count_labels(shapes, kind, file)
+    if adapter is not None and adapter.labels is not None and len(adapter.labels) != count:
+        what = f"the adapter names {len(adapter.labels)} labels, its head has {count}"
+        refuse(str(adapter.path / LABELS_FILE), what, "take a complete copy of the adapter")
+    sizes = read_architecture(base, count, adapter.labels if adapter else None)
     wanted = dict(wanted_tensors(sizes))
     for name, shape in wanted.items():
         if shapes.get(name) != shape:

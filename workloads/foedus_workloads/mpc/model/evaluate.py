@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +29,7 @@ from foedus_workloads.mpc.model.program import (
 from foedus_workloads.mpc.model.text import EmbeddedText
 from foedus_workloads.mpc.party import Shared
 
-_FUNCTIONS = {"gelu": torch.nn.functional.gelu, "tanh": torch.tanh}
+_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": torch.nn.functional.gelu, "tanh": torch.tanh}
 
 
 @dataclass(frozen=True)

@@ -53,11 +53,11 @@ def build_weights(program: Program, share: Callable[[str], Shared]) -> PartyWeig
     for step in program.steps:
         if isinstance(step, Linear):
             for each in step.maps:
-                weight = prepare(share(f"{each.module}.weight"))
-                linears[each.module] = layers.Linear(weight, share(f"{each.module}.bias"))
+                factor = prepare(share(f"{each.module}.weight"))
+                linears[each.module] = layers.Linear(factor, share(f"{each.module}.bias"))
         elif isinstance(step, AddNorm):
-            parts = (share(f"{step.name}.{part}") for part in ("weight", "bias"))
-            norms[step.name] = layers.Norm(*parts, step.epsilon)
+            weight, bias = (share(f"{step.name}.{part}") for part in ("weight", "bias"))
+            norms[step.name] = layers.Norm(weight, bias, step.epsilon)
     return PartyWeights(linears, norms)
 
 
@@ -112,7 +112,7 @@ def _attention(party: Party, step: Attention, values: Mapping[str, Shared]) -> O
 
 def split_heads(t: Tensor, step: Attention) -> Tensor:
     """Return [tokens, hidden] as [heads, tokens, size]."""
-    return t.unflatten(-1, (step.heads, step.size)).transpose(0, 1)
+    return t.reshape(-1, step.heads, step.size).transpose(0, 1)
 
 
 def join_heads(t: Tensor) -> Tensor:

@@ -49,9 +49,9 @@ class Cost:
         )
 
     @property
-    def most_bytes(self) -> int:
-        """What the party sends that sends most."""
-        return max(self.bytes_sent)
+    def mean_bytes(self) -> float:
+        """What a party sends, in the mean of the three."""
+        return sum(self.bytes_sent) / PARTIES
 
 
 @dataclass(frozen=True)

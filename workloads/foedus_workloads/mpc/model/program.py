@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from foedus_contract.canonical import digest
 from foedus_contract.errors import InvalidInput
@@ -141,9 +141,13 @@ class Program:
     @property
     def digest(self) -> str:
         """Return `sha256:…` of all that the parties must agree on: architecture, length, fixed point and steps."""
-        steps = [[type(step).__name__, asdict(step)] for step in self.steps]
-        common = {"architecture": self.architecture.model_dump(), "tokens": self.tokens, "fraction": self.fraction}
-        return digest("foedus/mpc/program", {**common, "steps": steps})
+        common: dict[str, Any] = {
+            "architecture": self.architecture.model_dump(),
+            "tokens": self.tokens,
+            "fraction": self.fraction,
+            "steps": [[type(step).__name__, asdict(step)] for step in self.steps],
+        }
+        return digest("foedus/mpc/program", common)
 
     @property
     def inputs(self) -> tuple[Secret, ...]:

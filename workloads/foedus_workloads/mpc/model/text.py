@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -50,15 +50,12 @@ class Embeddings:
     def encode(self, text: str, tokens: int | None = None) -> EmbeddedText:
         """Return the text embedded and padded; raises InvalidInput, which does not cite it, if it is too long."""
         sizes = self.architecture
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            _refuse_text("the text holds half a surrogate pair", "save it as valid Unicode")
         ids = list(self.tokenizer.encode(text).ids)
         most = sizes.positions if tokens is None else min(tokens, sizes.positions)
         if len(ids) > most:
-            raise InvalidInput(
-                f"the text has {len(ids)} tokens, {most} are taken",
-                where="text",
-                cure="shorten it",
-                code=ExitCode.INVALID_DATA,
-            )
+            _refuse_text(f"the text has {len(ids)} tokens, {most} are taken", "shorten it")
         length = padded_length(max(len(ids), MIN_TOKENS), sizes.positions) if tokens is None else most
         mask = torch.zeros(length, dtype=torch.float64)
         mask[len(ids) :] = MASKED
@@ -76,6 +73,10 @@ class Embeddings:
         total = word[words].double() + position[rows].double() + kind[0].double()
         weight, bias = (self.tensors[f"embeddings.LayerNorm.{part}"].double() for part in ("weight", "bias"))
         return torch.nn.functional.layer_norm(total, (sizes.hidden,), weight, bias, sizes.epsilon)
+
+
+def _refuse_text(what: str, cure: str) -> NoReturn:
+    raise InvalidInput(what, where="text", cure=cure, code=ExitCode.INVALID_DATA)
 
 
 def check_vocabulary(tokenizer: Any, sizes: Architecture, folder: Path) -> None:
