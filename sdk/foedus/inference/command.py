@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 import time
@@ -11,13 +12,13 @@ from typing import BinaryIO
 import click
 from rich.console import Console
 
-from foedus.inference.local import PROTOCOLS, Request, infer_local
+from foedus.inference.answer import PROTOCOLS
 from foedus.inference.show import JsonLines, Lines, Show
 from foedus.inference.source import find_model
 from foedus.interrupt import run_until_terminated
 from foedus.options import state_option
 from foedus_contract import limits
-from foedus_contract.errors import InvalidInput
+from foedus_contract.errors import InvalidInput, Unavailable
 from foedus_contract.exit_codes import ExitCode
 
 
@@ -52,9 +53,13 @@ def infer(
     """
     if not local:
         raise click.UsageError("only --local is there yet")
+    if importlib.util.find_spec("torch") is None:
+        raise Unavailable("torch is not installed", cure="install the project's extra `training`")
     asked = (*texts, *(() if file is None else read_texts(file)))
     if not asked:
         raise click.UsageError("no text is given; write it behind the options, or name a file with --file")
+    from foedus.inference.local import Request, infer_local
+
     request = Request(check_texts(asked), find_model(model), adapter, state, protocol)
     show = make_show(output)
 

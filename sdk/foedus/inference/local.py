@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from foedus.inference.answer import Answer, Inference, scores
+from foedus.inference.answer import PROTOCOLS, Answer, Inference, scores
 from foedus.inference.folders import build_spec, call_folder, lay_out, shares_path
 from foedus.inference.parties import LocalParties
 from foedus.inference.show import Show
@@ -31,7 +31,6 @@ from foedus_workloads.mpc.model import ASSUMPTION, EmbeddedText
 from foedus_workloads.transport.caller import Call, CallerPatience, CallerPlace
 
 T = TypeVar("T")
-PROTOCOLS = ("Replicated3PC",)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
-from foedus.inference import local
 from foedus.inference.local import Request, infer_local
 from foedus.inference.show import Silent
 from foedus_workloads.inference.inquiry import Inquiry
@@ -177,4 +176,4 @@ def test_no_frame_between_client_and_parties_holds_a_canary(model, tmp_path, fra
     assert found(secrets(model), content) == []
     assert sum(reply.bytes_sent) < len(content)  # every frame was seen
     assert question.shares[1]["embedded.2"][0].numpy().tobytes() in content
-    assert local.PROTOCOLS[0].encode() in content
+    assert b"Replicated3PC" in content
