@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from foedus.inference.local import Request, infer_local
 from foedus.inference.show import Silent
 from foedus_workloads.inference.inquiry import Inquiry
-from foedus_workloads.inference.model import Owner, Sharing, make_tasks
+from foedus_workloads.inference.model import Owner, make_tasks
 from foedus_workloads.inference.party import PartyService
 from foedus_workloads.transport.caller import Call
 from support.inference_world import PATIENT, QUICK, World
@@ -96,48 +96,45 @@ def child(state: Path, party: int) -> int:
 
 
 class Looking(Silent):
-    """Looks into the parties' memories in the middle of a computation, and at the end; at their files, too."""
+    """Copies the parties' memories in the middle of a computation and at the end, and what lies in their files."""
 
-    def __init__(self, state: Path, secrets: dict[str, bytes]) -> None:
-        self._state, self._secrets = state, secrets
-        self.sharings: list[Sharing] = []
-        self.looks = 0
-        self.found: list[str] = []
-        self.holds_its_shares: list[bool] = []
+    def __init__(self, state: Path) -> None:
+        self._state = state
+        self.memories: list[tuple[int, bytes]] = []  # with the party's number
+        self.files: list[bytes] = []
 
     def rounds(self, text: int, texts: int, begun: int, total: int) -> None:
-        if begun > 0 and self.looks == 0:
+        if begun > 0 and not self.memories:
             self.look()
 
     def answer(self, number: int, answer: object) -> None:
         self.look()
 
     def look(self) -> None:
-        self.looks += 1
         processes = [child(self._state, party) for party in range(3)]
         for process in processes:
-            os.kill(process, signal.SIGSTOP)  # so that nothing is let go before it is looked at
-        for party, process in enumerate(processes):
-            content = memory(process)
-            self.found += [f"party {party}: {name}" for name in found(self._secrets, content)]
-            own = self.sharings[0].shares[party].get(BIAS)
-            self.holds_its_shares.append(own is not None and own.numpy().tobytes() in content)
+            os.kill(process, signal.SIGSTOP)  # so that nothing is let go before it is copied
+        self.memories += [(party, memory(process)) for party, process in enumerate(processes)]
         for process in processes:
             os.kill(process, signal.SIGCONT)
-        for path in self._state.rglob("*"):
-            if path.is_file() and not path.is_symlink():
-                self.found += [f"{path.name}: {name}" for name in found(self._secrets, path.read_bytes())]
+        self.files += [path.read_bytes() for path in self._state.rglob("*") if path.is_file()]
 
 
 def test_no_partys_memory_and_no_file_holds_a_canary(model, tmp_path, monkeypatch):
-    show, share = Looking(tmp_path / "state", secrets(model)), Owner.share
-    monkeypatch.setattr(Owner, "share", lambda *a: show.sharings.append(share(*a)) or show.sharings[-1])
+    show, share, sharings = Looking(tmp_path / "state"), Owner.share, []
+    monkeypatch.setattr(Owner, "share", lambda *a: sharings.append(share(*a)) or sharings[-1])
     asyncio.run(infer_local(Request((CANARY,), model, None, tmp_path / "state"), show, os.environ))
-    assert show.looks == 2
-    assert show.found == []
+    planted = secrets(model)
+    assert [(party, found(planted, content)) for party, content in show.memories] == [(p, []) for p in range(3)] * 2
+    assert [found(planted, content) for content in show.files if found(planted, content)] == []
     # The look itself works: parties 1 and 2, which were sent this component in full, have it in their memories, and
     # this process has the text.
-    assert show.holds_its_shares == [False, True, True] * 2
+    known = [sharings[0].shares[party].get(BIAS) for party, _ in show.memories]
+    holds = [
+        each is not None and each.numpy().tobytes() in content
+        for each, (_, content) in zip(known, show.memories, strict=True)
+    ]
+    assert holds == [False, True, True] * 2
     assert CANARY.encode() in memory(os.getpid())
 
 

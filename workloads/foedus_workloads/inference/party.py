@@ -35,7 +35,7 @@ from foedus_workloads.transport.reception import PartyPlace, Reception
 LISTENING = "listening"  # the last thing that a party reports before it serves
 INCARNATIONS_FILE = "incarnations"  # below the state folder: a line for each start
 REPORT_SECONDS = 0.5  # between two reports of rounds to a client
-REPORTED_SECONDS = 1.0  # until one has left: a client that takes none has gone
+REPORTED_SECONDS = 10.0  # until one has left: a client that takes none has gone
 Entropy = Callable[[int], bytes]
 MakeTasks = Callable[[ShareLabel, dict[str, Tensor]], Tasks]
 
@@ -203,7 +203,7 @@ class Reports:
         if self.client.stirs():
             raise _left()
         try:
-            self.client.send(self.desk.computing(rounds), until=now + REPORTED_SECONDS, clock=self.clock)
+            self.client.send(self.desk.computing(rounds), until=self.clock() + REPORTED_SECONDS, clock=self.clock)
         except OSError:
             raise _left() from None
 

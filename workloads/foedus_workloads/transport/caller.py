@@ -21,7 +21,7 @@ from foedus_workloads.transport.parties import Dialling
 from foedus_workloads.transport.tls import TlsPaths, party_contexts
 from foedus_workloads.transport.tls_faults import identity_refused
 
-LAST_WORDS_SECONDS = 2.0  # after one party has failed, for the others to say what they saw
+LAST_WORDS_SECONDS = 5.0  # after one party has failed, for the others to say what they saw
 Report = Callable[[int], None]
 
 
