@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import BertForSequenceClassification
 
@@ -80,10 +81,32 @@ def test_an_adapter_is_merged_as_peft_applies_it(base, tmp_path, lora, damping):
     assert np.std(want) > 0.01
 
 
+@peft_still_asks
+@pytest.mark.filterwarnings("ignore:Could not find a config file:UserWarning")
+def test_what_peft_itself_saves_is_merged_for_both_kinds(classifier, tmp_path):
+    folder, original = classifier
+    config = LoraConfig(
+        task_type=TaskType.SEQ_CLS,
+        r=2,
+        lora_alpha=4,
+        target_modules=["value", "intermediate.dense"],
+        rank_pattern={r"layer\.0\.attention\.self\.value": 3},
+        alpha_pattern={"intermediate.dense": 1},
+        init_lora_weights=False,  # else B is zero and nothing is added
+    )
+    adapted = get_peft_model(copy.deepcopy(original), config).eval()
+    adapted.save_pretrained(tmp_path, save_embedding_layers=False)
+    model = read_model(folder, tmp_path)
+    ids = model.tokenizer.encode(SENTENCES[3]).ids
+    want = logits(adapted, ids)
+    assert plain(model, SENTENCES[3]) == pytest.approx(want, abs=2e-5)
+    assert want != pytest.approx(logits(original, ids), abs=1e-2)
+
+
 def test_the_digest_covers_model_and_adapter(base, adapter, tmp_path):
-    copy, other = shutil.copytree(base, tmp_path / "base"), shutil.copytree(adapter, tmp_path / "adapter")
+    same, other = shutil.copytree(base, tmp_path / "base"), shutil.copytree(adapter, tmp_path / "adapter")
     digest = read_model(base, adapter).digest
-    assert read_model(copy, other).digest == digest
+    assert read_model(same, other).digest == digest
     (other / "adapter_config.json").write_text((other / "adapter_config.json").read_text() + " ")
     assert read_model(base, other).digest != digest
 
