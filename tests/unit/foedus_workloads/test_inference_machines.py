@@ -189,9 +189,10 @@ def failing(blames, code=ExitCode.QUORUM_LOST):
         ({0: failing(1), 2: failing(1)}, 0),
         ({0: failing(1), 1: JobFailed("is gone"), 2: failing(0)}, 1),
         ({0: failing(1), 1: failing(0)}, 1),
+        ({0: failing(1, ExitCode.DEADLINE_EXCEEDED), 1: failing(0), 2: failing(0)}, 0),
         ({2: failing(2)}, 2),
     ],
-    ids=["along a chain", "who says nothing", "gone", "each other", "alone"],
+    ids=["along a chain", "who says nothing", "gone", "each other", "late", "alone"],
 )
 def test_the_cause_is_told_and_not_what_follows_from_it(errors, cause):
     assert root_cause(errors) is errors[cause]

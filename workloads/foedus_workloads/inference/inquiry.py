@@ -170,16 +170,19 @@ def told(party: int, message: Failure) -> PartyFailed:
 def root_cause(errors: Mapping[int, FoedusError]) -> FoedusError:
     """Return the error nearest the cause: a party that ends takes the others' sessions along, one after the other.
 
-    From the first error on, whoever is blamed is heard in its turn, until one blames itself or says nothing.
+    From the first error on, whoever is blamed is heard in its turn, until one blames itself or says nothing. Where two
+    blame each other, one was late and then found the others gone.
     """
-    party, heard = next(iter(errors)), set[int]()
+    party, heard = next(iter(errors)), list[FoedusError]()
     while True:
-        heard.add(party)
         error = errors[party]
-        blamed = error.blames if isinstance(error, PartyFailed) else party
-        if blamed not in errors or blamed in heard:
+        heard.append(error)
+        party = error.blames if isinstance(error, PartyFailed) else party
+        if party not in errors:
             return error
-        party = blamed
+        if errors[party] in heard:
+            late = [each for each in heard if each.code is ExitCode.DEADLINE_EXCEEDED]
+            return error if errors[party] is error or not late else late[0]
 
 
 def _wrong(party: int, what: str) -> JobFailed:
