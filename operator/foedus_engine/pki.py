@@ -25,6 +25,12 @@ from foedus_engine.names import CA_CERTIFICATE_KEY, CERTIFICATE_KEY, PRIVATE_KEY
 CLOCK_SKEW = timedelta(minutes=5)  # a silo's clock may be behind the engine's by this much
 SERIAL_BYTES = 20  # RFC 5280 allows 20 octets; the top bit is cleared so that the number stays positive
 
+_USAGES = {
+    "ServerLeaf": [ExtendedKeyUsageOID.SERVER_AUTH],
+    "ClientLeaf": [ExtendedKeyUsageOID.CLIENT_AUTH],
+    "PeerLeaf": [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH],
+}
+
 Clock = Callable[[], datetime]
 Entropy = Callable[[int], bytes]
 
@@ -103,20 +109,18 @@ def make_leaf(
 ) -> dict[str, bytes]:
     """Return a new leaf for the names of `request`, its key, and the authority's certificate.
 
-    A server's leaf is good for serving only, a client's for dialling only.
+    A server's leaf is good for serving only, a client's for dialling only, a peer's for both.
     """
     authority = _load_issuer(issuer)
     key = ec.generate_private_key(ec.SECP256R1())
     names: list[x509.GeneralName] = [x509.DNSName(name) for name in request.dns_names]
     names += [x509.UniformResourceIdentifier(uri) for uri in request.uris]
-    server = request.kind == "ServerLeaf"
-    usage = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
     not_after = min(now + timedelta(seconds=request.valid_seconds), authority.not_after)
     builder = (
         _builder(_name(request.common_name), authority.name, key.public_key(), now, not_after, entropy)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(_USAGES[request.kind]), critical=False)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()), critical=False)
     )

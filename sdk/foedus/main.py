@@ -23,13 +23,15 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "data": ("foedus.data:data", "Prepare example data."),
         "delete": ("foedus.delete:delete", "Remove a job; give back what it has not spent."),
         "get": ("foedus.get:get", "Show the jobs and budgets of a cluster."),
+        "infer": ("foedus.inference.command:infer", "Label texts that no party sees by a model that none sees."),
         "logs": ("foedus.logs:logs", "Show what the processes of a job on a cluster say."),
+        "mpc": ("foedus.mpc:mpc", "Plan private inference by three parties."),
         "report": ("foedus.report.command:report", "Make the report in a result folder again."),
         "run": ("foedus.run:run", "Run manifests on this machine."),
     }
 )
-# They work in a state folder of this machine, so `kubectl foedus` has them not: there, `delete` would mislead.
-ON_A_LAPTOP = frozenset({"data", "delete", "run"})
+# They work on folders of this machine, so `kubectl foedus` has them not: there, `delete` would mislead.
+ON_A_LAPTOP = frozenset({"data", "delete", "infer", "mpc", "run"})
 
 
 class LazyGroup(click.Group):

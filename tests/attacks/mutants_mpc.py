@@ -11,6 +11,22 @@ ALIKE = f"{TESTS}/test_mpc_secrecy.py::test_every_secret_looks_alike_to_each_par
 EXPECTED = f"{TESTS}/test_mpc_session.py::test_what_was_not_expected_ends_the_session"
 
 MPC_MUTANTS = {
+    "texts-not-padded": fails(
+        f"{TESTS}/test_mpc_model_program.py::test_texts_are_padded_to_powers_of_two_or_the_models_most",
+        Patch(
+            f"{MPC}/model/program.py",
+            "    return min(max(SMALLEST_LENGTH",
+            "    return tokens or min(max(SMALLEST_LENGTH",
+        ),
+    ),
+    "one-seed-for-both-components": fails(
+        f"{TESTS}/test_mpc_model_program.py::test_no_seed_is_used_twice",
+        Patch(
+            f"{MPC}/model/sharing.py",
+            "seeds = (entropy(KEY_BYTES), entropy(KEY_BYTES))",
+            "seeds = (entropy(KEY_BYTES),) * 2",
+        ),
+    ),
     "products-left-unmasked": fails(
         f"{ALIKE}[multiply, all factors]",
         Patch(f"{MPC}/arithmetic.py", "    return domain.subtract(step", "    return 0 * domain.subtract(step"),
@@ -57,6 +73,6 @@ MPC_MUTANTS = {
     ),
     "any-party-answers": fails(
         f"{TESTS}/test_mpc_transport.py::test_a_party_that_answers_under_anothers_name_is_refused",
-        Patch(LINKS, "        if _party_behind(connection, place) != party:", "        if False:"),
+        Patch(LINKS, "            if party_behind(connection, self._place) != party:", "            if False:"),
     ),
 }

@@ -434,7 +434,7 @@ TRAINING_MUTANTS = {
     "code-named-by-a-model-accepted": fails(
         f"{UNIT}/test_training_base.py::test_a_broken_model_is_refused_with_file_and_cure",
         Patch(
-            f"{WORKLOADS}/training/base.py",
+            f"{WORKLOADS}/model_folder.py",
             'for field in ("auto_map", "quantization_config"):',
             'for field in ("quantization_config",):',
         ),

@@ -40,7 +40,7 @@ MODEL = (
         "no model folder",
         model_is(shutil.rmtree),
         E.INVALID_MODEL,
-        "error: InvalidModel: …/volumes/base/model/config.json: the file cannot be read; the base model's folder is incomplete",
+        "error: InvalidModel: …/volumes/base/model/config.json: the file cannot be read; the model's folder is incomplete",
     ),
     case(
         "weights cut off",

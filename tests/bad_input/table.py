@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bad_input import broadcasts, commands, folders, jobs, manifests, models, peers, pods, requests, runs, volumes
+from bad_input import (
+    broadcasts,
+    commands,
+    folders,
+    inference,
+    jobs,
+    manifests,
+    models,
+    peers,
+    pods,
+    requests,
+    runs,
+    volumes,
+)
 from bad_input.cases import Case, Section
 
 PAGE = Path(__file__).parents[2] / "docs/bad-input.md"
@@ -24,6 +37,7 @@ SECTIONS = (
     Section("Budgets and ledgers", "`foedus run` and `foedus budget`.", commands.BUDGETS),
     Section("State and result folders", "`foedus run` and `foedus budget create`.", folders.FOLDERS),
     Section("Records", "`foedus budget create`, by a data's holder; the last row `foedus run`.", commands.DATA),
+    Section("A private inference", "`foedus infer --local`, before any party has begun.", inference.INFERENCE),
     Section("What is mounted", "A process of a job, started as a pod is.", pods.MOUNTS),
     Section("Volumes of a process", "The same, with a ledger, a journal or a disk out of order.", volumes.VOLUMES),
     Section("The other side is not there, or another", "The same, before a silo has joined.", peers.PEER),

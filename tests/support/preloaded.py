@@ -7,6 +7,7 @@ from dp_accounting import pld, rdp  # noqa: F401
 from transformers.models.bert import modeling_bert  # noqa: F401
 
 from foedus import budget, main, run  # noqa: F401
+from foedus.inference import command, local  # noqa: F401
 from foedus_workloads import entry  # noqa: F401
 from foedus_workloads.privacy import noise  # noqa: F401
 from foedus_workloads.training import client, coordinator, local_step, trainer  # noqa: F401

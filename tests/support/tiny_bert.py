@@ -20,7 +20,7 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 def write_tiny_bert(folder: Path, *, hidden: int = 32, layers: int = 2, seed: int = 0) -> Path:
     """Write config.json, model.safetensors and tokenizer.json of a random BERT into `folder` and return it."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = _train_tokenizer()
+    tokenizer = train_tokenizer()
     tokenizer.save(str(folder / "tokenizer.json"))
     config = BertConfig(
         vocab_size=tokenizer.get_vocab_size(),
@@ -43,14 +43,17 @@ def write_tiny_bert(folder: Path, *, hidden: int = 32, layers: int = 2, seed: in
     return folder
 
 
-def _train_tokenizer() -> Tokenizer:
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+def train_tokenizer(
+    special: tuple[str, ...] = SPECIAL, *, unknown: str = "[UNK]", ends: tuple[str, str] = ("[CLS]", "[SEP]")
+) -> Tokenizer:
+    """Return a tokenizer of a few hundred words whose first ids are those of `special`."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token=unknown))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=list(SPECIAL), show_progress=False)
+    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=list(special), show_progress=False)
     tokenizer.train_from_iterator(SENTENCES, trainer)
-    cls, sep = (tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
+    first, last = ends
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", cls), ("[SEP]", sep)]
+        single=f"{first} $A {last}", special_tokens=[(token, tokenizer.token_to_id(token)) for token in ends]
     )
     return tokenizer

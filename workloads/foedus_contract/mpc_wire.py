@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from foedus_contract import limits
+from foedus_contract.canonical import digest
 from foedus_contract.models import ContractModel, Digest
 
 MPC_PROTOCOL_VERSION = 1
@@ -30,6 +31,11 @@ class SessionTerms(ContractModel):
     model_digest: Digest
     program_digest: Digest
     fraction: Annotated[int, Field(ge=8, le=20)]
+
+    @property
+    def digest(self) -> str:
+        """What every greeting, and every answer to a client, holds of the terms."""
+        return digest("foedus/mpc/terms", self.model_dump())
 
 
 class Hello(ContractModel):

@@ -22,6 +22,7 @@ LEDGER_FOLDER = "/foedus/ledger"
 LEDGER_TOKEN_FOLDER = "/foedus/ledger-token"  # noqa: S105 - a place, no secret
 LEDGER_TOKEN_FILE = "token"  # noqa: S105 - a name
 MODEL_FOLDER = "/foedus/model"
+WEIGHTS_FOLDER = "/foedus/weights"
 OUTPUT_FOLDER = "/foedus/output"
 ADAPTER_FOLDER = "adapter"  # below it: what the job delivers
 PROGRESS_FILE = "/foedus/run/progress.jsonl"

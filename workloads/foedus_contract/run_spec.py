@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
 from foedus_contract.errors import InvalidInput
-from foedus_contract.models import ContractModel, SiloName, first_problem
+from foedus_contract.models import ContractModel, Digest, SiloName, first_problem
+from foedus_contract.mpc_wire import PARTIES, PartyIndex
 from foedus_contract.plan import TrainingPlan
 
 
@@ -84,7 +85,45 @@ class InspectorRunSpec(ContractModel):
     threads: Annotated[int, Field(ge=1, le=256)] = 1
 
 
-AnyRunSpec = CoordinatorRunSpec | ClientRunSpec | InspectorRunSpec
+class PartyAddress(ContractModel):
+    """A party's Service and its port."""
+
+    service: Annotated[str, StringConstraints(min_length=1, max_length=253)]
+    port: Annotated[int, Field(ge=1, le=65535)]
+
+
+Seconds = Annotated[float, Field(gt=0, le=86400)]
+
+
+class Patience(ContractModel):
+    """How long a party waits for each thing before it gives a session up."""
+
+    open_seconds: Seconds = 10.0  # for a client's first message; until then it keeps others waiting
+    input_seconds: Seconds = 300.0  # for the input: the other two may have to end an earlier session first
+    connect_seconds: Seconds = 60.0  # until both neighbours are connected
+    round_seconds: Seconds = 120.0  # for each message of a neighbour
+    output_seconds: Seconds = 30.0  # until the client has taken the output
+
+
+class PartyRunSpec(ContractModel):
+    """What one party of an inference is told."""
+
+    role: Literal["Party"] = "Party"
+    party: PartyIndex
+    incarnation: Annotated[int, Field(ge=0)] = 0  # which start of its pod this is; a party counts its own in its state
+    namespace: Annotated[str, StringConstraints(min_length=1, max_length=63)]
+    cluster: Annotated[str, StringConstraints(min_length=1, max_length=63)]
+    parties: Annotated[tuple[PartyAddress, ...], Field(min_length=PARTIES, max_length=PARTIES)]
+    tls: TlsFiles
+    model_digest: Digest  # of the model whose shares must lie in `weights`
+    weights: str  # safetensors file with this party's shares alone, and what they are shares of
+    state: str  # folder that outlives the process: its incarnation
+    patience: Patience = Patience()
+    progress: str
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+
+
+AnyRunSpec = CoordinatorRunSpec | ClientRunSpec | InspectorRunSpec | PartyRunSpec
 RunSpec = Annotated[AnyRunSpec, Field(discriminator="role")]
 
 _ADAPTER: TypeAdapter[AnyRunSpec] = TypeAdapter(RunSpec)

@@ -23,7 +23,14 @@ from foedus_contract.errors import FoedusError, InvalidInput, describe_defect
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.inspection import Inspection
 from foedus_contract.progress import ProcessFailed, TrainingResult
-from foedus_contract.run_spec import AnyRunSpec, ClientRunSpec, CoordinatorRunSpec, InspectorRunSpec, parse_run_spec
+from foedus_contract.run_spec import (
+    AnyRunSpec,
+    ClientRunSpec,
+    CoordinatorRunSpec,
+    InspectorRunSpec,
+    PartyRunSpec,
+    parse_run_spec,
+)
 from foedus_workloads.training.inspection import run_inspector
 from foedus_workloads.training.surroundings import Surroundings
 
@@ -107,6 +114,12 @@ async def run_until_told(spec: AnyRunSpec, around: Surroundings) -> Result | Non
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     if isinstance(spec, InspectorRunSpec):
         return await asyncio.to_thread(run_inspector, spec, around)
+    if isinstance(spec, PartyRunSpec):
+        from foedus_workloads.inference.model import make_tasks
+        from foedus_workloads.inference.party import run_party
+
+        await run_party(spec, around, make_tasks)
+        return None
     if spec.ledger_service is not None:
         from foedus_workloads.training.held_ledgers import claim_incarnation
 
@@ -192,6 +205,8 @@ def write_result(around: Surroundings, result: Result) -> None:
 def _role(spec: AnyRunSpec | None) -> str:
     if spec is None:
         return "foedus"
+    if isinstance(spec, PartyRunSpec):
+        return f"party {spec.party}"
     return f"silo {spec.silo}" if isinstance(spec, ClientRunSpec) else spec.role.lower()
 
 

@@ -11,13 +11,12 @@ import fcntl
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from foedus_contract import paths
-from foedus_engine.cluster.protocol import Object
 
 # What a Python process needs to run at all and to use the same cores and code as the engine; nothing else of the
 # user's environment (tokens, proxies, cloud credentials) reaches a pod.
@@ -79,10 +78,10 @@ class PodProcess:
         self.pid = process.pid
 
     @classmethod
-    async def start(cls, pod: Path, job: Object, environment: Mapping[str, str], *, pipe: int) -> PodProcess:
-        """Start the container's command in the pod's folder; raises OSError when that is impossible."""
-        container = job["spec"]["template"]["spec"]["containers"][0]
-        arguments = [*container["command"][1:], *container.get("args", ())]
+    async def start(
+        cls, pod: Path, arguments: Sequence[str], environment: Mapping[str, str], *, pipe: int
+    ) -> PodProcess:
+        """Start this Python with `arguments` in the pod's folder; raises OSError when that is impossible."""
         lock = try_lock(pod / "lock")
         assert lock is not None  # the folder is new
         try:

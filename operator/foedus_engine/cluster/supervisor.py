@@ -148,7 +148,8 @@ class Runner:
             pipe=host.pipe,
         )
         try:
-            self._process = await PodProcess.start(folder, job, environment, pipe=host.pipe)
+            arguments = [*container["command"][1:], *container.get("args", ())]
+            self._process = await PodProcess.start(folder, arguments, environment, pipe=host.pipe)
         except OSError as error:
             self._record(number, "Failed", None, f"cannot start: {error.strerror}")
             return

@@ -91,7 +91,7 @@ class ContentRequest:
     names itself there keeps its key and gets a new certificate: what it signed before stays signed.
     """
 
-    kind: Literal["Authority", "ServerLeaf", "ClientLeaf"]
+    kind: Literal["Authority", "ServerLeaf", "ClientLeaf", "PeerLeaf"]
     common_name: str
     dns_names: tuple[str, ...] = ()
     uris: tuple[str, ...] = ()

@@ -63,6 +63,16 @@ def test_the_coordinator_is_not_trusted_under_another_name(name: str) -> None:
         verifier(NOW).build_server_verifier(x509.DNSName(name)).verify(certificate(SERVER_LEAF), [])
 
 
+def test_a_party_of_an_inference_serves_and_dials_under_its_own_name() -> None:
+    uri = "foedus://team-a/demo/party/1"
+    leaf = MAKE(ContentRequest("PeerLeaf", "party-1", uris=(uri,), issuer=ISSUER, valid_seconds=WEEK), AUTHORITY)
+
+    verified = verifier(NOW).build_client_verifier().verify(certificate(leaf), [])
+    assert [name.value for name in verified.subjects or []] == [uri]
+    usage = certificate(leaf).extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert set(usage) == {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}
+
+
 def test_a_silo_cannot_serve_and_the_coordinator_cannot_dial() -> None:
     with pytest.raises(verification.VerificationError):
         verifier(NOW).build_client_verifier().verify(certificate(SERVER_LEAF), [])

@@ -63,14 +63,17 @@ def layer_norm(party: Party, x: Shared, norm: Norm, *, variances: Powers = VARIA
     return (yield from truncate(party, shifted, f))
 
 
-def attention(party: Party, query: Shared, key: Shared, value: Shared) -> Operation[Shared]:
-    """Return softmax(q k^T / sqrt(d)) v: [..., heads, n, d] each; 4 rounds more than the softmax.
+def attention(
+    party: Party, query: Shared, key: Shared, value: Shared, *, mask: Shared | None = None
+) -> Operation[Shared]:
+    """Return softmax(q k^T / sqrt(d) + mask) v: [..., heads, n, d] each; 4 rounds more than the softmax.
 
-    The division by sqrt(d) is taken into the query's weights beforehand.
+    The division by sqrt(d) is taken into the query's weights beforehand. `mask` [n] is secret: 0 for a key that counts,
+    far below all scores for one that does not.
     """
     f = party.fraction
     scores = yield from truncate(
         party, matrix_product(party, query, prepare(key.map(lambda t: t.transpose(-1, -2)))), f
     )
-    weights = yield from softmax(party, scores)
+    weights = yield from softmax(party, scores if mask is None else scores + mask)
     return (yield from truncate(party, matrix_product(party, weights, prepare(value)), f))

@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from torch import Tensor
 
-from foedus_contract.canonical import digest, domain_bytes
+from foedus_contract.canonical import domain_bytes
 from foedus_contract.errors import InvalidInput, JobFailed
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.mpc_wire import MPC_PROTOCOL_VERSION, Hello, Round, SessionTerms, TensorHeader
@@ -164,7 +164,7 @@ class Session(Generic[T]):
 
     @property
     def _terms_digest(self) -> str:
-        return digest("foedus/mpc/terms", self._terms.model_dump())
+        return self._terms.digest
 
     def _ended(self, sender: int | None, what: str, *, code: ExitCode = ExitCode.QUORUM_LOST) -> JobFailed:
         self._over = True

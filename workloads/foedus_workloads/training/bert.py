@@ -6,12 +6,12 @@ import warnings
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 
 from foedus_contract.errors import InvalidInput
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.plan import LoraPlan, ModelPlan
-from foedus_workloads.training.base import TOKENIZER_FILE, BaseModel
+from foedus_workloads.model_folder import open_tokenizer
+from foedus_workloads.training.base import BaseModel
 
 PAD = "[PAD]"
 QUERY = "attention.self.query"  # of a layer
@@ -72,10 +72,7 @@ def _damped_query(base: BaseModel, plan: ModelPlan, lora: LoraPlan) -> dict[str,
 
 def load_tokenizer(base: BaseModel, tokens: int) -> Any:
     """Return the model's tokenizer, set to cut and pad every text to `tokens`; raises InvalidInput if broken."""
-    try:
-        tokenizer = Tokenizer.from_file(str(base.path / TOKENIZER_FILE))
-    except Exception:  # noqa: BLE001 - the library raises bare Exception
-        raise _broken(base, "tokenizer.json cannot be loaded") from None
+    tokenizer = open_tokenizer(base.path)
     pad = tokenizer.token_to_id(PAD)
     if pad is None:
         raise _broken(base, "the tokenizer has no [PAD] token")

@@ -1,8 +1,8 @@
 """Connections between the three parties of an inference, over mutual TLS 1.3, and the driver of a session.
 
 Each party dials both others to send and accepts both to receive: four connections a party, each used in one direction
-by one thread, for OpenSSL's connections are not made to be read and written at once. A frame is
-`uint32 header length || header || payload`; the payload's size follows from what the session expects.
+by one thread, for OpenSSL's connections are not made to be read and written at once. Every session has connections of
+its own, so nothing of one that was cut off can come into the next.
 """
 
 from __future__ import annotations
@@ -12,49 +12,31 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import TypeVar
 
-from foedus_contract import limits
-from foedus_contract.errors import FoedusError, JobFailed, Refused, Unavailable
+from foedus_contract.errors import JobFailed, Refused
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.mpc_wire import PARTIES
 from foedus_workloads.mpc.session import Send, Session
-from foedus_workloads.transport.tls import TlsPaths, party_contexts, party_of
+from foedus_workloads.transport.frames import Clock, Connection, Opened, framed, left
+from foedus_workloads.transport.reception import Cluster, PartyPlace, Reception, absent, party_behind
+from foedus_workloads.transport.tls import party_contexts
 from foedus_workloads.transport.tls_faults import identity_refused
 
 T = TypeVar("T")
-Clock = Callable[[], float]
-HANDSHAKE_SECONDS = 10.0  # a stranger that says nothing occupies one of the few handshakes for so long
-HANDSHAKES = 8  # at once; more connections wait in the listener's queue
+Watch = Callable[[int], None]
 RETRY_SECONDS = 0.1  # between two attempts to dial a party that does not listen yet
 UNSENT = 8  # messages to one neighbour that wait for its connection; a party that runs ahead waits
-
-
-@dataclass(frozen=True)
-class PartyPlace:
-    """Who a party is: its number, its cluster, where all parties listen, and its TLS files."""
-
-    party: int
-    namespace: str
-    cluster: str
-    addresses: Sequence[tuple[str, int]]
-    files: TlsPaths
-
-    @property
-    def neighbours(self) -> tuple[int, ...]:
-        """The numbers of the two others."""
-        return tuple(each for each in range(PARTIES) if each != self.party)
 
 
 class Links:
     """The open connections of one party; `close` ends all of them."""
 
     def __init__(self, incoming: Mapping[int, ssl.SSLSocket], outgoing: Mapping[int, ssl.SSLSocket]) -> None:
-        self._incoming = incoming
+        self._incoming = {party: Connection(tls) for party, tls in incoming.items()}
         self._senders = {party: _Sender(connection) for party, connection in outgoing.items()}
 
     def send(self, message: Send, *, until: float, clock: Clock) -> None:
@@ -65,26 +47,9 @@ class Links:
         """Return a neighbour to whom nothing can be sent any more."""
         return next((party for party, sender in self._senders.items() if sender.broken), None)
 
-    def read_header(self, party: int, *, until: float, clock: Clock) -> bytes:
-        """Read the next header of a neighbour; raises OSError when the connection is gone or the length is wrong."""
-        prefix = bytearray(4)
-        self.fill(party, memoryview(prefix), until=until, clock=clock)
-        length = int.from_bytes(prefix, "big")
-        if length > limits.MAX_HEADER_BYTES:
-            raise ConnectionError("the header length is wrong")
-        header = bytearray(length)
-        self.fill(party, memoryview(header), until=until, clock=clock)
-        return bytes(header)
-
-    def fill(self, party: int, view: memoryview, *, until: float, clock: Clock) -> None:
-        """Fill `view` with what a neighbour sends; raises TimeoutError at `until`, OSError when it is gone."""
-        connection = self._incoming[party]
-        while view.nbytes:
-            connection.settimeout(_left(until, clock))
-            count = connection.recv_into(view)
-            if count == 0:
-                raise ConnectionError("the connection has ended")
-            view = view[count:]
+    def incoming(self, party: int) -> Connection:
+        """Return what a neighbour's messages are read from."""
+        return self._incoming[party]
 
     def finish(self, *, until: float, clock: Clock) -> None:
         """Wait until everything queued has left."""
@@ -96,7 +61,7 @@ class Links:
         for sender in self._senders.values():
             sender.close()
         for connection in self._incoming.values():
-            _end(connection)
+            connection.close()
 
 
 class _Sender:
@@ -136,7 +101,7 @@ class _Sender:
     def _run(self) -> None:
         while (message := self._queue.get()) is not None:
             try:
-                self._connection.sendall(len(message.header).to_bytes(4, "big") + message.header)
+                self._connection.sendall(framed(message.header))
                 for part in message.payload:
                     self._connection.sendall(part)
             except OSError:
@@ -144,152 +109,90 @@ class _Sender:
                 return
 
 
-class _Opened:
-    """Every connection that was begun, so that none outlives `connect` but the ones that are used."""
-
-    def __init__(self) -> None:
-        self._all: list[ssl.SSLSocket] = []
-
-    def handshake(
-        self, context: ssl.SSLContext, raw: socket.socket, *, server: bool, until: float, clock: Clock
-    ) -> ssl.SSLSocket:
-        """Return the connection after its handshake; raises OSError."""
-        with raw:  # wrapping takes the descriptor over
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            raw.settimeout(_left(until, clock))
-            connection = context.wrap_socket(raw, server_side=server, do_handshake_on_connect=False)
-        self._all.append(connection)
-        connection.do_handshake()
-        return connection
-
-    def close_all_but(self, kept: Collection[ssl.SSLSocket]) -> None:
-        """Close the others; a handshake in another thread ends with it."""
-        for connection in self._all:
-            if connection not in kept:
-                _end(connection)
-
-
 def connect(place: PartyPlace, *, seconds: float, clock: Clock = time.monotonic) -> Links:
-    """Connect a party with both neighbours within `seconds`.
+    """Connect a party with both neighbours for one session within `seconds`; as `meet`."""
+    reception = Reception(place, clock)
+    try:
+        return meet(place, reception, seconds=seconds, clock=clock)
+    finally:
+        reception.close()
+
+
+def meet(place: PartyPlace, reception: Reception, *, seconds: float, clock: Clock = time.monotonic) -> Links:
+    """Connect a party with both neighbours for a session within `seconds`.
 
     Raises Unavailable when one of them is not there, Refused when a dialled party shows another's certificate.
     """
-    contexts = party_contexts(place.files)
     until = clock() + seconds
-    opened = _Opened()
-    kept: list[ssl.SSLSocket] = []
+    dialling = Dialling(place, party_contexts(place.files)[1], until, clock, wanted=lambda: not reception.closed)
     try:
-        with (
-            socket.create_server(place.addresses[place.party], backlog=HANDSHAKES) as listener,
-            ThreadPoolExecutor(HANDSHAKES) as handshakes,
-            ThreadPoolExecutor(PARTIES) as pool,
-        ):
-            admission = _Admission(listener, contexts[0], place, opened, handshakes)
-            accepting = pool.submit(admission.run, until, clock)
-            dials = {
-                each: pool.submit(_dial, each, contexts[1], place, opened, until, clock) for each in place.neighbours
-            }
+        with ThreadPoolExecutor(PARTIES) as pool:
+            dials = {each: pool.submit(dialling.dial, each) for each in place.neighbours}
             try:
                 # The first failure is the one to tell: a refused neighbour makes the others end, and be absent later.
                 done, _ = wait(dials.values(), return_when=FIRST_EXCEPTION)
                 for dial in done:
                     dial.result()
                 outgoing = {party: dial.result() for party, dial in dials.items()}
-                incoming = accepting.result()
-                kept += [*outgoing.values(), *incoming.values()]
-            finally:
-                listener.close()  # ends the accepting
-                opened.close_all_but(kept)
+            except BaseException:
+                dialling.stop()  # or the other one would be dialled until the deadline
+                raise
+        incoming = reception.neighbours(until)
+        for connection in outgoing.values():
+            dialling.opened.hand_on(connection)
     finally:
-        opened.close_all_but(kept)
+        dialling.stop()
     return Links(incoming, outgoing)
 
 
-def _dial(
-    party: int, context: ssl.SSLContext, place: PartyPlace, opened: _Opened, until: float, clock: Clock
-) -> ssl.SSLSocket:
-    while True:
-        try:
-            raw = socket.create_connection(place.addresses[party], timeout=_left(until, clock))
-            connection = opened.handshake(context, raw, server=False, until=until, clock=clock)
-        except TimeoutError:
-            raise _absent(party) from None
-        except OSError as error:
-            if identity_refused(error):
-                raise _refused(party, "the certificate is refused") from None
-            if clock() + RETRY_SECONDS > until:
-                raise _absent(party) from None
-            time.sleep(RETRY_SECONDS)
-            continue
-        if _party_behind(connection, place) != party:
-            raise _refused(party, "another party answers there")
+class Dialling:
+    """Dials parties of a cluster until they answer, the deadline passes, or it is stopped."""
+
+    def __init__(
+        self,
+        place: Cluster,
+        context: ssl.SSLContext,
+        until: float,
+        clock: Clock,
+        *,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._place, self._context, self._until, self._clock, self._wanted = place, context, until, clock, wanted
+        self._stopped = threading.Event()
+        self.opened = Opened()
+
+    def stop(self) -> None:
+        """End every dial and every connection that was not handed on."""
+        self._stopped.set()
+        self.opened.close()
+
+    def take(self, party: int) -> ssl.SSLSocket:
+        """Return a connection to the party that its new owner closes."""
+        connection = self.dial(party)
+        self.opened.hand_on(connection)
         return connection
 
-
-@dataclass(frozen=True)
-class _Admission:
-    """Accepts until both neighbours have a connection; strangers, and who says nothing, are dropped."""
-
-    listener: socket.socket
-    context: ssl.SSLContext
-    place: PartyPlace
-    opened: _Opened
-    handshakes: ThreadPoolExecutor
-    found: queue.Queue[tuple[int, ssl.SSLSocket]] = field(default_factory=queue.Queue)
-
-    def run(self, until: float, clock: Clock) -> dict[int, ssl.SSLSocket]:
-        """Return each neighbour's first connection; raises Unavailable at `until`."""
-        incoming: dict[int, ssl.SSLSocket] = {}
+    def dial(self, party: int) -> ssl.SSLSocket:
+        """Return a connection to the party; raises Unavailable or Refused."""
         while True:
-            with suppress(queue.Empty):
-                party, connection = self.found.get_nowait()
-                incoming.setdefault(party, connection)
-            if len(incoming) == len(self.place.neighbours):
-                return incoming
-            if clock() >= until:
-                raise _absent(next(each for each in self.place.neighbours if each not in incoming))
-            self._accept_one(until, clock)
-
-    def _accept_one(self, until: float, clock: Clock) -> None:
-        try:
-            self.listener.settimeout(RETRY_SECONDS)
-            raw, _ = self.listener.accept()
-        except TimeoutError:
-            return
-        except OSError:
-            raise Unavailable("the listener was closed", where=f"party {self.place.party}") from None
-        try:
-            self.handshakes.submit(self._admit, raw, min(until, clock() + HANDSHAKE_SECONDS), clock)
-        except RuntimeError:  # the pool is closing
-            raw.close()
-
-    def _admit(self, raw: socket.socket, until: float, clock: Clock) -> None:
-        with suppress(OSError):
-            connection = self.opened.handshake(self.context, raw, server=True, until=until, clock=clock)
-            party = _party_behind(connection, self.place)
-            if party in self.place.neighbours:
-                self.found.put((party, connection))
-
-
-def _party_behind(connection: ssl.SSLSocket, place: PartyPlace) -> int:
-    """Return the party that the certificate names, -1 for none of this cluster."""
-    try:
-        return party_of(connection.getpeercert(), namespace=place.namespace, cluster=place.cluster, parties=PARTIES)
-    except FoedusError:
-        return -1
-
-
-def _left(until: float, clock: Clock) -> float:
-    left = until - clock()
-    if left <= 0:
-        raise TimeoutError
-    return left
-
-
-def _end(connection: ssl.SSLSocket) -> None:
-    with suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
-    connection.close()
+            try:
+                seconds = left(self._until, self._clock)
+                raw = socket.create_connection(self._place.addresses[party], timeout=seconds)
+                connection = self.opened.handshake(
+                    self._context, raw, server=False, until=self._until, clock=self._clock
+                )
+            except TimeoutError:
+                raise absent(party) from None
+            except OSError as error:
+                if identity_refused(error):
+                    raise _refused(party, "the certificate is refused") from None
+                late = self._clock() + RETRY_SECONDS > self._until
+                if late or self._stopped.wait(RETRY_SECONDS) or not self._wanted():
+                    raise absent(party) from None
+                continue
+            if party_behind(connection, self._place) != party:
+                raise _refused(party, "another party answers there")
+            return connection
 
 
 def _refused(party: int, what: str) -> Refused:
@@ -297,14 +200,22 @@ def _refused(party: int, what: str) -> Refused:
     return Refused(what, where=f"party {party}", cure=cure, code=ExitCode.IDENTITY_REFUSED)
 
 
-def _absent(party: int) -> Unavailable:
-    return Unavailable("the party is not there", where=f"party {party}", cure="start all three parties")
+def _unwatched(_rounds: int) -> None:
+    """Let the session go on."""
 
 
-def run_session(session: Session[T], links: Links, *, round_seconds: float, clock: Clock = time.monotonic) -> T:
+def run_session(
+    session: Session[T],
+    links: Links,
+    *,
+    round_seconds: float,
+    clock: Clock = time.monotonic,
+    watch: Watch = _unwatched,
+) -> T:
     """Run a session to its end and return its result; the links are closed whatever happens.
 
-    Each message has `round_seconds` from when it is waited for. Raises JobFailed naming the party that was late, that
+    Each message has `round_seconds` from when it is waited for. `watch` is told of each round that has begun; what it
+    raises, other than an OSError, ends the session. Raises JobFailed naming the party that was late, that
     is gone, or that sent something else than what was expected.
     """
     until = clock() + round_seconds
@@ -314,11 +225,12 @@ def run_session(session: Session[T], links: Links, *, round_seconds: float, cloc
             links.send(message, until=until, clock=clock)
         while (waiting := session.waiting_for) is not None:
             until = clock() + round_seconds
-            header = links.read_header(waiting, until=until, clock=clock)
-            for view in session.announce(waiting, header):
-                links.fill(waiting, view, until=until, clock=clock)
+            connection = links.incoming(waiting)
+            for view in session.announce(waiting, connection.read_header(until=until, clock=clock)):
+                connection.fill(view, until=until, clock=clock)
             for message in session.arrived(waiting):
                 links.send(message, until=until, clock=clock)
+            watch(session.totals.rounds)
         links.finish(until=until, clock=clock)
     except OSError as error:
         raise _failed(session, links, waiting, late=isinstance(error, TimeoutError)) from None

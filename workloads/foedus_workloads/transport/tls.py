@@ -1,8 +1,9 @@
 """Mutual TLS 1.3: both sides' contexts, and who the certificate says the other side is.
 
 A silo's leaf carries exactly one URI name, `foedus://<namespace>/<job>/silo/<name>`; the coordinator's carries its
-Service's DNS names. A party of an inference carries `foedus://<namespace>/<cluster>/party/<number>`. All leaves of a
-job are signed by that job's own authority, and nothing else is trusted.
+Service's DNS names. A party of an inference carries `foedus://<namespace>/<cluster>/party/<number>`, its clients
+`foedus://<namespace>/<cluster>/caller/<name>`. All leaves of a job or cluster are signed by its own authority, and
+nothing else is trusted.
 """
 
 from __future__ import annotations
@@ -41,6 +42,11 @@ def silo_uri(namespace: str, job: str, silo: str) -> str:
 def party_uri(namespace: str, cluster: str, party: int) -> str:
     """Return the URI name that a party's certificate carries."""
     return f"foedus://{namespace}/{cluster}/party/{party}"
+
+
+def caller_uri(namespace: str, cluster: str, caller: str) -> str:
+    """Return the URI name that the certificate of a client of an inference carries."""
+    return f"foedus://{namespace}/{cluster}/caller/{caller}"
 
 
 def server_context(files: TlsPaths) -> ssl.SSLContext:
@@ -112,6 +118,13 @@ def party_of(peer_certificate: Mapping[str, Any] | None, *, namespace: str, clus
         cure="use the certificate that was issued to the party for this cluster",
         code=ExitCode.IDENTITY_REFUSED,
     )
+
+
+def is_caller(peer_certificate: Mapping[str, Any] | None, *, namespace: str, cluster: str) -> bool:
+    """Tell whether a verified certificate names a client of this cluster."""
+    uri = _only_uri(peer_certificate)
+    prefix = caller_uri(namespace, cluster, "")
+    return uri is not None and uri.startswith(prefix) and len(uri) > len(prefix)
 
 
 def _only_uri(peer_certificate: Mapping[str, Any] | None) -> str | None:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import aiohttp
 
+# The last is what a certificate of another authority under the same name meets: its signature does not hold.
+REFUSALS = ("CERTIFICATE", "UNKNOWN_CA", "DECRYPT_ERROR")
 DATE_FAULTS = frozenset({9, 10})  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 
 
@@ -40,6 +42,6 @@ def identity_refused(error: BaseException) -> bool:
     for seen in _chain(error):
         if isinstance(seen, ssl.SSLCertVerificationError | aiohttp.ClientConnectorCertificateError):
             return True
-        if isinstance(seen, ssl.SSLError) and any(word in _reason(seen) for word in ("CERTIFICATE", "UNKNOWN_CA")):
+        if isinstance(seen, ssl.SSLError) and any(word in _reason(seen) for word in REFUSALS):
             return True
     return False

@@ -1,0 +1,1 @@
+"""Private inference from the command line and from Python."""

@@ -1,0 +1,51 @@
+"""What a private inference answers, and what it took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import exp
+
+PROTOCOLS = ("Replicated3PC",)
+KNOWN = "to the parties: the architecture, each text's length up to the next power of two, and when it was asked"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One text's answer: its label, each label's score (they add up to 1), and the model's own outputs."""
+
+    label: str
+    scores: Mapping[str, float]
+    logits: tuple[float, ...]
+    tokens: int
+    seconds: float
+    rounds: int
+    bytes_sent: tuple[int, ...]  # by party
+
+
+@dataclass(frozen=True)
+class Inference:
+    """All answers of one call in the order of its texts, and where its time went, by phase in seconds."""
+
+    answers: tuple[Answer, ...]
+    seconds: Mapping[str, float]
+    protocol: str
+    model_digest: str
+    assumption: str
+
+    @property
+    def bytes_sent(self) -> int:
+        """What the party that sent most has sent, without greetings."""
+        return max((sum(each) for each in zip(*(answer.bytes_sent for answer in self.answers), strict=True)), default=0)
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of all answers."""
+        return sum(answer.rounds for answer in self.answers)
+
+
+def scores(labels: Sequence[str], logits: Sequence[float]) -> dict[str, float]:
+    """Return each label's share by softmax, computed by the client in the clear."""
+    top = max(logits)
+    weights = [exp(value - top) for value in logits]
+    return {label: weight / sum(weights) for label, weight in zip(labels, weights, strict=True)}

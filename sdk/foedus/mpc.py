@@ -1,0 +1,121 @@
+"""`foedus mpc`: private inference by three parties, before anything runs: what it will cost."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from foedus.table import aligned
+from foedus_contract.errors import Unavailable
+
+if TYPE_CHECKING:
+    from foedus_workloads.mpc.model import Architecture, Cost, Plan
+
+_DEFAULT_TOKENS = 128
+_LAYER = re.compile(r"(?<=\.layer\.)\d+")
+_MB = 1e6
+
+
+@click.group()
+def mpc() -> None:
+    """Plan private inference by three parties."""
+
+
+@mpc.command()
+@click.argument("model", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--adapter", type=click.Path(path_type=Path, file_okay=False), help="Folder of a LoRA adapter.")
+@click.option(
+    "--tokens",
+    type=click.IntRange(min=1),
+    help=f"Tokens of a text; it is padded as a client pads it.  [default: {_DEFAULT_TOKENS}, or the model's most]",
+)
+@click.option(
+    "-o", "--output", type=click.Choice(["text", "json"]), default="text", help="json prints one object, on one line."
+)
+def plan(model: Path, adapter: Path | None, tokens: int | None, output: str) -> None:
+    """Say what a text's answer by the classifier in folder MODEL will cost: rounds, and bytes that each party sends.
+
+    The figures are exact and need neither a text nor a party. Bytes are payloads, without headers and TLS.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise Unavailable("torch is not installed", cure="install the project's extra `training`")
+    from foedus_workloads.mpc.model import check_model, compile_program, padded_length
+    from foedus_workloads.mpc.model import plan as make_plan
+
+    sizes = check_model(model, adapter)
+    wanted = min(_DEFAULT_TOKENS, sizes.positions) if tokens is None else tokens
+    # A text longer than the model takes is refused where the program is made.
+    program = compile_program(sizes, padded_length(wanted, sizes.positions) if wanted <= sizes.positions else wanted)
+    if output == "text":
+        click.echo("counting what each party would send …", err=True)
+    made = make_plan(program)
+    click.echo(json.dumps(as_json(made), ensure_ascii=False) if output == "json" else as_text(made))
+
+
+def as_json(made: Plan) -> dict[str, Any]:
+    """Return the plan as plain data, every step in its order."""
+    from foedus_workloads.mpc.model import ASSUMPTION
+
+    program = made.program
+    return {
+        "architecture": program.architecture.model_dump(mode="json", by_alias=True),
+        "protocol": "Replicated3PC",
+        "program": program.digest,
+        "tokens": program.tokens,
+        "fraction": program.fraction,
+        **_cost(made.total),
+        "weightBytes": made.weight_bytes,
+        "inputBytes": made.input_bytes,
+        "steps": [
+            {"name": step.name, "does": str(step), **_cost(cost)}
+            for step, cost in zip(program.steps, made.costs, strict=True)
+        ],
+        "assumption": ASSUMPTION,
+    }
+
+
+def as_text(made: Plan) -> str:
+    """Return the plan as a person reads it: equal steps of all layers in one row."""
+    from foedus_workloads.mpc.model import ASSUMPTION
+
+    program = made.program
+    shown = [
+        _describe(program.architecture),
+        f"texts of at most {program.tokens} tokens, padded to {program.tokens}; program {program.digest}",
+        "",
+        *aligned([("STEP", "DOES", "TIMES", "ROUNDS", "MB A PARTY"), *_rows(made)]),
+        "",
+        f"each party keeps {made.weight_bytes / _MB:.1f} MB of the model's shares; "
+        f"a client sends each at most {made.input_bytes / _MB:.2f} MB a text",
+        f"assumption: {ASSUMPTION}",
+    ]
+    return "\n".join(shown)
+
+
+def _rows(made: Plan) -> Sequence[tuple[str, ...]]:
+    costs: dict[tuple[str, str], list[Cost]] = {}
+    for step, cost in zip(made.program.steps, made.costs, strict=True):
+        costs.setdefault((_LAYER.sub("*", step.name), str(step)), []).append(cost)
+    rows = [(name, does, str(len(each)), *_figures(sum(each[1:], each[0]))) for (name, does), each in costs.items()]
+    return [*rows, ("total", "", str(len(made.costs)), *_figures(made.total))]
+
+
+def _figures(cost: Cost) -> tuple[str, str]:
+    return str(cost.rounds), f"{cost.mean_bytes / _MB:.3f}"
+
+
+def _cost(cost: Cost) -> dict[str, Any]:
+    return {"rounds": cost.rounds, "messages": list(cost.messages), "bytesSent": list(cost.bytes_sent)}
+
+
+def _describe(sizes: Architecture) -> str:
+    return (
+        f"{sizes.kind}, {sizes.layers} layers, hidden {sizes.hidden}, intermediate {sizes.intermediate}, "
+        f"{sizes.heads} heads, {len(sizes.labels)} labels; Replicated3PC"
+    )

@@ -1,0 +1,176 @@
+"""A planted text and a planted weight: in no frame, no log, no file and no memory of a party, in any form."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import ssl
+import struct
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+
+from foedus.inference.local import Request, infer_local
+from foedus.inference.show import Silent
+from foedus_workloads.inference.inquiry import Inquiry
+from foedus_workloads.inference.model import Owner, make_tasks
+from foedus_workloads.inference.party import PartyService
+from foedus_workloads.transport.caller import Call
+from support.inference_world import PATIENT, QUICK, World
+from support.tiny_classifier import write_classifier
+
+CANARY = "the striker told parliament about a faster computer chip"
+BITS = 16
+BIAS = "encoder.layer.0.intermediate.dense.bias.2"
+WEIGHT = "bert.encoder.layer.0.intermediate.dense.weight"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_classifier(tmp_path_factory.mktemp("model"), "bert")[0]
+
+
+def fixed(values: torch.Tensor) -> bytes:
+    return (values.double() * 2**BITS).round().to(torch.int64).contiguous().numpy().tobytes()
+
+
+def secrets(model: Path) -> dict[str, bytes]:
+    """Return the forms in which the text or a weight would show; each is long enough to be no chance."""
+    ids = Tokenizer.from_file(str(model / "tokenizer.json")).encode(CANARY).ids
+    embedded = Owner(model, None).embed(CANARY)
+    weight = load_file(model / "model.safetensors")[WEIGHT]
+    return {
+        "text": CANARY.encode("utf-8"),
+        "words": CANARY[4:30].encode("utf-8"),
+        "text as UTF-16": CANARY.encode("utf-16-le"),
+        "ids as int64": struct.pack(f"<{len(ids)}q", *ids),
+        "ids as int32": struct.pack(f"<{len(ids)}i", *ids),
+        "ids as text": ",".join(map(str, ids)).encode(),
+        "ids as a list": ", ".join(map(str, ids)).encode(),
+        "an embedded token in fixed point": fixed(embedded.values[1]),
+        "an embedded token in floating point": embedded.values[1].numpy().tobytes(),
+        "the mask in fixed point": fixed(embedded.mask),
+        "a row of weights in fixed point": fixed(weight[0]),
+        "a column of weights in fixed point": fixed(weight[:, 0]),
+        "a row of weights in floating point": weight[0].numpy().tobytes(),
+    }
+
+
+def found(secrets: dict[str, bytes], content: bytes) -> list[str]:
+    return [name for name, secret in secrets.items() if secret in content]
+
+
+def memory(pid: int) -> bytes:
+    """Return all that a process can write to: heap, stacks, and the pages of its libraries' data."""
+    parts = []
+    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", buffering=0) as content:
+        for line in maps:
+            span, mode, *_ = line.split()
+            if mode.startswith("rw"):
+                start, end = (int(part, 16) for part in span.split("-"))
+                try:
+                    content.seek(start)
+                    parts.append(content.read(end - start))
+                except OSError:
+                    continue  # the kernel's own pages
+    return b"\0".join(parts)
+
+
+def child(state: Path, party: int) -> int:
+    """Return the process of a party."""
+    for entry in Path("/proc").iterdir():
+        try:
+            folder = entry.joinpath("cwd").resolve()
+        except OSError:
+            continue
+        if entry.name.isdigit() and folder.is_relative_to(state) and folder.name == f"party-{party}":
+            return int(entry.name)
+    raise LookupError(party)
+
+
+class Looking(Silent):
+    """Copies the parties' memories in the middle of a computation and at the end, and what lies in their files."""
+
+    def __init__(self, state: Path) -> None:
+        self._state = state
+        self.memories: list[tuple[int, bytes]] = []  # with the party's number
+        self.files: list[bytes] = []
+
+    def rounds(self, text: int, texts: int, begun: int, total: int) -> None:
+        if begun > 0 and not self.memories:
+            self.look()
+
+    def answer(self, number: int, answer: object) -> None:
+        self.look()
+
+    def look(self) -> None:
+        processes = [child(self._state, party) for party in range(3)]
+        for process in processes:
+            os.kill(process, signal.SIGSTOP)  # so that nothing is let go before it is copied
+        self.memories += [(party, memory(process)) for party, process in enumerate(processes)]
+        for process in processes:
+            os.kill(process, signal.SIGCONT)
+        self.files += [path.read_bytes() for path in self._state.rglob("*") if path.is_file()]
+
+
+def test_no_partys_memory_and_no_file_holds_a_canary(model, tmp_path, monkeypatch):
+    show, share, sharings = Looking(tmp_path / "state"), Owner.share, []
+    monkeypatch.setattr(Owner, "share", lambda *a: sharings.append(share(*a)) or sharings[-1])
+    asyncio.run(infer_local(Request((CANARY,), model, None, tmp_path / "state"), show, os.environ))
+    planted = secrets(model)
+    assert [(party, found(planted, content)) for party, content in show.memories] == [(p, []) for p in range(3)] * 2
+    assert [found(planted, content) for content in show.files if found(planted, content)] == []
+    # The look itself works: parties 1 and 2, which were sent this component in full, have it in their memories, and
+    # this process has the text.
+    known = [sharings[0].shares[party].get(BIAS) for party, _ in show.memories]
+    holds = [
+        each is not None and each.numpy().tobytes() in content
+        for each, (_, content) in zip(known, show.memories, strict=True)
+    ]
+    assert holds == [False, True, True] * 2
+    assert CANARY.encode() in memory(os.getpid())
+
+
+@pytest.fixture
+def frames(monkeypatch):
+    """All that leaves any end of any connection of this process, as OpenSSL is given it."""
+    sent: list[bytes] = []
+    original = ssl.SSLSocket.send
+
+    def send(self, data, flags=0):
+        count = original(self, data, flags)
+        sent.append(bytes(data[:count]))
+        return count
+
+    monkeypatch.setattr(ssl.SSLSocket, "send", send)
+    return sent
+
+
+def test_no_frame_between_client_and_parties_holds_a_canary(model, tmp_path, frames):
+    world, owner = World(tmp_path), Owner(model, None)
+    sharing = owner.share(os.urandom)
+    question = owner.ask(owner.embed(CANARY), sharing.digest, os.urandom)
+    with ExitStack() as stack:
+        for label, shares in zip(sharing.labels, sharing.shares, strict=True):
+            tasks = make_tasks(label, shares)
+            service = PartyService(world.place(label.party), label, 1, tasks, QUICK, os.urandom, time.monotonic)
+            thread = threading.Thread(target=service.serve)
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(service.close)
+        call, inquiry = Call(world.caller(), PATIENT), Inquiry(question)
+        call.agree(inquiry)
+        reply = call.ask(inquiry, lambda _: None)
+    content = b"".join(frames)
+    assert len(reply.values) == 3
+    assert found(secrets(model), content) == []
+    assert sum(reply.bytes_sent) < len(content)  # every frame was seen
+    assert question.shares[1]["embedded.2"][0].numpy().tobytes() in content
+    assert b"Replicated3PC" in content

@@ -1,0 +1,216 @@
+"""`foedus infer --local` and `foedus.infer` with three real processes: answers, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from transformers import BertForSequenceClassification
+
+import foedus
+from foedus.inference import local
+from foedus.inference.folders import call_folder
+from foedus.inference.local import Request, infer_local
+from foedus.inference.parties import LocalParties
+from foedus.inference.show import Silent
+from foedus_contract.errors import FoedusError
+from foedus_contract.exit_codes import ExitCode
+from foedus_workloads.inference.shares import write_shares
+from foedus_workloads.mpc.model import compile_program, plan, read_model
+from support.tiny_classifier import LABELS, write_classifier
+
+TEXTS = ("the minister told parliament about the new tax law", "the film won an award")
+LIMIT_SECONDS = 300.0  # a call takes ten seconds of processor time; who takes longer hangs
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_classifier(tmp_path_factory.mktemp("model"), "bert")[0]
+
+
+@pytest.fixture
+def state(tmp_path):
+    return tmp_path / "state"
+
+
+def plain_logits(folder, text):
+    tokens = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids
+    with torch.no_grad():
+        return BertForSequenceClassification.from_pretrained(folder)(torch.tensor([tokens])).logits[0].double()
+
+
+def processes(state: Path) -> list[int]:
+    """Return the processes that run in folders below the state."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and entry.joinpath("cwd").resolve().is_relative_to(state):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def party_process(state: Path, party: int) -> int:
+    return next(pid for pid in processes(state) if Path(f"/proc/{pid}/cwd").resolve().name == f"party-{party}")
+
+
+def left(state: Path) -> list[str]:
+    """Return what a call has left below the state, apart from the file that is locked there."""
+    return [str(path) for path in state.rglob("*") if path not in {state / "infer", state / "infer/lock"}]
+
+
+def eventually(condition) -> None:
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+class Watched(Silent):
+    """Shows nothing, and does something once when a phase begins or a computation has."""
+
+    def __init__(self, when: str, act) -> None:
+        self._when, self._act = when, act
+
+    def phase(self, text: str) -> None:
+        if self._when == text:
+            self._once()
+
+    def rounds(self, text: int, texts: int, begun: int, total: int) -> None:
+        if self._when == "rounds":
+            self._once()
+
+    def _once(self) -> None:
+        act, self._act = self._act, lambda: None
+        act()
+
+
+def call(model, state, *, show=None, texts=TEXTS):
+    return asyncio.run(infer_local(Request(texts, model, None, state), show or Silent(), os.environ))
+
+
+def test_answers_are_the_models_own_at_the_cost_that_was_planned_and_nothing_is_left(model, state):
+    seen = []
+
+    def look():
+        seen.append((len(processes(state)), list(state.rglob("*.safetensors"))))
+        seen.append({stat.S_IMODE(path.stat().st_mode) & 0o077 for path in state.rglob("tls.key")})
+
+    inference = foedus.infer(TEXTS, model=model, state=state, show=Watched("connecting", look))
+    assert seen == [(3, []), {0}]
+    for text, answer in zip(TEXTS, inference.answers, strict=True):
+        want = plain_logits(model, text)
+        assert (torch.tensor(answer.logits, dtype=torch.float64) - want).abs().max() < 0.05
+        assert answer.label == LABELS[int(want.argmax())]
+        assert sum(answer.scores.values()) == pytest.approx(1.0)
+        planned = plan(compile_program(read_model(model, None).architecture, 16)).total
+        assert (answer.rounds, answer.bytes_sent) == (planned.rounds, planned.bytes_sent)
+    assert set(inference.seconds) == {"reading", "sharing", "starting", "connecting", "computing"}
+    assert (processes(state), left(state)) == ([], [])
+
+
+@pytest.mark.parametrize("when", ["starting", "connecting", "rounds"])
+def test_a_party_that_is_killed_ends_the_call_with_one_line(model, state, when, monkeypatch):
+    def kill():
+        os.kill(party_process(state, 1), signal.SIGKILL)
+
+    if when == "starting":
+        original = LocalParties.listening
+
+        async def listening(self):
+            kill()
+            await original(self)
+
+        monkeypatch.setattr(LocalParties, "listening", listening)
+    with pytest.raises(FoedusError) as caught:
+        call(model, state, show=Watched(when, kill))
+    assert str(caught.value) == "party 1: its process was ended by signal 9"
+    assert caught.value.code is ExitCode.QUORUM_LOST
+    assert (processes(state), left(state)) == ([], [])
+
+
+def test_a_party_with_shares_of_another_model_does_not_begin(model, state, monkeypatch):
+    def swapped(path, shares, label):
+        other = {"model_digest": "sha256:" + "b" * 64} if label.party == 1 else {}
+        write_shares(path, shares, label.model_copy(update=other))
+
+    monkeypatch.setattr(local, "write_shares", swapped)
+    with pytest.raises(FoedusError, match=r"^party 1: .*these are shares of the model sha256:bbbb") as caught:
+        call(model, state)
+    assert caught.value.code is ExitCode.INVALID_MODEL
+    assert (processes(state), left(state)) == ([], [])
+
+
+def test_parties_of_two_sharings_are_refused_before_anything_secret_is_sent(model, state, monkeypatch):
+    def swapped(path, shares, label):
+        write_shares(path, shares, label.model_copy(update={"sharing": b"x" * 16} if label.party == 2 else {}))
+
+    monkeypatch.setattr(local, "write_shares", swapped)
+    monkeypatch.setattr("foedus_workloads.inference.inquiry.Inquiry.inputs", lambda *_: pytest.fail("shares are sent"))
+    with pytest.raises(FoedusError, match=r"^party 2: the client asks for another sharing of the model"):
+        call(model, state)
+    assert (processes(state), left(state)) == ([], [])
+
+
+def started(model, state, *more):
+    """Start the command as a process and return it once it computes."""
+    program = "from foedus.main import main; main()"
+    command = [sys.executable, "-c", program, "infer", "--local", "--model", str(model), "--state", str(state), *more]
+    environment = {**os.environ, "PYTHONPATH": ":".join(filter(None, sys.path))}
+    return subprocess.Popen(
+        [*command, *TEXTS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def until_computing(process):
+    while line := process.stderr.readline():
+        if line.startswith("computing"):
+            return
+    pytest.fail(process.stdout.read())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_call_says_so_and_leaves_nothing(model, state, number):
+    with started(model, state) as process:
+        until_computing(process)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=LIMIT_SECONDS)
+    assert (process.returncode, said.splitlines()[-1]) == (130, "error: interrupted")
+    assert (processes(state), left(state)) == ([], [])
+
+
+def test_parties_end_with_a_call_that_is_killed_and_the_next_call_removes_what_is_left(model, state):
+    with started(model, state) as process:
+        until_computing(process)
+        assert len(processes(state)) == 3
+        process.kill()
+    eventually(lambda: processes(state) == [])
+    assert list(state.rglob("*.safetensors")) == []
+    with call_folder(state) as folder:
+        assert [each.name for each in folder.parent.glob("call-*")] == [folder.name]
+    assert left(state) == []
+
+
+def test_json_lines_say_what_a_machine_wants_to_know(model, state):
+    with started(model, state, "--output", "json") as process:
+        out, said = process.communicate(timeout=LIMIT_SECONDS)
+    assert (process.returncode, said) == (0, "")
+    events = [json.loads(line) for line in out.splitlines()]
+    answers = [event for event in events if event["event"] == "Answer"]
+    assert [(each["text"], each["label"] in LABELS) for each in answers] == [(0, True), (1, True)]
+    summary = events[-1]
+    assert summary["event"] == "Summary"
+    assert summary["rounds"] == sum(each["rounds"] for each in answers)
+    assert summary["protocol"] == "Replicated3PC"
+    assert "no two of the three parties" in summary["assumption"]

@@ -1,0 +1,101 @@
+"""A party's shares of a model as one safetensors file that says what they are shares of."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from foedus_contract import limits
+from foedus_contract.canonical import digest
+from foedus_contract.durable import unwritable
+from foedus_contract.errors import InvalidInput
+from foedus_contract.exit_codes import ExitCode
+from foedus_contract.models import ContractModel, Digest
+from foedus_contract.mpc_wire import PartyIndex
+
+SHARING_BYTES = 16
+WEIGHTS_FILE = "weights.safetensors"
+_LABEL = "foedus"  # the key in the file's metadata
+_CURE = "share the model again"
+
+
+class ShareLabel(ContractModel):
+    """What a file of shares belongs to; it stands in the file itself."""
+
+    version: Literal[1] = 1
+    party: PartyIndex
+    model_digest: Digest
+    sharing: Annotated[bytes, Field(min_length=SHARING_BYTES, max_length=SHARING_BYTES)]
+    fraction: Annotated[int, Field(ge=8, le=20)]
+    architecture: str  # public: JSON of what the program is made from
+
+    @property
+    def digest(self) -> str:
+        """What the three files of one sharing have in common: shares of two sharings of one model give nonsense."""
+        common = self.model_dump(exclude={"party"})
+        return digest("foedus/inference/shares", common)
+
+
+def write_shares(path: Path, shares: Mapping[str, Tensor], label: ShareLabel) -> None:
+    """Write a party's shares for this user alone; raises Unavailable when the volume does not take them."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))  # before there is anything in it
+        save_file(dict(shares), path, metadata={_LABEL: label.to_json().decode("utf-8")})
+    except OSError as error:
+        raise unwritable(path, error) from None
+    except SafetensorError as error:
+        raise unwritable(path, _cause(error)) from None
+
+
+def read_shares(path: Path, party: int, model_digest: str) -> tuple[ShareLabel, dict[str, Tensor]]:
+    """Return label and shares of the file; raises InvalidInput unless it holds this party's shares of this model."""
+    try:
+        size = path.stat().st_size
+        if size > limits.MAX_SHARE_BYTES:
+            raise _unusable(path, f"the file is larger than {limits.MAX_SHARE_BYTES} bytes")
+        with safe_open(path, framework="pt") as file:
+            label = _label(path, (file.metadata() or {}).get(_LABEL, ""))
+            _check_owner(path, label, party, model_digest)
+            shares = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+    except OSError as error:
+        raise _unusable(path, f"the file cannot be read ({error.strerror or type(error).__name__})") from None
+    except SafetensorError:
+        raise _unusable(path, "the file is cut off or not safetensors") from None
+    if any(values.dtype is not torch.int64 for values in shares.values()):
+        raise _unusable(path, "the file holds something else than shares")
+    return label, shares
+
+
+def _label(path: Path, text: str) -> ShareLabel:
+    try:
+        return ShareLabel.from_json(text)
+    except InvalidInput:
+        raise _unusable(path, "the file does not say what it holds shares of") from None
+
+
+def _check_owner(path: Path, label: ShareLabel, party: int, model_digest: str) -> None:
+    if label.party != party:
+        raise _unusable(path, f"these are the shares of party {label.party}, not of party {party}")
+    if label.model_digest != model_digest:
+        raise _unusable(path, f"these are shares of the model {label.model_digest}, not of {model_digest}")
+
+
+def _unusable(path: Path, what: str) -> InvalidInput:
+    return InvalidInput(what, where=str(path), cure=_CURE, code=ExitCode.INVALID_MODEL)
+
+
+def _cause(error: SafetensorError) -> OSError:
+    """Return the operating system's error, of which safetensors passes the number on in words."""
+    found = re.search(r"os error (\d+)", str(error))
+    number = int(found[1]) if found else errno.EIO
+    return OSError(number, os.strerror(number))

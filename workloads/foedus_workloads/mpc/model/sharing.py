@@ -1,0 +1,123 @@
+"""From numbers to shares: what an owner sends each party, and what a party makes of it.
+
+A tensor x is x0 + x1 + x2 mod 2^64. x0 and x1 are expanded from fresh seeds of 32 bytes, x2 is what is missing. Party i
+is sent the components i and i + 1: "NAME.0" and "NAME.1" as seeds, four words each, "NAME.2" in full. Each two of the
+three are uniform, so what a single party is sent says nothing of x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import ldexp
+
+import torch
+from torch import Tensor
+
+from foedus_contract.errors import InvalidInput, JobFailed
+from foedus_contract.exit_codes import ExitCode
+from foedus_workloads.mpc.arithmetic import deal
+from foedus_workloads.mpc.model.checkpoint import PlainModel
+from foedus_workloads.mpc.model.program import Linear, Program, Secret
+from foedus_workloads.mpc.model.text import EmbeddedText
+from foedus_workloads.mpc.party import PARTIES, Shared
+from foedus_workloads.mpc.ring import Ring
+from foedus_workloads.mpc.rounds import Expected
+from foedus_workloads.mpc.session import Entropy
+from foedus_workloads.mpc.streams import KEY_BYTES, expand
+
+Shares = tuple[dict[str, Tensor], ...]  # of each party
+_REST = PARTIES - 1  # the component that is sent in full
+_RING = Ring()
+_SEED_SHAPE = (KEY_BYTES // torch.int64.itemsize,)
+# Products of fixed-point numbers must stay below 2^62; a weight or an activation of 2^20 would be a defect elsewhere.
+_MOST = 2.0**20
+
+
+def share_weights(model: PlainModel, program: Program, entropy: Entropy) -> Shares:
+    """Return what each party is sent of the model's weights; good for programs of every length at this fraction.
+
+    Raises InvalidInput naming a tensor that fixed point cannot hold.
+    """
+    scales = {
+        f"{each.module}.{part}": each.scale
+        for step in program.steps
+        if isinstance(step, Linear)
+        for each in step.maps
+        for part in ("weight", "bias")
+    }
+    tensors = ((secret, model.tensors[secret.name].double().t()) for secret in program.weights)
+    return _share(((secret, tensor * scales.get(secret.name, 1.0)) for secret, tensor in tensors), entropy)
+
+
+def share_input(embedded: EmbeddedText, program: Program, entropy: Entropy) -> Shares:
+    """Return what each party is sent of a text that was embedded for the program's length."""
+    return _share(zip(program.inputs, (embedded.values, embedded.mask), strict=True), entropy)
+
+
+def shipped(secrets: Sequence[Secret], party: int) -> dict[str, Expected]:
+    """Return names, types and shapes of what a party is sent of `secrets`."""
+    return {
+        f"{secret.name}.{component}": Expected(torch.int64, secret.shape if component == _REST else _SEED_SHAPE)
+        for secret in secrets
+        for component in _components(party)
+    }
+
+
+def held(party: int, secret: Secret, tensors: Mapping[str, Tensor]) -> Shared:
+    """Return a party's sharing of `secret` from what it was sent; raises InvalidInput when that does not fit."""
+    parts = []
+    for name, kind in shipped([secret], party).items():
+        tensor = tensors.get(name)
+        if tensor is None or Expected(tensor.dtype, tuple(tensor.shape)) != kind:
+            raise InvalidInput(
+                f"the share {name} is missing or of another type or shape",
+                where=f"party {party}",
+                cure="share for the same model and program",
+                code=ExitCode.INVALID_MODEL,
+            )
+        parts.append(tensor if name.endswith(f".{_REST}") else _expanded(tensor, secret.shape))
+    return Shared(*parts)
+
+
+def reveal(parts: Sequence[Shared], fraction: int) -> list[float]:
+    """Return the numbers that all three parties' shares stand for; raises JobFailed when their copies differ."""
+    for party in range(PARTIES):
+        if not torch.equal(parts[party].next, parts[(party + 1) % PARTIES].own):
+            raise JobFailed("the parties hold different shares", where=f"party {party}", cure="start a new session")
+    total = torch.stack([part.own for part in parts]).sum(0)  # wraps mod 2^64, as it must
+    return [ldexp(value, -fraction) for value in total.reshape(-1).tolist()]
+
+
+def _share(secrets: Iterable[tuple[Secret, Tensor]], entropy: Entropy) -> Shares:
+    shares: Shares = tuple({} for _ in range(PARTIES))
+    for secret, values in secrets:
+        for party, name, part in _dealt(secret, values, entropy):
+            shares[party][name] = part
+    return shares
+
+
+def _dealt(secret: Secret, values: Tensor, entropy: Entropy) -> Iterator[tuple[int, str, Tensor]]:
+    if tuple(values.shape) != secret.shape:
+        raise InvalidInput(f"{secret.name} has another shape than the program's", where="shares")
+    # NaN is in no range.
+    if not bool((values.abs() < _MOST).all()):
+        what = f"{secret.name} holds a number that fixed point cannot, {_MOST:g} or more"
+        raise InvalidInput(what, where="shares", cure="check the model", code=ExitCode.INVALID_MODEL)
+    seeds = (entropy(KEY_BYTES), entropy(KEY_BYTES))
+    encoded = (values * 2.0**secret.bits).round().to(torch.int64).contiguous()
+    parts = [*map(_seed_tensor, seeds), deal(encoded, seeds, _RING).rest]
+    for party in range(PARTIES):
+        for component in _components(party):
+            yield party, f"{secret.name}.{component}", parts[component]
+
+
+def _components(party: int) -> tuple[int, int]:
+    return party, (party + 1) % PARTIES
+
+
+def _seed_tensor(seed: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(seed), dtype=torch.int64)
+
+
+def _expanded(seed: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return expand(seed.contiguous().numpy().tobytes(), 0, 0, _RING.bits, shape)
