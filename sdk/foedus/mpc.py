@@ -28,7 +28,7 @@ def mpc() -> None:
 
 
 @mpc.command()
-@click.argument("model", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("model")
 @click.option("--adapter", type=click.Path(path_type=Path, file_okay=False), help="Folder of a LoRA adapter.")
 @click.option(
     "--tokens",
@@ -38,17 +38,19 @@ def mpc() -> None:
 @click.option(
     "-o", "--output", type=click.Choice(["text", "json"]), default="text", help="json prints one object, on one line."
 )
-def plan(model: Path, adapter: Path | None, tokens: int | None, output: str) -> None:
-    """Say what a text's answer by the classifier in folder MODEL will cost: rounds, and bytes that each party sends.
+def plan(model: str, adapter: Path | None, tokens: int | None, output: str) -> None:
+    """Say what a text's answer by MODEL will cost: rounds, and bytes that each party sends.
 
-    The figures are exact and need neither a text nor a party. Bytes are payloads, without headers and TLS.
+    MODEL is a classifier's folder or an installed package, PACKAGE[:FOLDER]. The figures are exact and need neither a
+    text nor a party. Bytes are payloads, without headers and TLS.
     """
     if importlib.util.find_spec("torch") is None:
         raise Unavailable("torch is not installed", cure="install the project's extra `training`")
+    from foedus.inference.source import find_model
     from foedus_workloads.mpc.model import check_model, compile_program, padded_length
     from foedus_workloads.mpc.model import plan as make_plan
 
-    sizes = check_model(model, adapter)
+    sizes = check_model(find_model(model), adapter)
     wanted = min(_DEFAULT_TOKENS, sizes.positions) if tokens is None else tokens
     # A text longer than the model takes is refused where the program is made.
     program = compile_program(sizes, padded_length(wanted, sizes.positions) if wanted <= sizes.positions else wanted)

@@ -42,7 +42,7 @@ VALID_SECONDS = 7 * 24 * 3600  # ten thousand texts of a minute each
 def call_folder(state: Path) -> Iterator[Path]:
     """Give a fresh folder for one call and remove it at the end; folders of calls that were killed go first."""
     make_private(state)
-    above = state / FOLDER
+    above = state.absolute() / FOLDER  # processes with other working folders look below it
     make_private(above)
     with open_locked(above / LOCK, owner="call", wait_seconds=10.0):
         _sweep(above)

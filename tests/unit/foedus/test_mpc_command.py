@@ -64,7 +64,7 @@ def test_a_model_without_a_head_is_refused_in_one_line(tmp_path: Path, capsys: C
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (("no-such-folder",), 12, "the file cannot be read"),
+        (("no-such-folder",), 12, "there is neither such a folder nor such an installed package"),
         (("MODEL", "--adapter", "no-such-folder"), 12, "adapter_config.json: the file cannot be read"),
         (("MODEL", "--tokens", "65", "-o", "json"), 10, "65 tokens are asked for, the model takes 2 to 64"),
         (("MODEL", "--tokens", "0"), 2, "--tokens"),
