@@ -22,7 +22,7 @@ from foedus_engine.build.reader import Reading, build_reader
 from foedus_engine.cluster.embedded_ledgers import head_path, ledger_path, read_head
 from foedus_engine.decide.plan import BudgetKey, ObjectKey
 from foedus_ledger.charge_log import log_path, read_charges
-from foedus_ledger.charges import LOG_FILE, Charges, check_reaches, missing
+from foedus_ledger.charges import LOG_FILE, Charges, check_reaches, check_signer, missing
 from foedus_ledger.ledger import epsilon_reserved, epsilon_spent
 from foedus_ledger.records import Account, BudgetRecord
 from foedus_ledger.sqlite import SqliteLedger
@@ -91,7 +91,9 @@ def _on_cluster(target: Target, name: str, log: Path | None, image: str | None, 
     async def work(session: Session) -> None:
         (before,) = await session.budgets(name)
         charges = await _fetch_log(session, name, image) if log is None else await asyncio.to_thread(read_charges, log)
-        lacking = missing(before.record, charges, f"{names.BUDGET_KIND} {before.key}" if log is None else str(log))
+        where = f"{names.BUDGET_KIND} {before.key}" if log is None else str(log)
+        check_signer(charges, before.head, where)
+        lacking = missing(before.record, charges, where)
         after = await session.take_over(before.key, lacking)
         _echo(compare(before.key, before.record, after, lacking), output)
         (now,) = await session.budgets(name)
@@ -125,6 +127,7 @@ def take_over(state: Path, key: BudgetKey) -> TakenOver:
     """Take over what the silo's log has and the ledger lacks; raises Refused when one of them cannot be trusted."""
     path = ledger_path(state, key)
     charges = read_charges(log_path(path))
+    check_signer(charges, read_head(head_path(state, key)), str(log_path(path)))
     ledger = SqliteLedger(path)
     before = ledger.read()
     lacking = missing(before, charges, str(path))

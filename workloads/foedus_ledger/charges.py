@@ -189,6 +189,19 @@ def check_reaches(record: BudgetRecord, head: LedgerHead, where: str = "") -> No
         )
 
 
+def check_signer(charges: Charges, seen: LedgerHead | None, where: str = "") -> None:
+    """Raise LogDamaged when a log is signed with another key than its end that was seen, or ends there otherwise.
+
+    A log names its key itself: that somebody else has written it anew is known by a head alone.
+    """
+    if seen is None or charges.head is None:
+        return
+    if not is_signed(seen, charges.identity):
+        raise damaged("it is signed with another key than when its end was last seen", where)
+    if seen.count == charges.head.count and seen.hash != charges.head.hash:
+        raise damaged("it is not the log whose end was seen", where)
+
+
 def damaged(what: str, where: str = "") -> LogDamaged:
     """Return the error of a log that cannot be trusted."""
     return LogDamaged(

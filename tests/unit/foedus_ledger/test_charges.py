@@ -20,6 +20,7 @@ from foedus_ledger.charges import (
     add_line,
     check_not_behind,
     check_reaches,
+    check_signer,
     head_of,
     is_signed,
     missing,
@@ -195,6 +196,27 @@ def test_a_head_that_was_seen_is_a_lower_bound(held: BudgetRecord, error: type[E
         return check_reaches(held, head)
     with pytest.raises(error):
         check_reaches(held, head)
+    return None
+
+
+@pytest.mark.parametrize(
+    ("lines", "seen", "why"),
+    [
+        (FIVE, FIVE, None),
+        (FIVE, FIVE[:2], None),
+        (FIVE, [], None),
+        ([], FIVE, None),  # nothing is taken over from an empty one
+        (log_of(record(job_a=account(9)), key=OTHER_KEY), FIVE, "signed with another key"),
+        (FIVE, log_of(record(job_a=account(9)), key=OTHER_KEY), "signed with another key"),
+        (log_of(record(job_a=account(5))), FIVE, "not the log whose end was seen"),
+    ],
+)
+def test_a_log_has_the_key_and_the_end_that_were_seen(lines: list[bytes], seen: list[bytes], why: str | None) -> None:
+    charges, head = parse_charges(lines, Path("log")), parse_charges(seen, Path("log")).head
+    if why is None:
+        return check_signer(charges, head)
+    with pytest.raises(LogDamaged, match=why):
+        check_signer(charges, head)
     return None
 
 
