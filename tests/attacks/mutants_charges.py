@@ -20,7 +20,7 @@ CHARGES_MUTANTS = {
         Patch(SILO_LEDGER, 'append_durably(descriptor, line.to_json() + b"\\n")', "pass"),
     ),
     "old-copies-charged": fails(
-        OLD_COPY, Patch(SILO_LEDGER, "            check_not_behind(record, charges, self._ledger.where)\n", "")
+        OLD_COPY, Patch(SILO_LEDGER, "        check_not_behind(record, before, self._ledger.where)\n", "")
     ),
     "charges-that-the-log-knows-released": fails(
         OLD_COPY,
