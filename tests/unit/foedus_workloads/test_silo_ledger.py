@@ -184,7 +184,7 @@ def test_a_log_signed_with_another_key_is_refused(path: Path) -> None:
     file_ledger(path, KEY).charge("job-a", 0)
     other = file_ledger(path, OTHER_KEY)
     for act in (other.open, lambda: other.charge("job-a", 1)):
-        with pytest.raises(Refused, match="charge log is signed with another key") as caught:
+        with pytest.raises(Refused, match="the charge log is not signed with this silo's identity key") as caught:
             act()
         assert caught.value.code is ExitCode.IDENTITY_REFUSED
 

@@ -12,8 +12,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from foedus_contract.durable import append_durably, open_locked, sync_folder, take_lines, unwritable
-from foedus_contract.errors import InvalidInput, Refused, Unavailable
-from foedus_contract.exit_codes import ExitCode
+from foedus_contract.errors import InvalidInput, Unavailable
 from foedus_contract.wire import LedgerHead
 from foedus_ledger.charges import (
     MAX_LOG_BYTES,
@@ -138,14 +137,7 @@ class SiloLedger:
             sync_folder(self._log.parent)
         except OSError as error:
             raise unwritable(self._log, error) from error
-        charges = parse_charges(lines, self._log, after=known.charges, first=known.lines + 1)
-        if charges.identity not in (b"", self._identity):
-            raise Refused(
-                "the charge log is signed with another key",
-                where=str(self._log),
-                cure="restore the identity key that it was signed with",
-                code=ExitCode.IDENTITY_REFUSED,
-            )
+        charges = parse_charges(lines, self._log, identity=self._identity, after=known.charges, first=known.lines + 1)
         size = known.size + sum(len(line) + 1 for line in lines)
         self._read_already = _Read(status.st_ino, size, known.lines + len(lines), charges)
         return charges
