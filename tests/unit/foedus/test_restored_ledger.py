@@ -14,9 +14,8 @@ from foedus_contract.exit_codes import ExitCode
 from foedus_engine.cluster.embedded_ledgers import ledger_path
 from foedus_engine.decide.plan import BudgetKey
 from foedus_ledger.charge_log import log_path, read_charges
-from foedus_ledger.charges import Charges, next_lines
-from foedus_ledger.records import BudgetRecord, BudgetSpec
 from support.one_line import check_one_line
+from support.silo_ledgers import written_log
 from support.small_job import SILOS, SmallJob, build_small_job
 
 Capture = pytest.CaptureFixture[str]
@@ -30,21 +29,14 @@ def foedus(*arguments: str) -> int:
     return ended.value.code
 
 
-def strangers(charges: Charges) -> bytes:
-    """Return a log of the same charges that somebody else has written and signed."""
-    assert charges.head is not None
-    spec = BudgetSpec(digest=charges.head.dataset, records=5, epsilon=1.0, delta=1e-5)
-    key = Ed25519PrivateKey.generate()
-    written = BudgetRecord(spec=spec, accounts=charges.accounts)
-    lines = next_lines(Charges(), written, key.public_key().public_bytes_raw(), key.sign)
-    return b"".join(line.to_json() + b"\n" for line in lines)
-
-
-def check_a_strangers_log_is_refused(log: Path, state: tuple[str, ...], capfd: Capture) -> None:
-    own = log.read_bytes()
-    log.write_bytes(strangers(read_charges(log)))
-    assert foedus("budget", "reconcile", *state) == ExitCode.BUDGET_REFUSED
-    check_one_line(capfd, str(log), "it is signed with another key than when its end was last seen")
+def check_a_strangers_log_is_refused(world: SmallJob, log: Path, capfd: Capture) -> None:
+    own, charges = log.read_bytes(), read_charges(log)
+    record = world.ledger(FIRST).read().model_copy(update={"accounts": charges.accounts})
+    log.write_bytes(written_log(record, Ed25519PrivateKey.generate()))
+    assert foedus("budget", "reconcile", "--state", str(world.state)) == ExitCode.IDENTITY_REFUSED
+    check_one_line(
+        capfd, f"{log}: the charge log is not signed with this silo's identity key", "restore the silo's own log"
+    )
     log.write_bytes(own)
 
 
@@ -81,7 +73,7 @@ def test_a_restored_ledger_refunds_nothing(tmp_path: Path, capfd: Capture, monke
     row = answers(capfd)[FIRST]
     assert (row["epsilonSpent"], row["ready"]["status"], row["ready"]["reason"]) == (0, "False", "LedgerBehind")
 
-    check_a_strangers_log_is_refused(log_path(ledger), state, capfd)
+    check_a_strangers_log_is_refused(world, log_path(ledger), capfd)
     assert world.ledger(FIRST).read().accounts == {}
     assert foedus("budget", "reconcile", "--output", "json", *state) == ExitCode.OK
     rows = answers(capfd)
