@@ -10,7 +10,7 @@ A dot product or matrix product sums in step 1, so it costs one element per resu
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -106,12 +106,12 @@ def square_sum(party: Party, x: Shared) -> Summand:
 class Weight:
     """The right-hand factor of matrix products, [..., k, n], prepared once: y_i + y_{i+1} above y_i."""
 
-    stacked: Tensor
+    stacked: rings.Factor = field(repr=False)
 
 
 def prepare(y: Shared) -> Weight:
     """Return `y` as `matrix_product` wants it."""
-    return Weight(torch.cat([y.own + y.next, y.own], dim=-2))
+    return Weight(rings.prepare(torch.cat([y.own + y.next, y.own], dim=-2)))
 
 
 def matrix_product(party: Party, x: Shared, weight: Weight) -> Summand:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+import foedus_ring
+
 WORD_BITS = 64
 _CONTAINERS = ((8, torch.int8), (16, torch.int16), (32, torch.int32), (64, torch.int64))
 
@@ -51,6 +53,23 @@ def container(bits: int) -> torch.dtype:
     return next(kind for size, kind in _CONTAINERS if bits <= size)
 
 
-def matmul(left: Tensor, right: Tensor) -> Tensor:
+Factor = Tensor | foedus_ring.Packed
+"""A right-hand factor as `matmul` takes it."""
+
+
+def prepare(right: Tensor) -> Factor:
+    """Return the right-hand factor [k, n] in the layout of the fastest kernel here; a batch of them as it is."""
+    return foedus_ring.pack(right) if right.dim() == 2 and _has_content(right) else right
+
+
+def matmul(left: Tensor, right: Factor) -> Tensor:
     """Return the product [..., m, k] x [..., k, n] over Z_2^64."""
-    return left @ right
+    if not _has_content(left):
+        assert isinstance(right, Tensor)
+        return left @ right
+    return foedus_ring.matmul(left, right)
+
+
+def _has_content(values: Tensor) -> bool:
+    """Tell real tensors from those of which a plan knows the shape alone."""
+    return values.device.type != "meta"
