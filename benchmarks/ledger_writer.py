@@ -106,19 +106,18 @@ class FaultyServer(ApiServer):
         super().__init__(server._client)
         self._faults = faults
 
-    async def _send(
-        self, verb: str, path: str, query: dict[str, str], body: Any, content_type: str, seconds: float
-    ) -> tuple[int, bytes]:
+    async def _send(self, asked: Any, seconds: float) -> tuple[int, bytes]:
         faults = self._faults
-        if verb == "GET":
+        if asked.verb == "GET":
             faults.reach(BEFORE_READ)
-            return self._heard(await super()._send(verb, path, query, body, content_type, seconds))
+            return self._heard(await super()._send(asked, seconds))
         faults.reach(BEFORE_WRITE)
         faults.sent += 1
         if not faults.task.guarded:
             await asyncio.sleep(faults.rng.random() * 0.05)  # others write meanwhile, however slow the machine is
-            verb, body, content_type = "PATCH", {"status": body["status"]}, "application/merge-patch+json"
-        sending = asyncio.ensure_future(super()._send(verb, path, query, body, content_type, seconds))
+            unguarded = {"status": asked.body["status"]}
+            asked = replace(asked, verb="PATCH", body=unguarded, content_type="application/merge-patch+json")
+        sending = asyncio.ensure_future(super()._send(asked, seconds))
         if faults.is_due(ASK_KILL):
             tell("tell", faults.task.number, KILL)
         if faults.is_due(IN_WRITE):
