@@ -57,7 +57,7 @@ MPC_MUTANTS = {
     ),
     "terms-not-compared": fails(
         f"{TESTS}/test_mpc_session.py::test_parties_with_other_terms_do_not_begin",
-        Patch(SESSION, "        if hello.terms_digest != self._terms_digest:", "        if False:"),
+        Patch(SESSION, "        if hello.terms_digest != self._terms.digest:", "        if False:"),
     ),
     "rounds-of-other-sessions-taken": fails(
         f"{EXPECTED}[another session]",

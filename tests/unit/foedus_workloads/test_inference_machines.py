@@ -11,7 +11,8 @@ from foedus_contract.inference_wire import Computing, Failure, Input, NamedTenso
 from foedus_contract.mpc_wire import TensorHeader
 from foedus_workloads.inference.desk import Desk, failure
 from foedus_workloads.inference.inquiry import Inquiry, PartyFailed, root_cause
-from foedus_workloads.inference.task import revealed, to_client
+from foedus_workloads.inference.task import to_client
+from foedus_workloads.mpc.model.sharing import revealed
 from support.inference_world import LABELS, ROUNDS, VALUES, gelu_task, question
 from support.three_parties import parties, run
 from support.three_parties import revealed as revealed_words

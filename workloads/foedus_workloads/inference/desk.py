@@ -21,7 +21,8 @@ from foedus_contract.exit_codes import ExitCode
 from foedus_contract.inference_wire import INFERENCE_PROTOCOL_VERSION, Computing, Failure, Input, Open, Output, Ready
 from foedus_contract.mpc_wire import PARTIES, SessionTerms
 from foedus_workloads.inference.shares import ShareLabel
-from foedus_workloads.inference.task import Task, Tasks, buffer, bytes_in, kind_of, named_header, tensor_header
+from foedus_workloads.inference.task import Task, Tasks, named_header
+from foedus_workloads.mpc.wire import buffer, bytes_in, kind_of, tensor_header
 
 MAX_WORDS = 1024
 _CURE = "give client and parties the same model files and the same version of Foedus"

@@ -34,8 +34,10 @@ from foedus_contract.inference_wire import (
     parse_party_message,
 )
 from foedus_contract.mpc_wire import PARTIES, SessionTerms
-from foedus_workloads.inference.task import buffer, bytes_in, bytes_of, kind_of, named_header, revealed, tensor_header
+from foedus_workloads.inference.task import named_header
+from foedus_workloads.mpc.model.sharing import revealed
 from foedus_workloads.mpc.rounds import Expected
+from foedus_workloads.mpc.wire import buffer, bytes_in, bytes_of, kind_of, tensor_header
 
 
 @dataclass(frozen=True)

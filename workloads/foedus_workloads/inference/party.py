@@ -25,8 +25,9 @@ from foedus_contract.progress import Preparing
 from foedus_contract.run_spec import PartyRunSpec, Patience
 from foedus_workloads.inference.desk import Desk, failure
 from foedus_workloads.inference.shares import ShareLabel, read_shares
-from foedus_workloads.inference.task import Tasks, bytes_of, to_client
+from foedus_workloads.inference.task import Tasks, to_client
 from foedus_workloads.mpc.session import Session
+from foedus_workloads.mpc.wire import bytes_of
 from foedus_workloads.training.surroundings import Surroundings
 from foedus_workloads.transport.frames import Clock, Connection
 from foedus_workloads.transport.parties import meet, run_session

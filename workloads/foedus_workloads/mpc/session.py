@@ -31,10 +31,11 @@ from torch import Tensor
 from foedus_contract.canonical import domain_bytes
 from foedus_contract.errors import InvalidInput, JobFailed
 from foedus_contract.exit_codes import ExitCode
-from foedus_contract.mpc_wire import MPC_PROTOCOL_VERSION, Hello, Round, SessionTerms, TensorHeader
+from foedus_contract.mpc_wire import MPC_PROTOCOL_VERSION, Hello, Round, SessionTerms
 from foedus_workloads.mpc.party import PARTIES, Party
 from foedus_workloads.mpc.rounds import Exchange, Expected, Operation, Received
 from foedus_workloads.mpc.streams import KEY_BYTES, KeyedStreams
+from foedus_workloads.mpc.wire import buffer, bytes_in, bytes_of, kind_of, tensor_header
 
 T = TypeVar("T")
 Entropy = Callable[[int], bytes]
@@ -125,7 +126,7 @@ class Session(Generic[T]):
 
     def start(self) -> tuple[Send, ...]:
         """Return the greetings."""
-        hello = Hello(party=self._index, incarnation=self._incarnation, terms_digest=self._terms_digest).to_json()
+        hello = Hello(party=self._index, incarnation=self._incarnation, terms_digest=self._terms.digest).to_json()
         return Send(self.previous, hello, (memoryview(self._key),)), Send(self.following, hello)
 
     def announce(self, sender: int, header: bytes) -> tuple[memoryview, ...]:
@@ -141,8 +142,8 @@ class Session(Generic[T]):
         except InvalidInput as error:
             raise self._ended(sender, f"sent something malformed ({error.what})") from None
         inbox.announced = True
-        inbox.buffers = tuple(np.empty(each.shape, _numpy_type(each.dtype)) for each in inbox.expected)
-        return tuple(each.reshape(-1).view(np.uint8).data for each in inbox.buffers)
+        inbox.buffers = tuple(map(buffer, inbox.expected))
+        return tuple(map(bytes_in, inbox.buffers))
 
     def arrived(self, sender: int) -> tuple[Send, ...]:
         """The buffers of `sender` are filled; return what is to be sent now."""
@@ -162,10 +163,6 @@ class Session(Generic[T]):
         """End the session because a neighbour's connection is gone; returns the error to raise."""
         return self._ended(party, "is gone", code=ExitCode.QUORUM_LOST)
 
-    @property
-    def _terms_digest(self) -> str:
-        return self._terms.digest
-
     def _ended(self, sender: int | None, what: str, *, code: ExitCode = ExitCode.QUORUM_LOST) -> JobFailed:
         self._over = True
         self._inboxes = {}
@@ -180,7 +177,7 @@ class Session(Generic[T]):
             raise self._ended(
                 sender, f"speaks version {hello.version} of the protocol, here it is {MPC_PROTOCOL_VERSION}"
             )
-        if hello.terms_digest != self._terms_digest:
+        if hello.terms_digest != self._terms.digest:
             raise self._ended(sender, "was given another session, model or program")
         self._hellos[sender] = hello
 
@@ -189,7 +186,7 @@ class Session(Generic[T]):
             raise self._ended(sender, "sent a message of another session")
         if message.number != self.totals.rounds - 1:
             raise self._ended(sender, f"sent round {message.number} instead of {self.totals.rounds - 1}")
-        if message.tensors != tuple(_header(each.dtype, each.shape) for each in expected):
+        if message.tensors != tuple(map(tensor_header, expected)):
             raise self._ended(sender, "sent tensors of another type or shape")
 
     def _party(self) -> Party:
@@ -231,9 +228,9 @@ class Session(Generic[T]):
         sends = []
         for party, tensors in ((self.previous, exchange.to_previous), (self.following, exchange.to_next)):
             if tensors:
-                headers = tuple(_header(each.dtype, tuple(each.shape)) for each in tensors)
+                headers = tuple(tensor_header(kind_of(each)) for each in tensors)
                 message = Round(session=self._terms.session, number=number, tensors=headers)
-                sends.append(Send(party, message.to_json(), tuple(_bytes(each) for each in tensors)))
+                sends.append(Send(party, message.to_json(), tuple(map(bytes_of, tensors))))
         self.totals.messages_sent += len(sends)
         self.totals.bytes_sent += sum(each.size for each in sends)
         return sends
@@ -246,15 +243,3 @@ def derive_stream_key(key: bytes, terms: SessionTerms, component: int, incarnati
         {"terms": terms.model_dump(), "component": component, "incarnations": incarnations},
     )
     return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info).derive(key)
-
-
-def _header(dtype: torch.dtype, shape: tuple[int, ...]) -> TensorHeader:
-    return TensorHeader.model_validate({"dtype": str(dtype).removeprefix("torch."), "shape": shape})
-
-
-def _numpy_type(dtype: torch.dtype) -> np.dtype:
-    return np.dtype(str(dtype).removeprefix("torch."))
-
-
-def _bytes(values: Tensor) -> memoryview:
-    return values.contiguous().numpy().reshape(-1).view(np.uint8).data

@@ -84,7 +84,12 @@ def reveal(parts: Sequence[Shared], fraction: int) -> list[float]:
     for party in range(PARTIES):
         if not torch.equal(parts[party].next, parts[(party + 1) % PARTIES].own):
             raise JobFailed("the parties hold different shares", where=f"party {party}", cure="start a new session")
-    total = torch.stack([part.own for part in parts]).sum(0)  # wraps mod 2^64, as it must
+    return revealed([part.own for part in parts], fraction)
+
+
+def revealed(summands: Sequence[Tensor], fraction: int) -> list[float]:
+    """Return the numbers that the three parties' summands add up to."""
+    total = torch.stack(tuple(summands)).sum(0)  # wraps mod 2^64, as it must
     return [ldexp(value, -fraction) for value in total.reshape(-1).tolist()]
 
 
