@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from collections.abc import Sequence
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from foedus.table import aligned
-from foedus_contract.errors import Unavailable
 
 if TYPE_CHECKING:
     from foedus_workloads.mpc.model import Architecture, Cost, Plan
@@ -44,9 +42,9 @@ def plan(model: str, adapter: Path | None, tokens: int | None, output: str) -> N
     MODEL is a classifier's folder or an installed package, PACKAGE[:FOLDER]. The figures are exact and need neither a
     text nor a party. Bytes are payloads, without headers and TLS.
     """
-    if importlib.util.find_spec("torch") is None:
-        raise Unavailable("torch is not installed", cure="install the project's extra `training`")
-    from foedus.inference.source import find_model
+    from foedus.inference.source import find_model, require_torch
+
+    require_torch()
     from foedus_workloads.mpc.model import check_model, compile_program, padded_length
     from foedus_workloads.mpc.model import plan as make_plan
 

@@ -21,6 +21,7 @@ from foedus_contract.models import ContractModel, Digest, first_problem
 from foedus_contract.mpc_wire import PartyIndex, SessionId, SessionTerms, TensorHeader
 
 INFERENCE_PROTOCOL_VERSION = 1
+MAX_WORDS = 1024  # letters of a failure: an error is one line
 
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -82,7 +83,7 @@ class Failure(ContractModel):
     kind: Literal["Failure"] = "Failure"
     blames: PartyIndex
     code: Annotated[int, Field(ge=1, le=255)]
-    message: Annotated[str, StringConstraints(max_length=1024)]
+    message: Annotated[str, StringConstraints(max_length=MAX_WORDS)]
 
 
 PartyMessage = Ready | Computing | Output | Failure

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 import time
@@ -14,11 +13,11 @@ from rich.console import Console
 
 from foedus.inference.answer import PROTOCOLS
 from foedus.inference.show import JsonLines, Lines, Show
-from foedus.inference.source import find_model
+from foedus.inference.source import find_model, require_torch
 from foedus.interrupt import run_until_terminated
 from foedus.options import state_option
 from foedus_contract import limits
-from foedus_contract.errors import InvalidInput, Unavailable
+from foedus_contract.errors import InvalidInput
 from foedus_contract.exit_codes import ExitCode
 
 
@@ -53,8 +52,7 @@ def infer(
     """
     if not local:
         raise click.UsageError("only --local is there yet")
-    if importlib.util.find_spec("torch") is None:
-        raise Unavailable("torch is not installed", cure="install the project's extra `training`")
+    require_torch()
     asked = (*texts, *(() if file is None else read_texts(file)))
     if not asked:
         raise click.UsageError("no text is given; write it behind the options, or name a file with --file")

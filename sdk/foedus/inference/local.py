@@ -69,7 +69,7 @@ async def infer_local(request: Request, show: Show, environ: Mapping[str, str]) 
     watch = Stopwatch(show)
     with watch.phase("reading", "reading the model"):
         owner = await in_thread(lambda: Owner(request.model, request.adapter))
-        await in_thread(lambda: check_texts(owner, request.texts))
+        await in_thread(lambda: check_lengths(owner, request.texts))
     with call_folder(request.state) as folder:
         with watch.phase("sharing", "sharing the weights among three parties"):
             digest = await in_thread(lambda: share(owner, folder))
@@ -87,7 +87,7 @@ async def infer_local(request: Request, show: Show, environ: Mapping[str, str]) 
     return Inference(tuple(answers), watch.seconds, request.protocol, owner.digest, ASSUMPTION)
 
 
-def check_texts(owner: Owner, texts: Sequence[str]) -> None:
+def check_lengths(owner: Owner, texts: Sequence[str]) -> None:
     """Raise InvalidInput naming the first text that the model does not take: before anything is started."""
     for number, text in enumerate(texts, 1):
         try:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 from pathlib import Path, PurePosixPath
 
-from foedus_contract.errors import InvalidInput
+from foedus_contract.errors import InvalidInput, Unavailable
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.run_spec import ModelSource
 from foedus_workloads.model_folder import CONFIG_FILE
 from foedus_workloads.training.base import resolve
 
 WEIGHTS_SUFFIX = ".safetensors"
+
+
+def require_torch() -> None:
+    """Raise Unavailable where torch, without which no model is read, is not installed."""
+    if importlib.util.find_spec("torch") is None:
+        raise Unavailable("torch is not installed", cure="install the project's extra `training`")
 
 
 def find_model(name: str) -> Path:

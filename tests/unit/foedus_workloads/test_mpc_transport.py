@@ -16,9 +16,11 @@ from foedus_contract.errors import FoedusError, Refused, Unavailable
 from foedus_contract.mpc_wire import SessionTerms
 from foedus_workloads.mpc.activations import gelu
 from foedus_workloads.mpc.session import Session
-from foedus_workloads.transport.parties import PartyPlace, connect, run_session
+from foedus_workloads.transport.parties import PartyPlace, meet, run_session
+from foedus_workloads.transport.reception import Reception
 from foedus_workloads.transport.tls import party_contexts, party_uri
 from support.certificates import Authority
+from support.inference_world import free_addresses
 from support.three_parties import encoded, parties, revealed, run, shared
 
 DIGEST = "sha256:" + "0" * 64
@@ -26,14 +28,6 @@ TERMS = SessionTerms(session=bytes(16), model_digest=DIGEST, program_digest=DIGE
 X = torch.linspace(-4, 4, 200, dtype=torch.float64)
 SHARES = shared(encoded(X))
 PATIENCE = 60.0
-
-
-def free_addresses():
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
-    addresses = [s.getsockname() for s in sockets]
-    for each in sockets:
-        each.close()
-    return addresses
 
 
 @pytest.fixture
@@ -60,7 +54,12 @@ def session(party, program=None):
 
 def run_party(at, program=None, *, round_seconds=PATIENCE, connect_seconds=PATIENCE):
     one = session(at.party, program)
-    return run_session(one, connect(at, seconds=connect_seconds), round_seconds=round_seconds), one.totals
+    reception = Reception(at)
+    try:
+        links = meet(at, reception, seconds=connect_seconds)
+    finally:
+        reception.close()
+    return run_session(one, links, round_seconds=round_seconds), one.totals
 
 
 def outcomes(*calls):

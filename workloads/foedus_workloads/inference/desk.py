@@ -18,14 +18,20 @@ from torch import Tensor
 
 from foedus_contract.errors import FoedusError, InvalidInput, Refused, describe_defect
 from foedus_contract.exit_codes import ExitCode
-from foedus_contract.inference_wire import INFERENCE_PROTOCOL_VERSION, Computing, Failure, Input, Open, Output, Ready
+from foedus_contract.inference_wire import (
+    INFERENCE_PROTOCOL_VERSION,
+    MAX_WORDS,
+    Computing,
+    Failure,
+    Input,
+    Open,
+    Output,
+    Ready,
+)
 from foedus_contract.mpc_wire import PARTIES, SessionTerms
 from foedus_workloads.inference.shares import ShareLabel
-from foedus_workloads.inference.task import Task, Tasks, named_header
+from foedus_workloads.inference.task import SAME_FILES, Task, Tasks, named_header
 from foedus_workloads.mpc.wire import buffer, bytes_in, kind_of, tensor_header
-
-MAX_WORDS = 1024
-_CURE = "give client and parties the same model files and the same version of Foedus"
 
 
 class Desk:
@@ -94,7 +100,7 @@ class Desk:
         return Output(session=self.terms.session, tensor=tensor, rounds=rounds, bytes_sent=bytes_sent).to_json()
 
     def _refused(self, what: str) -> Refused:
-        return Refused(what, where=f"party {self._label.party}", cure=_CURE, code=ExitCode.INVALID_MODEL)
+        return Refused(what, where=f"party {self._label.party}", cure=SAME_FILES, code=ExitCode.INVALID_MODEL)
 
 
 def failure(party: int, error: Exception) -> bytes:

@@ -34,7 +34,7 @@ from foedus_contract.inference_wire import (
     parse_party_message,
 )
 from foedus_contract.mpc_wire import PARTIES, SessionTerms
-from foedus_workloads.inference.task import named_header
+from foedus_workloads.inference.task import SAME_FILES, named_header
 from foedus_workloads.mpc.model.sharing import revealed
 from foedus_workloads.mpc.rounds import Expected
 from foedus_workloads.mpc.wire import buffer, bytes_in, bytes_of, kind_of, tensor_header
@@ -96,7 +96,7 @@ class Inquiry:
             raise Refused(
                 "would compute under other terms",
                 where=f"party {party}",
-                cure="give client and parties the same model files and the same version of Foedus",
+                cure=SAME_FILES,
                 code=ExitCode.INVALID_MODEL,
             )
         self._ready.add(party)

@@ -13,6 +13,8 @@ from foedus_workloads.mpc.party import Party, Shared
 from foedus_workloads.mpc.rounds import Expected, Operation
 from foedus_workloads.mpc.wire import tensor_header
 
+SAME_FILES = "give client and parties the same model files and the same version of Foedus"  # a cure
+
 
 @dataclass(frozen=True)
 class Task:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from foedus_contract.errors import FoedusError, JobFailed, Refused
@@ -61,7 +62,7 @@ class Call:
         """
         try:
             for party, connection in enumerate(self._connections):
-                with _Naming(party, "did not take its input in time"):
+                with _naming(party, "did not take its input in time"):
                     header, payload = inquiry.inputs(party)
                     until = self._clock() + self._patience.input_seconds
                     connection.send(header, payload, until=until, clock=self._clock)
@@ -97,7 +98,7 @@ class Call:
             self._connections.append(connection)
             if self._closed.is_set():  # looked at last, so that no connection is left open behind `close`
                 raise JobFailed("the call was ended", where="client", code=ExitCode.CANCELLED)
-            with _Naming(party, "does not answer"):
+            with _naming(party, "does not answer"):
                 patience = self._clock() + self._patience.consent_seconds
                 connection.send(inquiry.open(), until=patience, clock=self._clock)
                 header = connection.read_header(until=patience, clock=self._clock)
@@ -121,34 +122,30 @@ class Call:
         connection = self._connections[party]
         while True:
             until = self._clock() + self._patience.silence_seconds
-            with _Naming(party, "says nothing any more"):
+            with _naming(party, "says nothing any more"):
                 header = connection.read_header(until=until, clock=self._clock)
             with lock:
                 views = inquiry.announce(party, header)
                 report(inquiry.rounds)
-            with _Naming(party, "did not send its result in time"):
+            with _naming(party, "did not send its result in time"):
                 for view in views:
                     connection.fill(view, until=until, clock=self._clock)
             if views:
                 return
 
 
-class _Naming:
-    """Turns what a connection meets into an error that names the party."""
-
-    def __init__(self, party: int, late: str) -> None:
-        self._where, self._late = f"party {party}", late
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, TimeoutError):
-            raise JobFailed(self._late, where=self._where, code=ExitCode.DEADLINE_EXCEEDED) from None
-        if isinstance(error, OSError):
-            if identity_refused(error):
-                raise _refuses_us(self._where) from None
-            raise JobFailed("is gone", where=self._where, cure="start a new session") from None
+@contextmanager
+def _naming(party: int, late: str) -> Iterator[None]:
+    """Turn what a connection meets into an error that names the party."""
+    where = f"party {party}"
+    try:
+        yield
+    except TimeoutError:
+        raise JobFailed(late, where=where, code=ExitCode.DEADLINE_EXCEEDED) from None
+    except OSError as error:
+        if identity_refused(error):
+            raise _refuses_us(where) from None
+        raise JobFailed("is gone", where=where, cure="start a new session") from None
 
 
 def _refuses_us(where: str) -> Refused:

@@ -109,15 +109,6 @@ class _Sender:
                 return
 
 
-def connect(place: PartyPlace, *, seconds: float, clock: Clock = time.monotonic) -> Links:
-    """Connect a party with both neighbours for one session within `seconds`; as `meet`."""
-    reception = Reception(place, clock)
-    try:
-        return meet(place, reception, seconds=seconds, clock=clock)
-    finally:
-        reception.close()
-
-
 def meet(place: PartyPlace, reception: Reception, *, seconds: float, clock: Clock = time.monotonic) -> Links:
     """Connect a party with both neighbours for a session within `seconds`.
 

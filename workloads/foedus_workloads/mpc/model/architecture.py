@@ -15,6 +15,10 @@ from foedus_workloads.model_folder import CONFIG_FILE, positive, read_config, re
 
 Kind = Literal["bert", "roberta"]
 KINDS: tuple[Kind, ...] = ("bert", "roberta")
+HEADS: Mapping[Kind, tuple[str, str]] = {
+    "bert": ("pooler.dense", "classifier"),
+    "roberta": ("classifier.dense", "classifier.out_proj"),
+}
 Size = Annotated[int, Field(ge=1, lt=2**24)]
 _LABEL_LETTERS = 256
 # Before the first token's position RoBERTa's table has rows up to its padding id, which is 1 in all its checkpoints.
@@ -52,9 +56,7 @@ class Architecture(ContractModel):
     @property
     def head_modules(self) -> tuple[str, str]:
         """Return the names of the head's two linear maps; between them is a tanh."""
-        if self.kind == "roberta":
-            return "classifier.dense", "classifier.out_proj"
-        return "pooler.dense", "classifier"
+        return HEADS[self.kind]
 
 
 def read_architecture(folder: Path, count: int, labels: tuple[str, ...] | None = None) -> Architecture:

@@ -24,7 +24,7 @@ from foedus_workloads.model_folder import (
     safetensors_header,
 )
 from foedus_workloads.mpc.model.adapter import Adapter, read_adapter, read_tensors
-from foedus_workloads.mpc.model.architecture import KINDS, Architecture, read_architecture
+from foedus_workloads.mpc.model.architecture import HEADS, KINDS, Architecture, Kind, read_architecture
 from foedus_workloads.mpc.model.program import MIN_TOKENS, compile_program
 from foedus_workloads.mpc.model.text import EmbeddedText, Embeddings, check_vocabulary
 
@@ -79,7 +79,7 @@ def read_model(base: Path, adapter: Path | None = None) -> PlainModel:
 
 
 def _check(base: Path, adapter_path: Path | None) -> _Folder:
-    kind = read_config(base, KINDS)["model_type"]
+    kind: Kind = read_config(base, KINDS)["model_type"]
     adapter = read_adapter(adapter_path, kind) if adapter_path else None
     file = base / WEIGHTS_FILE
     header = safetensors_header(file)
@@ -121,9 +121,9 @@ def _shape(entry: Mapping[str, Any], name: str, file: Path) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _count_labels(shapes: Mapping[str, tuple[int, ...]], kind: str, file: Path) -> int:
+def _count_labels(shapes: Mapping[str, tuple[int, ...]], kind: Kind, file: Path) -> int:
     """Return how many classes the head has; raises InvalidInput when there is none."""
-    name = "classifier.out_proj.weight" if kind == "roberta" else "classifier.weight"
+    name = f"{HEADS[kind][1]}.weight"
     shape = shapes.get(name, ())
     if len(shape) != 2:
         refuse(str(file), f"{_NO_HEAD} ({name})", "name an adapter that brings one, or a fine-tuned model")
