@@ -20,7 +20,7 @@ NAMESPACES = Watched("", "v1", "namespaces")  # kopf does not begin before it ha
 
 @dataclass
 class ListingServer:
-    """What is served. `paged` is called when a page is asked for, and may be awaited; `asked` counts requests a path."""
+    """What is served. `paged` is called when a page is asked for, and may be awaited; `asked` counts by path."""
 
     kinds: Sequence[Watched]
     objects: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # by plural
