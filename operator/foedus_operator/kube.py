@@ -90,7 +90,7 @@ async def pages(
     while True:
         page = await server.request("GET", collection(api_version, kind, namespace), query=query)
         # Items of a list lack what they have in common.
-        found = [{"apiVersion": api_version, "kind": kind, **item} for item in page["items"]]
+        found: list[Object] = [{"apiVersion": api_version, "kind": kind, **item} for item in page["items"]]
         yield str(page["metadata"]["resourceVersion"]), found
         query["continue"] = page["metadata"].get("continue", "")
         if not query["continue"]:
