@@ -6,7 +6,7 @@ that waits for the lease is healthy, and ready to take over.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -17,6 +17,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 # The lease that this process renews every 2 s is watched, too: its news are the canary of all watches. kopf gives a
 # silent stream up after 70 s.
 SILENCE_SECONDS = 180.0
+WATCH_SECONDS = 360.0  # each watch is asked for anew every 120 s; a list of ten thousand jobs before it takes a minute
 
 
 @dataclass
@@ -27,6 +28,7 @@ class Health:
     leads: Callable[[], bool]
     led: bool = False  # it has the lease and works, from then to its end
     last_news: float = 0.0
+    watches: dict[str, float] = field(default_factory=dict)  # by path: when it was last granted
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 
     def __post_init__(self) -> None:
@@ -40,10 +42,16 @@ class Health:
             "foedus_operator_reconcile_faults", "Passes that ended in an error", ["error"], registry=self.registry
         )
 
-    def start(self) -> None:
-        """Begin to lead: from now on, silence and a lost lease are faults."""
+    def start(self, watches: Iterable[str]) -> None:
+        """Begin to lead: from now on silence, that of any one of the watches, and a lost lease are faults."""
         self.led = True
         self.last_news = self.clock()
+        self.watches = dict.fromkeys(watches, self.last_news)
+
+    def answered(self, watch: str) -> None:
+        """Take note that the API server has granted a watch, or a page of the list before it."""
+        if watch in self.watches:
+            self.watches[watch] = self.clock()
 
     def pulse(self) -> None:
         """Take note of an event from a watch."""
@@ -57,7 +65,12 @@ class Health:
         if not self.leads():
             return "the lease is lost"
         silent = self.clock() - self.last_news
-        return f"the watches have been silent for {silent:.0f} s" if silent > SILENCE_SECONDS else ""
+        if silent > SILENCE_SECONDS:
+            return f"the watches have been silent for {silent:.0f} s"
+        for watch, last in self.watches.items():
+            if self.clock() - last > WATCH_SECONDS:
+                return f"the watch of {watch} has been dead for {self.clock() - last:.0f} s"
+        return ""
 
 
 @asynccontextmanager

@@ -27,11 +27,13 @@ from foedus_engine.training import training_kinds
 from foedus_operator.accountant import Accountant
 from foedus_operator.api_server import ApiServer, connect, load_configuration
 from foedus_operator.config import Config, read_config
-from foedus_operator.handlers import WATCHED, Watched, run_watches
+from foedus_operator.handlers import WATCHED, Watched
 from foedus_operator.health import Health, serve
 from foedus_operator.kube import KubeCluster
 from foedus_operator.lease import Lease, LeaseLost, steady_clock
 from foedus_operator.ledgers import KubeLedgers
+from foedus_operator.listed import Listed
+from foedus_operator.watches import check_kinds, run_watches
 
 _logger = logging.getLogger(__name__)
 
@@ -83,7 +85,6 @@ async def operate(config: Config, listen: Callable[[], None]) -> None:
         health = Health(steady_clock, lambda: lease.leads)
         async with serve(health, config.health_port):
             await lease.acquire()
-            health.start()
             try:
                 async with connect(configuration, patience=lease.patience) as writer:
                     await lead(config, writer, lease, health, listen)
@@ -112,13 +113,27 @@ async def lead(config: Config, server: ApiServer, lease: Lease, health: Health, 
 
     factory = content_factory(utc_now, os.urandom)
     labels = {("v1", "Pod"): {names.MANAGER_LABEL: names.MANAGER}}
-    loop = Reconciler(cluster, ledgers, factory, kinds, clock=steady_clock, report=report, labels=labels)
-    canary = Watched("coordination.k8s.io", "v1", "leases", only=config.lease)
+    listed = Listed()
+    loop = Reconciler(
+        cluster, ledgers, factory, kinds, clock=steady_clock, report=report, labels=labels, listed=listed.take
+    )
+    watched = (*WATCHED, Watched("coordination.k8s.io", "v1", "leases", only=config.lease))
+    await check_kinds(server, watched)
+    health.start([kind.path for kind in watched])
     configuration = await load_configuration(config.kubeconfig)
     async with asyncio.TaskGroup() as group:
         group.create_task(_end_at_once_when_lost(lease))
-        watched = (*WATCHED, canary)
-        group.create_task(run_watches(feed, watched, configuration, pulse=health.pulse, started=listen))
+        group.create_task(
+            run_watches(
+                feed,
+                watched,
+                configuration,
+                pulse=health.pulse,
+                answered=health.answered,
+                started=listen,
+                listed=listed,
+            )
+        )
         group.create_task(loop.run())
 
 
