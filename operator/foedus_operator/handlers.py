@@ -17,6 +17,7 @@ from foedus_engine.cluster.feed import KeyFeed
 from foedus_engine.cluster.protocol import Object
 from foedus_engine.decide.ending import is_at_rest, is_idle_object
 from foedus_engine.decide.plan import ObjectKey
+from foedus_operator.census import Census
 from foedus_operator.listed import Listed
 
 
@@ -60,6 +61,7 @@ def build_registry(
     log_in: Callable[..., Awaitable[kopf.AiohttpSession]],
     pulse: Callable[[], None],
     listed: Listed,
+    census: Census,
 ) -> kopf.OperatorRegistry:
     """Return one handler a kind, and the login."""
     registry = kopf.OperatorRegistry()
@@ -67,6 +69,7 @@ def build_registry(
     async def notice(event: Mapping[str, Any], type: str | None, **_: Any) -> None:  # noqa: A002 - kopf names it so
         pulse()
         body = event["object"]  # not kopf's view of it, which takes a walk for each look
+        census.note(body, gone=type == "DELETED")
         if type != "DELETED" and is_at_rest(body):
             return  # ten thousand suspended jobs would be read at each start, and once more after each status
         if type is None and is_idle_object(body):

@@ -10,6 +10,7 @@ import asyncio
 
 from foedus_engine.cluster.protocol import Object
 from foedus_engine.decide.plan import ObjectKey, key_of
+from foedus_operator.kube import without_owners
 
 ROOM = 100  # a page of a list is asked for when fewer wait
 LIMIT = 1000  # at 10 KiB; what is listed beyond it is read when its turn comes
@@ -25,7 +26,7 @@ class Listed:
     def put(self, body: Object) -> None:
         """Keep a body unless there are too many."""
         if len(self._bodies) < LIMIT:
-            self._bodies[key_of(body)] = body
+            self._bodies[key_of(body)] = without_owners(body)
 
     def take(self, key: ObjectKey) -> Object | None:
         """Hand out the object's body, once."""

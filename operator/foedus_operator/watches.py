@@ -22,6 +22,7 @@ from foedus_engine import names
 from foedus_engine.cluster.feed import KeyFeed
 from foedus_engine.cluster.protocol import NotFound
 from foedus_operator.api_server import ApiServer
+from foedus_operator.census import Census
 from foedus_operator.handlers import JOBS, Watched, build_registry
 from foedus_operator.listed import Listed
 
@@ -75,6 +76,7 @@ async def run_watches(
     answered: Callable[[str], None] = lambda _path: None,
     started: Callable[[], None] = lambda: None,
     listed: Listed | None = None,
+    census: Census | None = None,
     namespaces: Sequence[str] = (),
 ) -> None:
     """Tell `feed` of every event until cancelled, in all namespaces or in these.
@@ -88,7 +90,7 @@ async def run_watches(
     Raises Unavailable when kopf ends by itself. kopf's own `operator()` is not used: at its end it cancels every task
     of the event loop, ours too.
     """
-    listed = listed or Listed()
+    listed, census = listed or Listed(), census or Census()
     async with AsyncExitStack() as sessions:
 
         async def log_in(**_: Any) -> kopf.AiohttpSession:
@@ -97,7 +99,7 @@ async def run_watches(
             return made
 
         tasks = await kopf.spawn_tasks(
-            registry=build_registry(feed, watched, log_in, pulse, listed),
+            registry=build_registry(feed, watched, log_in, pulse, listed, census),
             settings=build_settings(watched),
             identity=PEER,
             clusterwide=not namespaces,
