@@ -1,6 +1,7 @@
-"""The power fails after any change that a silo's process makes on its disk: what it has told others still holds.
+"""The power fails after any change that a silo's or the coordinator's process makes on its disk.
 
-The process and its changes are real (system calls, SQLite's included); what a disk keeps of them is a model.
+What it has told others still holds then. The process and its changes are real (system calls, SQLite's included); what
+a disk keeps of them is a model.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -15,34 +17,46 @@ from foedus_contract.errors import Refused
 from foedus_ledger.charge_log import log_path, read_charges
 from foedus_ledger.records import Account
 from foedus_ledger.sqlite import LedgerMissing, SqliteLedger
+from foedus_workloads.training.coordinator_journal import open_coordinator_journal
 from foedus_workloads.training.identity import load_identity
 from foedus_workloads.training.journal import open_journal
 from foedus_workloads.training.silo_entries import ORDER
 from foedus_workloads.training.silo_ledger import SiloLedger
-from support import lost_power, silo_story
+from support import coordinator_story, lost_power, silo_story
 from support.silo_story import ATTEMPTS, JOB, TOLD, ledger_path, no_entropy, upload
 
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # the disk is modelled; this one only has to be quick
 
 
-def test_what_was_told_holds_wherever_the_power_fails(tmp_path: Path) -> None:
-    library, silo = tmp_path / "library", tmp_path / "silo"
+@pytest.mark.parametrize(
+    ("story", "last", "kinds"),
+    [
+        (silo_story, "close", {"create", "write", "cut", "sync", "link", "rename", "unlink"}),
+        (coordinator_story, "closed", {"create", "write", "cut", "sync", "rename", "unlink"}),
+    ],
+    ids=["silo", "coordinator"],
+)
+def test_what_was_told_holds_wherever_the_power_fails(
+    tmp_path: Path, story: ModuleType, last: str, kinds: set[str]
+) -> None:
+    library, traced = tmp_path / "library", tmp_path / "traced"
     library.mkdir()
-    silo.mkdir()
-    changes = lost_power.trace(silo_story.__name__, silo, lost_power.build_shim(library))
-    assert {change.kind for change in changes} == {"create", "write", "cut", "sync", "link", "rename", "unlink"}
-    states = 0
+    traced.mkdir()
+    changes = lost_power.trace(story.__name__, traced, lost_power.build_shim(library))
+    assert {change.kind for change in changes} == kinds
+    check = {silo_story: check_silo, coordinator_story: check_coordinator}[story]
+    states, told = 0, ()
     for told, disk in lost_power.cuts(changes, TOLD):
         with tempfile.TemporaryDirectory(dir=MEMORY) as name:
             for file, content in disk.items():
                 Path(name, file).write_bytes(content)
             check(Path(name), told)
             states += 1
-    assert told[-1] == "close"
-    assert states > len(changes)  # many of them lose something
+    assert told[-1] == last
+    assert states > 2 * len(told)  # more than what it went through anyway
 
 
-def check(folder: Path, told: Sequence[str]) -> None:
+def check_silo(folder: Path, told: Sequence[str]) -> None:
     """What is there is what was told, or one step more that nobody has heard of; and it can be gone on with."""
     key = load_identity(folder, silo_story.entropy if "key" not in told else no_entropy)
     ledger = SqliteLedger(ledger_path(folder))
@@ -92,3 +106,19 @@ def check_goes_on(silo: SiloLedger, account: Account) -> None:
 
 def _count(told: Sequence[str], what: str) -> int:
     return sum(line.split()[0] == what for line in told)
+
+
+def check_coordinator(folder: Path, told: Sequence[str]) -> None:
+    with open_coordinator_journal(coordinator_story.journal_path(folder)) as journal:
+        recovered = journal.recovered
+    if recovered is None:
+        assert "began" not in told
+        return
+    standing = recovered.standing
+    assert standing.attempts - told.count("opened") in {0, 1}, "a number that silos have heard is never used again"
+    assert standing.charged == standing.attempts
+    assert standing.rounds - told.count("closed") in {0, 1}
+    assert (recovered.checkpoint is None) == (standing.rounds == 0)
+    if recovered.checkpoint is not None:
+        content = coordinator_story.checkpoints(folder).load(recovered.checkpoint)
+        assert content == coordinator_story.adapter(standing.rounds)
