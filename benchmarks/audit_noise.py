@@ -2,7 +2,8 @@
 
 Records without any gradient: clipping, rounding, a silo's noise share, masks, dropouts and unmasking are the production
 code, so what is released is noise alone. They are called one after the other in memory, by the driver that the tests of
-secure aggregation have; model, processes, ledger and network are no part of it. It is put to two tests:
+secure aggregation have, with the numbers of silos, colluders and losses that matter; and a whole job with drivers,
+ledgers and connections releases its rounds (`audit_job`). What comes out is put to two tests:
 
 variance  the sum of squares over its promised variance is χ² with one degree a coordinate (the fourth moment of a
           discrete Gaussian this wide is the normal one's);
@@ -25,6 +26,7 @@ import numpy.typing as npt
 from scipy.stats import chi2, norm
 from tests.support.secagg_world import make_world, outcome, play
 
+from benchmarks.audit_job import noise_of_a_job
 from benchmarks.harness import Benchmark, Outcome
 from foedus_contract.plan import TrainingPlan, min_honest_for, threshold_for
 from foedus_contract.scale import finest_grid
@@ -40,6 +42,8 @@ COORDINATES = 1 << 17
 SILOS, COLLUDERS, ATTEMPTS, RECORDS = 10, 1, 21, 170
 CELLS = 256
 CAUGHT = 1e-6
+JOB_ROUNDS = 96  # of 1,090 coordinates: above 10⁵
+JOB_ROUNDS_BROKEN = 4
 GONE_BEFORE_UPLOAD = 2  # the stage at which a silo that is lost has no part in the sum
 
 
@@ -199,6 +203,25 @@ def broken_releases(coordinates: int, silos: int = SILOS) -> dict[str, Found]:
     }
 
 
+def job_releases(folder: Path, rounds: int) -> tuple[dict[str, Found], dict[str, Found]]:
+    """Return what whole jobs release: that of the shipped build, and those of builds that draw too little or once."""
+    noise, scale = noise_of_a_job(folder / "right", rounds, OpenDpSampler)
+    half = len(noise) // 2
+    right = {
+        "a whole job": Found(noise.reshape(-1), scale),
+        "differences of a whole job's rounds": Found(
+            (noise[:half] - noise[half : 2 * half]).reshape(-1), scale * 2**0.5
+        ),
+    }
+    quarter, _ = noise_of_a_job(folder / "quarter", JOB_ROUNDS_BROKEN, lambda: Quarter(OpenDpSampler()))
+    again, _ = noise_of_a_job(folder / "again", JOB_ROUNDS_BROKEN, lambda: Remembering(OpenDpSampler()))
+    half = JOB_ROUNDS_BROKEN // 2
+    return right, {
+        "a whole job, σ/4": Found(quarter.reshape(-1), scale),
+        "a whole job, noise reused": Found((again[:half] - again[half:]).reshape(-1), scale * 2**0.5),
+    }
+
+
 def honest_samplers(plan: TrainingPlan) -> dict[str, Sampler]:
     """Return the production sampler for every silo."""
     return {silo.name: OpenDpSampler() for silo in plan.silos}
@@ -214,14 +237,17 @@ def promised_scale(plan: TrainingPlan, coordinates: int) -> float:
     return plan.privacy.noise_multiplier * plan.sensitivity(coordinates)
 
 
-def measure(_folder: Path) -> Outcome:
+def measure(folder: Path) -> Outcome:
     """Put right arrangements and broken builds to the tests; the value is the broken builds' largest chance."""
-    right, broken = right_releases(COORDINATES), broken_releases(COORDINATES)
+    right, broken = job_releases(folder, JOB_ROUNDS)
+    right |= right_releases(COORDINATES)
+    broken |= broken_releases(COORDINATES)
     return Outcome(
         value=max(found.chance for found in broken.values()),
         met=min(found.chance for found in right.values()) > CAUGHT,
         details={
             "coordinates": COORDINATES,
+            "coordinatesOfTheJob": len(right["a whole job"].noise),
             "silos": SILOS,
             "cells": CELLS,
             "tests": "variance (χ²) and shape (Pearson's χ²); the smaller chance is given, 0 below 1e-300",
@@ -237,9 +263,8 @@ def _shown(found: Found) -> dict[str, float]:
 
 BENCHMARK = Benchmark(
     name="audit-noise",
-    shows="zero sums sent in memory through clipping, rounding, sampler and secure aggregation's state machines (no "
-    "processes, no network) come out as the promised noise by a variance and a χ² test; builds with too little or "
-    "reused noise are caught",
+    shows="zero sums come out of a whole job, and of secure aggregation with silos lost and colluding, as the promised "
+    "noise by a variance and a χ² test; builds with too little or reused noise are caught",
     unit="chance",
     target=CAUGHT,
     bound="at most",

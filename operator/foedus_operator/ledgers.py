@@ -171,11 +171,16 @@ def read_record(obj: Object) -> BudgetRecord:
 
 def check_kept_head(obj: Object, record: BudgetRecord) -> None:
     """Raise LedgerBehind when the ledger holds less than its silo's log has once shown."""
-    head = (obj.get("status") or {}).get("head")
+    head = kept_head(obj, record)
     if head is not None:
         meta = obj["metadata"]
-        where = f"PrivacyBudget {meta['namespace']}/{meta['name']}"
-        check_reaches(record, LedgerHead.model_validate({**head, "dataset": record.spec.digest}), where)
+        check_reaches(record, head, f"PrivacyBudget {meta['namespace']}/{meta['name']}")
+
+
+def kept_head(obj: Object, record: BudgetRecord) -> LedgerHead | None:
+    """Return the end of the silo's log that the object keeps, None when none was ever beyond the ledger."""
+    head = (obj.get("status") or {}).get("head")
+    return None if head is None else LedgerHead.model_validate({**head, "dataset": record.spec.digest})
 
 
 def write_accounts(accounts: Mapping[str, Account]) -> dict[str, Any]:

@@ -16,19 +16,21 @@ import click
 from foedus.cluster.reader import SUFFIX_BYTES, reader_settings
 from foedus.cluster.target import OBJECT_NAME, Place, Target, in_place, run_on_cluster
 from foedus.state import list_budget_keys, require_budget
+from foedus_contract.errors import Refused
+from foedus_contract.exit_codes import ExitCode
 from foedus_engine import names
 from foedus_engine.build.metadata import Owner
 from foedus_engine.build.reader import Reading, build_reader
 from foedus_engine.cluster.embedded_ledgers import head_path, ledger_path, read_head
 from foedus_engine.decide.plan import BudgetKey, ObjectKey
-from foedus_ledger.charge_log import log_path, read_charges
-from foedus_ledger.charges import LOG_FILE, Charges, check_reaches, missing
+from foedus_ledger.charge_log import log_path, read_charges, read_own_charges
+from foedus_ledger.charges import LOG_FILE, Charges, check_reaches, check_signer, missing
 from foedus_ledger.ledger import epsilon_reserved, epsilon_spent
 from foedus_ledger.records import Account, BudgetRecord
 from foedus_ledger.sqlite import SqliteLedger
 
 if TYPE_CHECKING:
-    from foedus.cluster.session import Session
+    from foedus.cluster.session import FoundBudget, Session
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,10 @@ def _on_cluster(target: Target, name: str, log: Path | None, image: str | None, 
 
     async def work(session: Session) -> None:
         (before,) = await session.budgets(name)
-        charges = await _fetch_log(session, name, image) if log is None else await asyncio.to_thread(read_charges, log)
+        if log is None:
+            charges = await _fetch_log(session, before, image)
+        else:
+            charges = await asyncio.to_thread(read_copy, log, before)
         lacking = missing(before.record, charges, f"{names.BUDGET_KIND} {before.key}" if log is None else str(log))
         after = await session.take_over(before.key, lacking)
         _echo(compare(before.key, before.record, after, lacking), output)
@@ -101,10 +106,26 @@ def _on_cluster(target: Target, name: str, log: Path | None, image: str | None, 
     run_on_cluster(target, work)
 
 
-async def _fetch_log(session: Session, name: str, image: str | None) -> Charges:
-    """Return what the log on the silo's volume says: a pod hands that one file over, and nothing else of the volume."""
+def read_copy(log: Path, budget: FoundBudget) -> Charges:
+    """Return what a copy of the log says; raises Refused unless a head that the cluster keeps tells whose log it is."""
+    if budget.head is None:
+        raise Refused(
+            f"nothing tells whose log this is: the cluster keeps no log head of {names.BUDGET_KIND} {budget.key}",
+            where=str(log),
+            cure="leave --log out: the log then comes from the silo's own volume",
+            code=ExitCode.IDENTITY_REFUSED,
+        )
+    return read_charges(log, seen=budget.head)
+
+
+async def _fetch_log(session: Session, found: FoundBudget, image: str | None) -> Charges:
+    """Return what the log on the silo's volume says: a pod hands that one file over, and nothing else of the volume.
+
+    Where the cluster keeps no head, that it lies there says whose it is: the key lies there, too.
+    """
     from foedus.cluster.fetch import fetch
 
+    name = found.key.name
     budget = await session.get(ObjectKey(names.API_VERSION, names.BUDGET_KIND, session.one_namespace, name))
     jobs = await session.list("batch/v1", "Job", {names.MANAGER_LABEL: names.MANAGER})
     settings = reader_settings(jobs[0] if jobs else None, image, f"namespace {session.namespace}")
@@ -113,7 +134,8 @@ async def _fetch_log(session: Session, name: str, image: str | None) -> Charges:
     pod = build_reader(owner, names.reader(name, secrets.token_hex(SUFFIX_BYTES)), reading, settings)
     with tempfile.TemporaryDirectory() as scratch:
         await fetch(session, pod, Path(scratch), expected="", note=lambda text: click.echo(text, err=True))
-        return await asyncio.to_thread(read_charges, Path(scratch) / LOG_FILE)
+        place = Path(names.ledger_claim(name)) / LOG_FILE
+        return await asyncio.to_thread(read_charges, Path(scratch) / LOG_FILE, seen=found.head, where=place)
 
 
 def _echo(done: TakenOver, output: str) -> None:
@@ -124,7 +146,8 @@ def _echo(done: TakenOver, output: str) -> None:
 def take_over(state: Path, key: BudgetKey) -> TakenOver:
     """Take over what the silo's log has and the ledger lacks; raises Refused when one of them cannot be trusted."""
     path = ledger_path(state, key)
-    charges = read_charges(log_path(path))
+    charges = read_own_charges(log_path(path))
+    check_signer(charges, read_head(head_path(state, key)), str(log_path(path)))
     ledger = SqliteLedger(path)
     before = ledger.read()
     lacking = missing(before, charges, str(path))

@@ -124,7 +124,7 @@ def _run_here(tree: Path, output: Path, tests: tuple[str, ...]) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.chdir(tree)
-    paths = [str(tree / part) for part in ("operator", "workloads", "sdk", "tests")]
+    paths = [str(tree / part) for part in ("operator", "workloads", "workloads/ring", "sdk", "tests")]
     os.environ |= {"PYTHONPATH": os.pathsep.join(paths), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     for name in [name for name, module in sys.modules.items() if any(map(_is_ours, _places(module)))]:
         del sys.modules[name]

@@ -6,10 +6,11 @@ from attacks.mutants import Patch, fails
 
 SILO_LEDGER = "workloads/foedus_workloads/training/silo_ledger.py"
 CHARGES, LEDGER = "workloads/foedus_ledger/charges.py", "workloads/foedus_ledger/ledger.py"
+CHARGE_LOG, RECONCILE = "workloads/foedus_ledger/charge_log.py", "sdk/foedus/reconcile.py"
 EMBEDDED = "operator/foedus_engine/cluster/embedded_ledgers.py"
 GATHER, CHECKS = "operator/foedus_engine/cluster/gather.py", "operator/foedus_engine/decide/checks.py"
 OF_SILO, OF_LOG = "unit/foedus_workloads/test_silo_ledger.py", "unit/foedus_ledger/test_charges.py"
-OF_ENGINE = "unit/foedus_engine/test_embedded_ledgers.py"
+OF_ENGINE, OF_RECONCILE = "unit/foedus_engine/test_embedded_ledgers.py", "unit/foedus/test_reconcile.py"
 OLD_COPY = f"{OF_SILO}::test_an_old_copy_is_refused_at_the_start_and_at_the_next_charge"
 ALTERED = f"{OF_LOG}::test_a_log_that_was_altered_is_refused_in_one_line_at_its_place"
 SEEN = "unit/foedus_engine/test_gather.py::test_a_ledger_behind_the_head_that_its_silo_signed_is_news_of_the_job"
@@ -20,7 +21,7 @@ CHARGES_MUTANTS = {
         Patch(SILO_LEDGER, 'append_durably(descriptor, line.to_json() + b"\\n")', "pass"),
     ),
     "old-copies-charged": fails(
-        OLD_COPY, Patch(SILO_LEDGER, "            check_not_behind(record, charges, self._ledger.where)\n", "")
+        OLD_COPY, Patch(SILO_LEDGER, "        check_not_behind(record, before, self._ledger.where)\n", "")
     ),
     "charges-that-the-log-knows-released": fails(
         OLD_COPY,
@@ -32,7 +33,9 @@ CHARGES_MUTANTS = {
     ),
     "logs-of-another-key-taken": fails(
         f"{OF_SILO}::test_a_log_signed_with_another_key_is_refused",
-        Patch(SILO_LEDGER, '        if charges.identity not in (b"", self._identity):', "        if False:"),
+        Patch(
+            CHARGES, "    if charges.head is not None and identity not in (None, charges.identity):", "    if False:"
+        ),
     ),
     "logs-of-other-data-taken": fails(
         f"{OF_LOG}::test_a_log_that_is_not_the_ledgers_is_refused",
@@ -54,6 +57,26 @@ CHARGES_MUTANTS = {
     "reconciling-takes-back": fails(
         f"{OF_LOG}::test_what_is_missing_is_taken_over_as_spent_once",
         Patch(LEDGER, "max(held.charged, logged.charged), max(", "logged.charged, max("),
+    ),
+    "strangers-logs-taken-over": fails(
+        f"{OF_LOG}::test_a_log_has_the_key_that_was_seen",
+        Patch(CHARGES, "    if not is_signed(seen, charges.identity):", "    if False:"),
+    ),
+    "logs-of-any-key-taken-over": fails(
+        f"{OF_RECONCILE}::test_a_log_that_a_stranger_signed_is_refused_and_nothing_is_written",
+        Patch(CHARGE_LOG, "read_charges(path, identity=own_identity(path))", "read_charges(path)"),
+    ),
+    "heads-of-strangers-logs-kept": fails(
+        f"{OF_RECONCILE}::test_the_engine_keeps_no_head_of_a_strangers_log",
+        Patch(EMBEDDED, "read_charges(path, identity=identity)", "read_charges(path)"),
+    ),
+    "logs-without-the-head-taken-over": fails(
+        f"{OF_RECONCILE}::test_a_copy_that_does_not_hold_the_head_that_is_kept_is_refused",
+        Patch(CHARGES, "    if lines and (seen.count, seen.hash) not in ends:", "    if False:"),
+    ),
+    "nobodys-logs-taken-over": fails(
+        f"{OF_RECONCILE}::test_a_copy_is_nobodys_while_no_head_is_kept",
+        Patch(RECONCILE, "    if budget.head is None:", "    if False:"),
     ),
     "imports-not-checked": fails(
         f"{OF_LOG}::test_an_import_that_gives_something_back_is_refused",

@@ -22,12 +22,12 @@ ATTACKS = {
     "asks-for-the-other-kind": Case(views.asks_for_the_other_kind),  # an ended silo passes messages over
     "split-views": Case(views.split_views, "saw are not signed for this attempt"),
     "split-views-few-signatures": Case(views.split_views_with_few_signatures, "4 silos, 5 are needed"),
-    "second-survivor-set": Case(views.second_survivor_set, "it came while waiting for SurvivorProof"),
+    "second-survivor-set": Case(views.second_survivor_set, "came while waiting for SurvivorProof"),
     "unequal-deliveries": Case(views.unequal_deliveries, "one that did not share"),
     "few-sharers": Case(views.few_sharers, "3 silos, 5 are needed"),
     "small-survivor-sets": Case(views.small_survivor_sets, "4 silos, 5 are needed"),
     "low-threshold": Case(views.low_threshold, "threshold 4 is below 5"),
-    "second-delivery": Case(views.second_delivery, "it came while waiting for Survivors"),
+    "second-delivery": Case(views.second_delivery, "came while waiting for Survivors"),
     # Rosters, models, reflection
     "invented-keys": Case(rosters.invented_keys, "the keys of silo silo-01 are not signed"),
     "unpinned-silos": Case(rosters.unpinned_silos, "silo silo-91 is not pinned"),

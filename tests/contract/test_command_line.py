@@ -20,6 +20,7 @@ from foedus.cluster.session import Change, Session, open_session
 from foedus.cluster.target import Target
 from foedus.main import main, plugin
 from foedus_contract.exit_codes import ExitCode
+from foedus_contract.wire import LedgerHead, head_to_sign
 from foedus_engine.cluster.feed import KeyFeed
 from foedus_engine.cluster.protocol import Forbidden, Object
 from foedus_engine.decide.plan import BudgetKey, ObjectKey
@@ -33,7 +34,7 @@ from foedus_operator.ledgers import KubeLedgers
 from support.brain import manifest
 from support.kubernetes import api_server, install_crds, kubeconfig, make_namespace
 from support.one_line import check_one_line
-from support.silo_ledgers import file_ledger
+from support.silo_ledgers import file_ledger, written_log
 
 pytestmark = pytest.mark.e2e
 NAMESPACE = f"foedus-client-{uuid.uuid4().hex[:8]}"
@@ -331,6 +332,12 @@ async def _restored(name: str, releases: int) -> str:
     return str(document["spec"]["dataset"]["digest"])
 
 
+async def _keep_head(name: str, head: LedgerHead) -> None:
+    async with api_server() as server:
+        await KubeLedgers(server).keep_head(BudgetKey(NAMESPACE, name), head)
+    await asyncio.sleep(0.1)
+
+
 def test_a_restored_ledger_takes_over_what_its_silos_log_has(
     place: tuple[str, ...], capsys: Capture, tmp_path: Path
 ) -> None:
@@ -343,6 +350,13 @@ def test_a_restored_ledger_takes_over_what_its_silos_log_has(
         silo.charge("job-a", number, noise_multiplier=17.2)
     log = str(log_path(tmp_path / "ledger.sqlite"))
     reconcile = ("budget", "reconcile", "restored", "--log", log, *place)
+    assert foedus(*reconcile) == ExitCode.IDENTITY_REFUSED
+    check_one_line(capsys, f"{log}: nothing tells whose log this is: the cluster keeps no log head of PrivacyBudget")
+    asyncio.run(_keep_head("restored", silo.open()))
+    forged = tmp_path / "forged.jsonl"
+    forged.write_bytes(written_log(ledger.read(), Ed25519PrivateKey.generate()))
+    assert foedus("budget", "reconcile", "restored", "--log", str(forged), *place) == ExitCode.BUDGET_REFUSED
+    check_one_line(capsys, f"{forged}: the charge log cannot be trusted: it is signed with another key than when")
     assert foedus(*reconcile, "-o", "json") == ExitCode.OK
     done = json.loads(capsys.readouterr().out)
     assert done["imported"] == [{"job": "job-a", "claimant": "team/a", "before": 1, "charged": 3}]
@@ -365,16 +379,19 @@ def test_a_restored_ledger_takes_over_what_its_silos_log_has(
 def test_the_log_of_other_data_and_a_damaged_one_are_refused(
     place: tuple[str, ...], capsys: Capture, tmp_path: Path
 ) -> None:
-    asyncio.run(_restored("other", releases=0))
+    digest, key = asyncio.run(_restored("other", releases=0)), Ed25519PrivateKey.generate()
+    end = "sha256:" + "e" * 64
+    head = LedgerHead(dataset=digest, count=1, hash=end, signature=key.sign(head_to_sign(digest, 1, end)))
+    asyncio.run(_keep_head("other", head))
     ledger = ledger_of(tmp_path, "sha256:" + "9" * 64)
     ledger.reserve("job-a", MECHANISM, 5, "team/a")
-    silo = file_ledger(tmp_path / "ledger.sqlite", Ed25519PrivateKey.generate())
+    silo = file_ledger(tmp_path / "ledger.sqlite", key)
     silo.open()
     silo.charge("job-a", 0, noise_multiplier=17.2)
     log = log_path(tmp_path / "ledger.sqlite")
     reconcile = ("budget", "reconcile", "other", "--log", str(log), *place)
     assert foedus(*reconcile) == ExitCode.BUDGET_REFUSED
-    check_one_line(capsys, "it is the log of another data set")
+    check_one_line(capsys, "it does not hold the end that was seen after 1 charges")
     log.write_bytes(log.read_bytes().replace(b'"charged":1', b'"charged":2'))
     assert foedus(*reconcile) == ExitCode.BUDGET_REFUSED
     check_one_line(capsys, "the charge log cannot be trusted")

@@ -3,9 +3,19 @@
 `make bench NAME=audit-noise` is the same over more coordinates and silos.
 """
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-from benchmarks.audit_noise import CAUGHT, Found, broken_releases, right_releases, shape_chance, variance_chance
+from benchmarks.audit_noise import (
+    CAUGHT,
+    Found,
+    broken_releases,
+    job_releases,
+    right_releases,
+    shape_chance,
+    variance_chance,
+)
 
 COORDINATES = 8192  # one share of 3 missing moves the variance by a third: 21 standard errors
 
@@ -14,6 +24,14 @@ def test_the_promised_noise_passes() -> None:
     found = right_releases(COORDINATES, silos=5)
     assert len(found) == 4
     assert {name: each.chance for name, each in found.items() if each.chance < CAUGHT} == {}
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_a_whole_job_without_gradients_releases_the_promised_noise(tmp_path: Path) -> None:
+    right, broken = job_releases(tmp_path, rounds=8)
+    assert {name: each.chance for name, each in right.items() if each.chance < CAUGHT} == {}
+    assert {name: each.chance for name, each in broken.items() if each.chance >= CAUGHT} == {}
+    assert [each.variance for each in broken.values()] == [pytest.approx(1 / 16, rel=0.1), 0.0]
 
 
 # With five silos t is 4 and n_min 3: one share more is missing than the plan allows for.

@@ -38,8 +38,9 @@ from foedus_workloads.training.spending import Spending
 from foedus_workloads.training.surroundings import Surroundings
 from foedus_workloads.transport.server import ServerSettings
 from foedus_workloads.transport.tls import silo_uri
-from support.certificates import Authority
-from support.tiny_bert import SENTENCES, write_tiny_bert
+
+from .certificates import Authority
+from .tiny_bert import SENTENCES, write_tiny_bert
 
 SILOS = ("silo-a", "silo-b", "silo-c", "silo-d")  # of a world of the usual size
 SERVICE = "job-coordinator.ns"

@@ -22,7 +22,7 @@ def open_lines(path: Path, *, owner: str) -> Iterator[tuple[int, tuple[bytes, ..
 
     Raises InvalidInput on a file that no job can have made so long.
     """
-    with open_locked(path, owner=owner) as descriptor:
+    with open_locked(path, busy=in_use(path, owner)) as descriptor:
         try:
             if os.fstat(descriptor).st_size > limits.MAX_JOURNAL_BYTES:
                 raise InvalidInput("the journal is too large", where=str(path), code=ExitCode.INVALID_DATA)
@@ -34,11 +34,11 @@ def open_lines(path: Path, *, owner: str) -> Iterator[tuple[int, tuple[bytes, ..
 
 
 @contextmanager
-def open_locked(path: Path, *, owner: str, wait_seconds: float = 0.0) -> Iterator[int]:
+def open_locked(path: Path, *, busy: Unavailable, wait_seconds: float = 0.0) -> Iterator[int]:
     """Give the file's descriptor, for reading and appending by this process alone; makes file and folder.
 
-    Raises Unavailable while another process has the file, which `owner` names, for longer than `wait_seconds`, or when
-    the volume cannot be used.
+    Raises `busy` when another process has the file for longer than `wait_seconds`, Unavailable when the volume cannot
+    be used.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,11 +49,7 @@ def open_locked(path: Path, *, owner: str, wait_seconds: float = 0.0) -> Iterato
         try:
             _lock(descriptor, wait_seconds)
         except BlockingIOError:
-            raise Unavailable(
-                f"another process of this {owner} runs on the same state",
-                where=str(path.parent),
-                cure="wait until it has ended",
-            ) from None
+            raise busy from None
         yield descriptor
     finally:
         os.close(descriptor)
@@ -147,6 +143,12 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def in_use(path: Path, owner: str) -> Unavailable:
+    """Return the error of a file that another process of its owner has."""
+    what = f"another process of this {owner} runs on the same state"
+    return Unavailable(what, where=str(path.parent), cure="wait until it has ended")
 
 
 def unwritable(path: Path, error: OSError) -> Unavailable:

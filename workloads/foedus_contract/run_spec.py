@@ -11,6 +11,8 @@ from foedus_contract.models import ContractModel, Digest, SiloName, first_proble
 from foedus_contract.mpc_wire import PARTIES, PartyIndex
 from foedus_contract.plan import TrainingPlan
 
+KEY_FILE = "identity.key"  # a silo's identity key, in its ledger's folder
+
 
 class ModelSource(ContractModel):
     """Where the base model lies: a folder, or an installed package and the folder inside it."""

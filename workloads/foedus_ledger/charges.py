@@ -9,8 +9,9 @@ A restored copy of a ledger has forgotten charges whose releases are out. The lo
 
 So the log never lacks a release, and a ledger that was not restored never lacks a line. A ledger that lacks one is
 *behind*; it takes the missing charges over as spent, and gives nothing back. Adversary: whoever restores or alters the
-ledger's file, or alters the log. Not covered: ledger and log restored together; that is seen by who has kept a newer
-head.
+ledger's file, or alters the log. A log names its key itself, so its reader says whose it must be: by the key that lies
+beside it, or by a head that was seen. Not covered: ledger and log restored together; that is seen by who has kept a
+newer head.
 """
 
 from __future__ import annotations
@@ -70,10 +71,13 @@ class Charges:
     identity: bytes = b""
 
 
-def parse_charges(lines: Sequence[bytes], where: Path, *, after: Charges | None = None, first: int = 1) -> Charges:
+def parse_charges(
+    lines: Sequence[bytes], where: Path, *, identity: bytes | None, after: Charges | None = None, first: int = 1
+) -> Charges:
     """Return what a log of these lines says; raises LogDamaged naming the first line that does not fit.
 
-    `after` is what the lines before the `first` one said.
+    A log of another key than `identity` is Refused; None takes a log of any key. `after` is what the lines before the
+    `first` one said.
     """
     charges = after or Charges()
     for number, text in enumerate(lines, start=first):
@@ -83,6 +87,13 @@ def parse_charges(lines: Sequence[bytes], where: Path, *, after: Charges | None 
             charges = add_line(charges, ChargeLine.from_json(text))
         except InvalidInput as error:
             raise damaged(error.what, f"{where}:{number}") from None
+    if charges.head is not None and identity not in (None, charges.identity):
+        raise Refused(
+            "the charge log is not signed with this silo's identity key",
+            where=str(where),
+            cure="restore the silo's own log, and the key that signed it",
+            code=ExitCode.IDENTITY_REFUSED,
+        )
     if charges.head is not None and not is_signed(charges.head, charges.identity):
         raise damaged("its end is not signed with the key that it names", f"{where}:{first + len(lines) - 1}")
     return charges
@@ -187,6 +198,21 @@ def check_reaches(record: BudgetRecord, head: LedgerHead, where: str = "") -> No
             where=where,
             cure=f"restore the newest copies of ledger and {LOG_FILE}, then run: foedus budget reconcile",
         )
+
+
+def check_signer(charges: Charges, seen: LedgerHead | None, where: str = "") -> None:
+    """Raise LogDamaged when a log is signed with another key than its end that was seen."""
+    if seen is None or charges.head is None:
+        return
+    if not is_signed(seen, charges.identity):
+        raise damaged("it is signed with another key than when its end was last seen", where)
+
+
+def check_holds(lines: Sequence[bytes], seen: LedgerHead, where: str = "") -> None:
+    """Raise LogDamaged unless one of these lines of a log, where there are any, is the end that was seen."""
+    ends = ((line.count, line_hash(line)) for line in map(ChargeLine.from_json, lines))
+    if lines and (seen.count, seen.hash) not in ends:
+        raise damaged(f"it does not hold the end that was seen after {seen.count} charges", where)
 
 
 def damaged(what: str, where: str = "") -> LogDamaged:

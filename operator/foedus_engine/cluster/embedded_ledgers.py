@@ -1,7 +1,8 @@
 """The silos' ledgers as the embedded engine keeps them: one SQLite file in the claim `<budget>-ledger`.
 
-A ledger is compared with its silo's log of charges in the same claim, and with the head of that log as the engine saw
-it when it last reserved or closed, which lies elsewhere: `<state>/heads/<namespace>/<budget>.json`.
+A ledger is compared with its silo's log of charges in the same claim, which the identity key there must have signed,
+and with the head of that log as the engine saw it when it last reserved or closed, which lies elsewhere:
+`<state>/heads/<namespace>/<budget>.json`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from foedus_contract.wire import LedgerHead
 from foedus_engine.cluster.embedded import claim_path
 from foedus_engine.decide.plan import BudgetKey
 from foedus_engine.names import LEDGER_FILE, ledger_claim
-from foedus_ledger.charge_log import log_path, read_charges
+from foedus_ledger.charge_log import log_path, own_identity, read_charges, read_own_charges
 from foedus_ledger.charges import Charges, check_not_behind, check_reaches, damaged
 from foedus_ledger.ledger import BudgetRecord
 from foedus_ledger.mechanisms import Mechanism
@@ -35,7 +36,9 @@ def head_path(state: Path, budget: BudgetKey) -> Path:
     return state / "heads" / budget.namespace / f"{budget.name}.json"
 
 
-def read_checked(state: Path, budget: BudgetKey, read_log: Callable[[Path], Charges] = read_charges) -> BudgetRecord:
+def read_checked(
+    state: Path, budget: BudgetKey, read_log: Callable[[Path], Charges] = read_own_charges
+) -> BudgetRecord:
     """Return the budget's record; raises LedgerBehind, LogDamaged, or what SqliteLedger.read raises."""
     path = ledger_path(state, budget)
     charges = read_log(log_path(path))  # first: the silo charges its ledger before it writes its log
@@ -63,7 +66,7 @@ class EmbeddedLedgers:
 
     def __init__(self, state: Path) -> None:
         self._state = state
-        self._logs: dict[Path, tuple[tuple[int, ...], Charges]] = {}  # by file: what it was when it was read
+        self._logs: dict[Path, tuple[tuple[int | bytes, ...], Charges]] = {}  # by file: what it and its key were then
 
     async def read(self, budget: BudgetKey) -> BudgetRecord | None:
         """Return the budget with all its accounts; None when its holder has not created it.
@@ -104,11 +107,12 @@ class EmbeddedLedgers:
             now = path.stat()
         except FileNotFoundError:
             return Charges()
-        file = (now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
+        identity = own_identity(path)
+        file = (now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns, identity)
         known = self._logs.get(path)
         if known is not None and known[0] == file:
             return known[1]
-        charges = read_charges(path)
+        charges = read_charges(path, identity=identity)
         self._logs[path] = (file, charges)  # of what was there before it was read: a later change is read again
         return charges
 

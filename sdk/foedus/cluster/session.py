@@ -15,13 +15,14 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
 from foedus.cluster.target import Target
 from foedus_contract.errors import FoedusError, InvalidInput, Unavailable
+from foedus_contract.wire import LedgerHead
 from foedus_engine import names
 from foedus_engine.cluster.feed import KeyFeed
 from foedus_engine.cluster.protocol import Busy, Forbidden, NotFound, Object, Unauthenticated, find
@@ -54,10 +55,11 @@ class Change:
 
 @dataclass(frozen=True)
 class FoundBudget:
-    """A budget's ledger, and that it is an old copy of one, where the head that was kept says so."""
+    """A budget's ledger, the head that was kept, and that the ledger is an old copy, where that head says so."""
 
     key: BudgetKey
     record: BudgetRecord
+    head: LedgerHead | None
     behind: LedgerBehind | None
 
 
@@ -239,15 +241,15 @@ async def open_session(target: Target, environ: Mapping[str, str]) -> AsyncItera
 
 def found_budget(obj: Object) -> FoundBudget:
     """Return the ledger that an object holds."""
-    from foedus_operator.ledgers import check_kept_head, read_record
+    from foedus_operator.ledgers import check_kept_head, kept_head, read_record
 
     record, meta = read_record(obj), obj["metadata"]
-    key = BudgetKey(meta["namespace"], meta["name"])
+    found = FoundBudget(BudgetKey(meta["namespace"], meta["name"]), record, kept_head(obj, record), None)
     try:
         check_kept_head(obj, record)
     except LedgerBehind as error:
-        return FoundBudget(key, record, error)
-    return FoundBudget(key, record, None)
+        return replace(found, behind=error)
+    return found
 
 
 def missing(key: ObjectKey) -> FoedusError:

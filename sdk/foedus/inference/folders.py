@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from foedus_contract import paths
-from foedus_contract.durable import open_locked, unwritable
+from foedus_contract.durable import in_use, open_locked, unwritable
 from foedus_contract.mpc_wire import PARTIES
 from foedus_contract.run_spec import PartyAddress, PartyRunSpec, TlsFiles
 from foedus_engine.cluster.embedded import make_private
@@ -44,7 +44,7 @@ def call_folder(state: Path) -> Iterator[Path]:
     make_private(state)
     above = state.absolute() / FOLDER  # processes with other working folders look below it
     make_private(above)
-    with open_locked(above / LOCK, owner="call", wait_seconds=10.0):
+    with open_locked(above / LOCK, busy=in_use(above / LOCK, "call"), wait_seconds=10.0):
         _sweep(above)
         folder = Path(tempfile.mkdtemp(prefix="call-", dir=above))
         lock = try_lock(folder / LOCK)

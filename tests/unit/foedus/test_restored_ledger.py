@@ -7,12 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from foedus.main import main
 from foedus_contract.exit_codes import ExitCode
 from foedus_engine.cluster.embedded_ledgers import ledger_path
 from foedus_engine.decide.plan import BudgetKey
+from foedus_ledger.charge_log import log_path, read_charges
 from support.one_line import check_one_line
+from support.silo_ledgers import written_log
 from support.small_job import SILOS, SmallJob, build_small_job
 
 Capture = pytest.CaptureFixture[str]
@@ -24,6 +27,17 @@ def foedus(*arguments: str) -> int:
         main(list(arguments))
     assert isinstance(ended.value.code, int)
     return ended.value.code
+
+
+def check_a_strangers_log_is_refused(world: SmallJob, log: Path, capfd: Capture) -> None:
+    own, charges = log.read_bytes(), read_charges(log)
+    record = world.ledger(FIRST).read().model_copy(update={"accounts": charges.accounts})
+    log.write_bytes(written_log(record, Ed25519PrivateKey.generate()))
+    assert foedus("budget", "reconcile", "--state", str(world.state)) == ExitCode.IDENTITY_REFUSED
+    check_one_line(
+        capfd, f"{log}: the charge log is not signed with this silo's identity key", "restore the silo's own log"
+    )
+    log.write_bytes(own)
 
 
 def answers(capfd: Capture) -> dict[str, dict]:
@@ -59,6 +73,8 @@ def test_a_restored_ledger_refunds_nothing(tmp_path: Path, capfd: Capture, monke
     row = answers(capfd)[FIRST]
     assert (row["epsilonSpent"], row["ready"]["status"], row["ready"]["reason"]) == (0, "False", "LedgerBehind")
 
+    check_a_strangers_log_is_refused(world, log_path(ledger), capfd)
+    assert world.ledger(FIRST).read().accounts == {}
     assert foedus("budget", "reconcile", "--output", "json", *state) == ExitCode.OK
     rows = answers(capfd)
     (imported,) = rows[FIRST]["imported"]

@@ -414,7 +414,7 @@ async def test_the_pipe_tells_a_process_that_its_engine_is_gone(tmp_path: Path) 
     reader, writer = os.pipe()
     (tmp_path / "root").mkdir()
     environment = processes.build_environment({}, {}, root=tmp_path / "root", endpoints=tmp_path, pipe=reader)
-    process = await processes.PodProcess.start(tmp_path, job(ORPHAN), environment, pipe=reader)
+    process = await processes.PodProcess.start(tmp_path, ("-c", ORPHAN), environment, pipe=reader)
     os.close(writer)
     assert await process.wait() == 7
     os.close(reader)
@@ -423,7 +423,7 @@ async def test_the_pipe_tells_a_process_that_its_engine_is_gone(tmp_path: Path) 
 async def test_a_survivor_is_killed_only_if_the_lock_proves_it_is_one(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     lock = tmp_path / "lock"
-    process = await processes.PodProcess.start(tmp_path, job(SLEEP), {}, pipe=reader)
+    process = await processes.PodProcess.start(tmp_path, ("-c", SLEEP), {}, pipe=reader)
     assert processes.try_lock(lock) is None
     assert not await processes.end_survivor(os.getppid(), lock, patience_seconds=0.1)  # the pid of somebody else
     assert is_running(process.pid)

@@ -55,6 +55,7 @@ async def used(tmp_path: Path) -> tuple[EmbeddedLedgers, Path, dict[Path, bytes 
         BUDGET, job_uid="uid", mechanism=Mechanism(noise_multiplier=9.0), count=3, claimant="default/job"
     )
     before: dict[Path, bytes | None] = {path: path.read_bytes(), log_path(path): None}
+    path.with_name("identity.key").write_bytes(bytes(32))
     file_ledger(path, KEY).charge("uid", 0)
     await ledgers.close(BUDGET, job_uid="uid")
     return ledgers, path, before

@@ -18,8 +18,10 @@ from foedus_ledger.charges import (
     LedgerBehind,
     LogDamaged,
     add_line,
+    check_holds,
     check_not_behind,
     check_reaches,
+    check_signer,
     head_of,
     is_signed,
     missing,
@@ -67,7 +69,7 @@ FIVE = log_of(
 
 
 def test_a_log_says_who_charged_how_much_and_ends_in_a_signed_count() -> None:
-    charges = parse_charges(FIVE, Path("log"))
+    charges = parse_charges(FIVE, Path("log"), identity=None)
     assert {job: (held.charged, held.last_attempt) for job, held in charges.accounts.items()} == {
         "job-a": (3, 2),
         "job-b": (2, 4),
@@ -129,7 +131,7 @@ OTHERS = log_of(*(record(job_a=account(n)) for n in (1, 2, 3)), key=OTHER_KEY)
 )
 def test_a_log_that_was_altered_is_refused_in_one_line_at_its_place(lines: list[bytes], place: int, why: str) -> None:
     with pytest.raises(LogDamaged, match=why) as caught:
-        parse_charges(lines, Path("charges.jsonl"))
+        parse_charges(lines, Path("charges.jsonl"), identity=None)
     said = str(caught.value)
     assert said.startswith(f"charges.jsonl:{place}: the charge log cannot be trusted: ")
     assert "\n" not in said
@@ -140,7 +142,7 @@ def test_a_log_that_was_altered_is_refused_in_one_line_at_its_place(lines: list[
 def test_half_a_last_line_was_never_acted_on(tmp_path: Path) -> None:
     path = tmp_path / "charges.jsonl"
     path.write_bytes(b"\n".join(FIVE[:3]) + b"\n" + FIVE[3][:100])
-    assert read_charges(path) == parse_charges(FIVE[:3], path)
+    assert read_charges(path) == parse_charges(FIVE[:3], path, identity=None)
     path.write_bytes(FIVE[0])
     assert read_charges(path) == Charges()
 
@@ -157,7 +159,7 @@ def test_half_a_last_line_was_never_acted_on(tmp_path: Path) -> None:
     ],
 )
 def test_a_ledger_is_behind_when_it_lacks_a_charge_of_any_job(held: BudgetRecord, lacking: list[str]) -> None:
-    charges = parse_charges(FIVE, Path("log"))
+    charges = parse_charges(FIVE, Path("log"), identity=None)
     assert sorted(missing(held, charges)) == lacking
     if not lacking:
         return check_not_behind(held, charges)
@@ -176,7 +178,7 @@ def test_a_ledger_is_behind_when_it_lacks_a_charge_of_any_job(held: BudgetRecord
 )
 def test_a_log_that_is_not_the_ledgers_is_refused(held: BudgetRecord, why: str) -> None:
     with pytest.raises(LogDamaged, match=why):
-        check_not_behind(held, parse_charges(FIVE, Path("log")))
+        check_not_behind(held, parse_charges(FIVE, Path("log"), identity=None))
 
 
 @pytest.mark.parametrize(
@@ -189,12 +191,56 @@ def test_a_log_that_is_not_the_ledgers_is_refused(held: BudgetRecord, why: str) 
     ],
 )
 def test_a_head_that_was_seen_is_a_lower_bound(held: BudgetRecord, error: type[Exception] | None) -> None:
-    head = parse_charges(FIVE, Path("log")).head
+    head = parse_charges(FIVE, Path("log"), identity=None).head
     assert head is not None
     if error is None:
         return check_reaches(held, head)
     with pytest.raises(error):
         check_reaches(held, head)
+    return None
+
+
+@pytest.mark.parametrize(
+    ("lines", "seen", "why"),
+    [
+        (FIVE, FIVE, None),
+        (FIVE, FIVE[:2], None),
+        (FIVE, [], None),
+        ([], FIVE, None),  # nothing is taken over from an empty one
+        (log_of(record(job_a=account(9)), key=OTHER_KEY), FIVE, "signed with another key"),
+        (FIVE, log_of(record(job_a=account(9)), key=OTHER_KEY), "signed with another key"),
+    ],
+)
+def test_a_log_has_the_key_that_was_seen(lines: list[bytes], seen: list[bytes], why: str | None) -> None:
+    charges, head = (
+        parse_charges(lines, Path("log"), identity=None),
+        parse_charges(seen, Path("log"), identity=None).head,
+    )
+    if why is None:
+        return check_signer(charges, head)
+    with pytest.raises(LogDamaged, match=why):
+        check_signer(charges, head)
+    return None
+
+
+@pytest.mark.parametrize(
+    ("lines", "seen", "holds"),
+    [
+        (FIVE, FIVE, True),
+        (FIVE, FIVE[:2], True),
+        ([], FIVE, True),  # nothing is taken over from an empty one
+        (FIVE[:2], FIVE, False),
+        (log_of(record(job_a=account(5))), FIVE, False),
+        (log_of(record(job_a=account(2)), record(job_a=account(5))), FIVE[:2], False),  # so many charges, others
+    ],
+)
+def test_a_log_holds_the_end_that_was_seen(lines: list[bytes], seen: list[bytes], holds: bool) -> None:
+    head = parse_charges(seen, Path("log"), identity=IDENTITY).head
+    assert head is not None
+    if holds:
+        return check_holds(lines, head)
+    with pytest.raises(LogDamaged, match=f"does not hold the end that was seen after {head.count} charges"):
+        check_holds(lines, head)
     return None
 
 
@@ -214,7 +260,7 @@ def test_a_head_that_was_seen_is_a_lower_bound(held: BudgetRecord, error: type[E
     ],
 )
 def test_what_is_missing_is_taken_over_as_spent_once(held: dict[str, Account], want: dict[str, Account]) -> None:
-    before, logged = record(**held), parse_charges(FIVE, Path("log")).accounts
+    before, logged = record(**held), parse_charges(FIVE, Path("log"), identity=None).accounts
     after = import_charges(before, logged)
     assert after.accounts == want
     check_import(before, after)
@@ -223,7 +269,7 @@ def test_what_is_missing_is_taken_over_as_spent_once(held: dict[str, Account], w
 
 def test_charges_are_taken_over_also_beyond_the_limit() -> None:
     spec = BudgetSpec(digest=DATA, records=5, epsilon=0.1, delta=1e-5)
-    after = import_charges(BudgetRecord(spec=spec), parse_charges(FIVE, Path("log")).accounts)
+    after = import_charges(BudgetRecord(spec=spec), parse_charges(FIVE, Path("log"), identity=None).accounts)
     assert sum(held.charged for held in after.accounts.values()) == 5
     check_import(BudgetRecord(spec=spec), after)
 

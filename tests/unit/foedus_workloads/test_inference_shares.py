@@ -71,6 +71,16 @@ def spoilt(path, kind):
         ("another party", "these are the shares of party 2, not of party 1"),
         ("another model", "these are shares of the model sha256:bbbb"),
     ],
+    ids=[
+        "missing",
+        "cut",
+        "another format",
+        "no label",
+        "another label",
+        "plain weights",
+        "another party",
+        "another model",
+    ],
 )
 def test_a_party_takes_no_other_file(tmp_path, kind, words):
     path = spoilt(tmp_path / "w.safetensors", kind)

@@ -127,11 +127,11 @@ def test_sign_as_an_arithmetic_bit(values, bits):
 @settings(deadline=None, max_examples=60)
 @given(st.data(), st.integers(0, 32), st.sampled_from((8, 16, 32)), st.integers(0, 255))
 def test_sign_in_a_window_errs_below_its_unit_alone(data, low, width, seed):
-    bound = 2 ** (low + width - 1)
-    # Around 0 and around the unit, and anywhere in the window.
-    near = st.integers(-3, 3).flatmap(lambda d: st.sampled_from((d, 2**low + d)))
-    values = data.draw(st.lists(near | st.integers(-bound, bound - 1), min_size=1, max_size=70))
-    values = [v for v in values if -bound <= v < bound] or [0]
+    end = 2 ** (low + width - 1)
+    least = -end + (2**low if low else 0)
+    # Around 0, the unit and the ends, and anywhere between.
+    near = st.integers(-3, 3).flatmap(lambda d: st.sampled_from((d, 2**low + d, least + abs(d), end - 1 - abs(d))))
+    values = data.draw(st.lists(near | st.integers(least, end - 1), min_size=1, max_size=70))
     x = shared(torch.tensor(values))
     done = run(parties(seed=seed), lambda p: sign(p, x[p.index], Window(low, width)))
     for value, bit in zip(values, revealed_bits(done.results).tolist(), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import tempfile
@@ -32,7 +33,7 @@ from foedus_contract.exit_codes import ExitCode
 from foedus_ledger.charge_log import log_path, read_charges
 from foedus_ledger.charges import Charges, LedgerBehind, is_signed, missing, parse_charges
 from foedus_ledger.mechanisms import Mechanism
-from foedus_ledger.records import BudgetSpec
+from foedus_ledger.records import BudgetRecord, BudgetSpec
 from foedus_ledger.sqlite import LedgerMissing, SqliteLedger
 from foedus_workloads.training import silo_ledger
 from support.silo_ledgers import file_ledger
@@ -116,6 +117,40 @@ def test_a_line_that_another_jobs_silo_wrote_for_a_charge_stands_for_it(path: Pa
     assert silo.open().count == 2
 
 
+@pytest.mark.parametrize("when", ["before it answers", "after it answered"])
+@pytest.mark.parametrize("own", ["open", "charge"])
+def test_a_silo_that_waits_for_its_ledger_keeps_no_other_waiting(
+    path: Path, monkeypatch: pytest.MonkeyPatch, own: str, when: str
+) -> None:
+    monkeypatch.setattr(silo_ledger, "LOCK_SECONDS", 0.0)  # whoever would have to wait fails
+    SqliteLedger(path).reserve("job-b", MECHANISM, 9, "default/other")
+    silo, other = file_ledger(path, KEY), file_ledger(path, KEY)
+    other.charge("job-b", 0)
+    with during_a_read(lambda: other.charge("job-b", 1), when, number=2 if own == "open" else 1):
+        silo.open() if own == "open" else silo.charge("job-a", 0)
+    charged = {job: account.charged for job, account in read_charges(log_path(path)).accounts.items()}
+    assert charged == ({"job-b": 2} if own == "open" else {"job-a": 1, "job-b": 2})
+    assert silo.open().count == sum(charged.values())
+
+
+def test_a_ledger_that_is_exchanged_while_it_is_read_is_an_old_copy(path: Path) -> None:
+    ledger, silo, other = SqliteLedger(path), file_ledger(path, KEY), file_ledger(path, KEY)
+    start = path.read_bytes()
+    for attempt in (0, 1):
+        ledger.charge("job-a", attempt)
+
+    def exchange() -> None:
+        path.write_bytes(start)
+        other.charge("job-a", 5)
+
+    with (
+        during_a_read(exchange, "after it answered", number=2),
+        pytest.raises(LedgerBehind, match="exchanged while it was read"),
+    ):
+        silo.open()
+    assert read_charges(log_path(path)).accounts["job-a"].last_attempt == 5
+
+
 def test_what_another_process_appended_is_read_on_from_what_was_read_before(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,7 +184,7 @@ def test_a_log_signed_with_another_key_is_refused(path: Path) -> None:
     file_ledger(path, KEY).charge("job-a", 0)
     other = file_ledger(path, OTHER_KEY)
     for act in (other.open, lambda: other.charge("job-a", 1)):
-        with pytest.raises(Refused, match="charge log is signed with another key") as caught:
+        with pytest.raises(Refused, match="the charge log is not signed with this silo's identity key") as caught:
             act()
         assert caught.value.code is ExitCode.IDENTITY_REFUSED
 
@@ -183,8 +218,8 @@ def test_a_full_volume_is_said_and_leaves_no_half_line(path: Path, monkeypatch: 
 def test_a_log_that_another_process_holds_too_long_is_unavailable(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(silo_ledger, "LOCK_SECONDS", 0.0)
     with (
-        open_locked(log_path(path), owner="silo"),
-        pytest.raises(Unavailable, match="another process of this silo"),
+        open_locked(log_path(path), busy=Unavailable("is held")),
+        pytest.raises(Unavailable, match=r"charges\.jsonl: a silo of another job has not let go of the charge log"),
     ):
         file_ledger(path, KEY).charge("job-a", 0)
 
@@ -216,6 +251,24 @@ def after_the_commit(act: Callable[[], object]) -> Iterator[None]:
         act()
 
     with patch.object(SqliteLedger, "charge", charge_then_act):
+        yield
+
+
+@contextmanager
+def during_a_read(act: Callable[[], object], when: str, *, number: int = 1) -> Iterator[None]:
+    """Let something happen while a ledger is asked what it holds, for the `number`th time."""
+    read, asked = SqliteLedger.read, itertools.count(1)
+
+    def read_slowly(self: SqliteLedger) -> BudgetRecord:
+        mine = next(asked) == number
+        if mine and when == "before it answers":
+            act()
+        record = read(self)
+        if mine and when == "after it answered":
+            act()
+        return record
+
+    with patch.object(SqliteLedger, "read", read_slowly):
         yield
 
 
@@ -301,6 +354,12 @@ class RestoredLedgers(RuleBasedStateMachine):
         with after_the_commit(start):
             self.charge(job)
         assert self.released[job] == released + wanted
+
+    @rule(job=st.sampled_from(JOBS))
+    def charge_while_the_other_job_charges(self, job: str) -> None:
+        (other,) = set(JOBS) - {job}
+        with during_a_read(lambda: self.charge(other), "after it answered", number=2):  # after is_behind's
+            self.charge(job)
 
     @rule()
     def start(self) -> None:

@@ -1,8 +1,9 @@
 """The sign of a secret: the top bit of a window of its bits, by adding two summands in a tree of packed words.
 
 A window is `width` bits from bit `low` on, width = k where it is everything. With |x| < 2^(low + width - 1) its top bit
-is the sign of floor(x / 2^low), and adding two summands from which the lowest bits were cut errs by their carry alone:
-it makes some x in [0, 2^low) negative.
+is the sign of floor(x / 2^low). Adding two summands from which the lowest bits were cut errs by their carry alone: the
+sum may be lower by one, which makes some x in [0, 2^low) negative and asks for a unit of 2^low to spare at the range's
+lower end.
 
 Steps, for x = m + n mod 2^k, m = x_first + x_second, which first knows, and n = x_dealer, which second and dealer know
 (roles as in `party.Roles`); w is the window's width:
@@ -39,7 +40,7 @@ from foedus_workloads.mpc.rounds import Operation
 class Window:
     """The bits of a secret that its sign is read from; `width` is a power of two, from 8 to 64 where k is 64.
 
-    For |x| < 2^(low + width - 1). Where low > 0, an x in [0, 2^low) may count as negative.
+    For |x| < 2^(low + width - 1), less 2^low where low > 0; an x in [0, 2^low) may then count as negative.
     """
 
     low: int
@@ -52,7 +53,7 @@ def whole(party: Party) -> Window:
 
 
 def narrow(party: Party, *, range_bits: int, unit_bits: int) -> Window:
-    """Return the smallest window for |x| < 2^range_bits, with a unit of at most 2^-unit_bits; 2^0 is 1.
+    """Return the smallest window for |x| < 2^range_bits, less a unit, with a unit of at most 2^-unit_bits; 2^0 is 1.
 
     Signs of x in [0, unit) are not told from those below. Bits are saved where a range is known and a unit can be.
     """

@@ -11,9 +11,8 @@ from foedus_contract import limits
 from foedus_contract.durable import create_durably, read_at_most, unwritable
 from foedus_contract.errors import InvalidInput, Refused
 from foedus_contract.exit_codes import ExitCode
-from foedus_contract.run_spec import SiloPolicy
+from foedus_contract.run_spec import KEY_FILE, SiloPolicy
 
-KEY_FILE = "identity.key"
 KEY_BYTES = 32
 
 

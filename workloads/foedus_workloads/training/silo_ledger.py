@@ -12,8 +12,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from foedus_contract.durable import append_durably, open_locked, sync_folder, take_lines, unwritable
-from foedus_contract.errors import Refused
-from foedus_contract.exit_codes import ExitCode
+from foedus_contract.errors import InvalidInput, Unavailable
 from foedus_contract.wire import LedgerHead
 from foedus_ledger.charges import (
     MAX_LOG_BYTES,
@@ -29,7 +28,9 @@ from foedus_ledger.charges import (
 from foedus_ledger.records import NO_ATTEMPT, BudgetRecord
 from foedus_workloads.training.held_ledgers import HeldLedger
 
-LOCK_SECONDS = 10.0  # another job's silo on the same budget holds the log for milliseconds
+# Another job's silo on the same budget holds the log while it checks and appends lines, never while it asks its ledger,
+# which may take a minute. Most often that takes milliseconds; the rest is for a slow volume or a long log.
+LOCK_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -79,20 +80,27 @@ class SiloLedger:
         self._ledger.charge(job_uid, attempt, noise_multiplier=noise_multiplier)
         after = self._follow()
         if _last_attempt(before, job_uid) >= attempt or _last_attempt(after, job_uid) != attempt:
-            raise LedgerBehind(
-                f"the ledger is an old copy: attempt {attempt} was charged where earlier charges are missing",
-                where=self._ledger.where,
-                cure="take them over as spent with: foedus budget reconcile",
-            )
+            raise self._behind(f"attempt {attempt} was charged where earlier charges are missing")
 
     def _follow(self) -> Charges:
-        """Append the lines that the log lacks; return what it says then."""
+        """Append the lines that the log lacks of the ledger; return what it says then.
+
+        1. Read the log, under its lock.
+        2. Read the ledger, without the lock: a service may take a minute to answer. It must hold what the log held
+           before, for who charges elsewhere commits to the ledger before the log.
+        3. Read the log again, under its lock, and append what it still lacks. Where it went on meanwhile, it may hold
+           more than the ledger held in step 2; that makes no old copy.
+        """
+        with self._locked_log() as descriptor:
+            before = self._read_log(descriptor)
+        record = self._ledger.read()
+        check_not_behind(record, before, self._ledger.where)
         with self._locked_log() as descriptor:
             charges = self._read_log(descriptor)
-            # After the log: who charges elsewhere commits to the ledger before it takes the log.
-            record = self._ledger.read()
-            check_not_behind(record, charges, self._ledger.where)
-            lines = tuple(next_lines(charges, record, self._identity, self._key.sign))
+            try:
+                lines = tuple(next_lines(charges, record, self._identity, self._key.sign))
+            except InvalidInput:  # a line that would contradict one that was appended meanwhile
+                raise self._behind("it was exchanged while it was read") from None
             try:
                 for line in lines:
                     append_durably(descriptor, line.to_json() + b"\n")
@@ -100,9 +108,21 @@ class SiloLedger:
                 raise unwritable(self._log, error) from error
             return functools.reduce(add_line, lines, charges)
 
+    def _behind(self, what: str) -> LedgerBehind:
+        return LedgerBehind(
+            f"the ledger is an old copy: {what}",
+            where=self._ledger.where,
+            cure="take what it lacks over as spent with: foedus budget reconcile",
+        )
+
     @contextmanager
     def _locked_log(self) -> Iterator[int]:
-        with open_locked(self._log, owner="silo", wait_seconds=LOCK_SECONDS) as descriptor:
+        busy = Unavailable(
+            f"a silo of another job has not let go of the charge log for {LOCK_SECONDS:g} s",
+            where=str(self._log),
+            cure="see what holds it up, or whether its volume is slow; then try again",
+        )
+        with open_locked(self._log, busy=busy, wait_seconds=LOCK_SECONDS) as descriptor:
             yield descriptor
 
     def _read_log(self, descriptor: int) -> Charges:
@@ -117,14 +137,7 @@ class SiloLedger:
             sync_folder(self._log.parent)
         except OSError as error:
             raise unwritable(self._log, error) from error
-        charges = parse_charges(lines, self._log, after=known.charges, first=known.lines + 1)
-        if charges.identity not in (b"", self._identity):
-            raise Refused(
-                "the charge log is signed with another key",
-                where=str(self._log),
-                cure="restore the identity key that it was signed with",
-                code=ExitCode.IDENTITY_REFUSED,
-            )
+        charges = parse_charges(lines, self._log, identity=self._identity, after=known.charges, first=known.lines + 1)
         size = known.size + sum(len(line) + 1 for line in lines)
         self._read_already = _Read(status.st_ino, size, known.lines + len(lines), charges)
         return charges
