@@ -23,6 +23,9 @@ Steps, for |x| < 2^(k-2) - 2^(t-1); first, second and dealer as in `party.Roles`
 What first sees is uniform whatever the summands are: second's hides under b", the dealer's under b', the share of w
 under s'; likewise for second. The dealer receives nothing.
 
+Adversary: one party that follows the protocol, no other. The dealer knows the mask, and anybody can shift a result by
+multiples of 2^(k-t) unseen: nothing here is checked.
+
 Result: x / 2^t + e with |e| < 1.5 in units of the last place: three floors, whose mean the 2^(t-1) and the -1 take out.
 e has mean 0 (within 2^-t) and depends on low bits of c, a and b: this rounding is part of the functionality.
 
