@@ -29,6 +29,7 @@ from foedus_operator.api_server import SERVER_SIDE_APPLY, ApiServer
 from foedus_operator.pod_logs import PodLogs
 
 PAGE = 500  # objects of a list in one answer: at 2 KiB each a megabyte
+SCAN_PAGE = 100  # of a look at all objects, of which no more is kept than what is to be done
 MAX_EVENT_MESSAGE = 1024  # the API server's own limit
 JOB_UID_LABEL = "batch.kubernetes.io/controller-uid"
 STRICT = {"fieldValidation": "Strict"}  # an unknown field of ours is a defect, not something to drop in silence
@@ -76,25 +77,33 @@ def collection(api_version: str, kind: str, namespace: str | None) -> str:
 async def snapshot(
     server: ApiServer, api_version: str, kind: str, namespace: str | None, selectors: Mapping[str, str]
 ) -> tuple[str, tuple[Object, ...]]:
-    """Return all objects that are selected, page by page, and the version from which a watch goes on."""
-    query = {"limit": str(PAGE), **selectors}
-    found: list[Object] = []
+    """Return all objects that are selected, and the version from which a watch goes on."""
+    answers = [page async for page in pages(server, api_version, kind, namespace, selectors, PAGE)]
+    return answers[-1][0], tuple(obj for _, page in answers for obj in page)
+
+
+async def pages(
+    server: ApiServer, api_version: str, kind: str, namespace: str | None, selectors: Mapping[str, str], size: int
+) -> AsyncIterator[tuple[str, list[Object]]]:
+    """Yield the objects that are selected, `size` at a time, each time with the version that they all are of."""
+    query = {"limit": str(size), **selectors}
     while True:
         page = await server.request("GET", collection(api_version, kind, namespace), query=query)
         # Items of a list lack what they have in common.
-        found += [{"apiVersion": api_version, "kind": kind, **item} for item in page["items"]]
+        found = [{"apiVersion": api_version, "kind": kind, **item} for item in page["items"]]
+        yield str(page["metadata"]["resourceVersion"]), found
         query["continue"] = page["metadata"].get("continue", "")
         if not query["continue"]:
-            return str(page["metadata"]["resourceVersion"]), tuple(found)
+            return
 
 
 class KubeCluster:
     """One Kubernetes cluster. What changes in it is told by whoever fills `feed`."""
 
-    def __init__(self, server: ApiServer, feed: KeyFeed) -> None:
+    def __init__(self, server: ApiServer, feed: KeyFeed, logs: PodLogs | None = None) -> None:
         self._server = server
         self._feed = feed
-        self._logs = PodLogs(server)
+        self._logs = logs or PodLogs(server)
 
     async def get(self, key: ObjectKey) -> Object:
         """Return the object; raises NotFound."""
@@ -104,14 +113,22 @@ class KubeCluster:
         self, api_version: str, kind: str, namespace: str | None = None, labels: Mapping[str, str] | None = None
     ) -> tuple[Object, ...]:
         """Return the objects of a kind in name order: of one namespace or of all, bearing all of `labels`."""
-        selector = ",".join(f"{key}={value}" for key, value in sorted((labels or {}).items()))
-        found = await self._select(api_version, kind, namespace, {"labelSelector": selector} if selector else {})
+        found = await self._select(api_version, kind, namespace, _selector(labels))
         return tuple(sorted(found, key=lambda obj: (obj["metadata"].get("namespace", ""), obj["metadata"]["name"])))
 
     async def _select(
         self, api_version: str, kind: str, namespace: str | None, selectors: Mapping[str, str]
     ) -> tuple[Object, ...]:
         return (await snapshot(self._server, api_version, kind, namespace, selectors))[1]
+
+    async def scan(self, api_version: str, kind: str, labels: Mapping[str, str] | None = None) -> AsyncIterator[Object]:
+        """Yield the objects of a kind of all namespaces, bearing all of `labels`, a page at a time.
+
+        Raises Busy in the middle when it takes so long that the API server has forgotten the version of the first page.
+        """
+        async for _, page in pages(self._server, api_version, kind, None, _selector(labels), SCAN_PAGE):
+            for obj in page:
+                yield obj
 
     async def create(self, manifest: Manifest) -> Object:
         """Create the object; raises AlreadyExists."""
@@ -200,6 +217,11 @@ class KubeCluster:
     async def _uid(self, key: ObjectKey) -> str:
         found = await find(self, key)
         return key.uid if found is None else str(found["metadata"]["uid"])
+
+
+def _selector(labels: Mapping[str, str] | None) -> Mapping[str, str]:
+    selector = ",".join(f"{key}={value}" for key, value in sorted((labels or {}).items()))
+    return {"labelSelector": selector} if selector else {}
 
 
 def _uid(obj: Object) -> str:

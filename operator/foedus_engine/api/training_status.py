@@ -166,6 +166,8 @@ class FederatedTrainingJobStatus(ApiModel):
     """Since when a quorum of silos has had a process; joinTimeout counts from here."""
     completion_time: Timestamp | None = None
     """When the job ended."""
+    settled_time: Timestamp | None = None
+    """When nothing of the ended job was left to do: no account is open, no process runs. From then on it rests."""
     round: Annotated[int, Field(ge=0, le=limits.MAX_ATTEMPTS)] | None = None
     """Rounds finished."""
     rounds: Annotated[int, Field(ge=0, le=limits.MAX_ATTEMPTS)] | None = None

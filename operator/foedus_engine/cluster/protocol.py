@@ -75,6 +75,10 @@ class Cluster(Protocol):
         """Return the objects of a kind in name order: of one namespace or of all, bearing all of `labels`."""
         ...
 
+    def scan(self, api_version: str, kind: str, labels: Mapping[str, str] | None = None) -> AsyncIterator[Object]:
+        """Yield the objects of a kind of all namespaces, bearing all of `labels`: never more than a page in memory."""
+        ...
+
     async def create(self, manifest: Manifest) -> Object:
         """Create the object; raises AlreadyExists. A `status` in the manifest is ignored."""
         ...

@@ -12,7 +12,7 @@ from foedus_engine.api.training_status import Phase
 from foedus_engine.api.training_status import TrainingConditionType as ConditionType
 from foedus_engine.api.training_status import TrainingReason as Reason
 from foedus_engine.build.pods import Settings
-from foedus_engine.decide.certificates import are_due
+from foedus_engine.decide.certificates import any_active, are_due
 from foedus_engine.decide.checks import check_ledgers
 from foedus_engine.decide.children import applied_children, ensured_children, owner_of, policy_child, told_children
 from foedus_engine.decide.conditions import Condition, timestamp
@@ -54,8 +54,13 @@ def decide_run(
         delete=superfluous_inspector(observed, now),
         status=status,
         events=news(observed, status),
-        requeue_seconds=settings.poll_seconds,
+        requeue_seconds=_next_look(job, observed, settings),
     )
+
+
+def _next_look(job: FederatedTrainingJob, observed: Observed, settings: Settings) -> float | None:
+    """Return when to look for progress; that a suspended job's last process has ended is news by itself."""
+    return None if job.spec.suspend and not any_active(observed) else settings.poll_seconds
 
 
 def _untold(job: FederatedTrainingJob, observed: Observed, settings: Settings) -> tuple[Manifest, ...]:
