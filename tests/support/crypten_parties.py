@@ -46,7 +46,7 @@ class Lockstep:
 
 def world(parties: int, *, fraction: int = 16, seed: int = 0, masks: Masks | None = None) -> list[Party]:
     own = keys(parties, seed)
-    last = Lockstep(Dealer(own, masks or {}), Streams(own[-1]))
+    last = Lockstep(Dealer([Streams(key) for key in own], masks or {}), Streams(own[-1]))
     sources = [*(DrawnDeals(Streams(key)) for key in own[:-1]), last]
     return [Party(index, parties, deals, fraction) for index, deals in enumerate(sources)]
 

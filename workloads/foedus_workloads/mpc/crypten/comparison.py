@@ -71,9 +71,7 @@ def _level(party: Party, words: Tensor, half: int) -> Operation[Tensor]:
     passes = _pattern(2 * half, range(0, half, 2))
     arises = lower & ~passes
     p_high = (words >> half) & passes
-    combined = yield from conjunction(
-        party, _beside(p_high | (p_high << 1), half), _beside(words & lower, half)
-    )
+    combined = yield from conjunction(party, _beside(p_high | (p_high << 1), half), _beside(words & lower, half))
     return combined ^ _beside((words >> half) & arises, half)
 
 

@@ -124,10 +124,10 @@ class CorrectedDeals:
 
 
 class Dealer:
-    """The dealer's side: it has every party's key and the weights' masks, and makes the corrections."""
+    """The dealer's side: it has every party's stream and the weights' masks, and makes the corrections."""
 
-    def __init__(self, keys: Sequence[bytes], masks: Masks) -> None:
-        *self._others, self._last = (Streams(key) for key in keys)
+    def __init__(self, streams: Sequence[Streams], masks: Masks) -> None:
+        *self._others, self._last = streams
         self._masks = masks
 
     def corrections(self, deal: Deal) -> list[Tensor]:

@@ -216,9 +216,7 @@ def layer_norm(party: Party, x: Tensor, norm: Norm) -> Operation[Tensor]:
     width = count.bit_length()
     total = x.sum(-1, keepdim=True)
     centred = x - (yield from truncate(party, total * party.encode(1 / count, f + width), f + width))
-    squares, weighted = yield from together(
-        _square_sum(party, centred), scaled_product(party, centred, norm.weight)
-    )
+    squares, weighted = yield from together(_square_sum(party, centred), scaled_product(party, centred, norm.weight))
     powers = Powers(VARIANCES.low + width - 1, VARIANCES.high + width)
     spread = party.add_public(squares, party.encode(norm.epsilon * count))
     inverse = yield from inverse_root(party, spread.unsqueeze(-1), powers, factor=count**0.5)

@@ -72,6 +72,4 @@ def _advanced(steps: Iterator[tuple[int, Operation, Opened | None]], results: di
 def _split(opened: Opened, waiting: Sequence[_Running]) -> Iterator[Opened]:
     sums, words = iter(opened.sums), iter(opened.words)
     for each in waiting:
-        yield Opened(
-            tuple(next(sums) for _ in each.opening.sums), tuple(next(words) for _ in each.opening.words)
-        )
+        yield Opened(tuple(next(sums) for _ in each.opening.sums), tuple(next(words) for _ in each.opening.words))

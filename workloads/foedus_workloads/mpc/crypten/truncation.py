@@ -1,4 +1,4 @@
-"""Division by 2^t with probabilistic rounding, in place of CrypTen's, which errs by 2^(64-t) with probability |x| / 2^64.
+"""Division by 2^t, rounded probabilistically; CrypTen's errs by 2^(64-t) with probability |x| / 2^64, and is not used.
 
 Escudero et al., "Improved Primitives for MPC over Mixed Arithmetic-Binary Circuits", CRYPTO 2020, section 5, with the
 mask from the dealer. Steps, for |x| < 2^62, all values mod 2^64 and unsigned:
