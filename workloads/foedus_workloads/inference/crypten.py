@@ -48,7 +48,8 @@ class CrypTen:
         weights = prepare_weights(program, party, self.parties, shares)
 
         def make(asked: Program) -> Task:
-            rehearsed = self._plan(asked)
+            # What the dealer sends is the last party's to expect.
+            rehearsed = self._plan(asked) if party == self.parties - 1 else None
 
             def begin(start: Start) -> PartySession:
                 return PartySession(

@@ -40,7 +40,7 @@ class CallerPlace:
 class CallerPatience:
     """How long a client waits."""
 
-    connect_seconds: float = 60.0  # until all parties answer
+    connect_seconds: float = 60.0  # until a member answers
     consent_seconds: float = 600.0  # for a party that still serves somebody else
     input_seconds: float = 60.0  # until a party has taken its input
     silence_seconds: float = 240.0  # between two messages of a party; above what parties grant each other
@@ -91,9 +91,11 @@ class Call:
             raise
 
     def _agree(self, inquiry: Inquiry) -> None:
-        until = self._clock() + self._patience.connect_seconds
-        self._dialling = Dialling(self._place, party_contexts(self._place.files)[1], until, self._clock)
+        context = party_contexts(self._place.files)[1]
         for party in self._place.addresses:
+            # Of its own: what the one before took to consent is not this one's delay.
+            until = self._clock() + self._patience.connect_seconds
+            self._dialling = Dialling(self._place, context, until, self._clock)
             connection = Connection(self._dialling.take(party))
             self._connections[party] = connection
             if self._closed.is_set():  # looked at last, so that no connection is left open behind `close`

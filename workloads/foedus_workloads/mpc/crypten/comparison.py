@@ -4,8 +4,8 @@ Steps, for the top bit of x:
 1. The dealer deals r and the words of its bits. Open c = x + r: uniform, and not seen by the dealer. x = c - r, so its
    top bit is c's XOR r's XOR the borrow, which is whether the 63 bits of c below are less than those of r.
 2. A borrow arises at a place (g) where r has a bit and c has none, and passes (p) where they are equal. Of two
-   neighbouring places g = g_high XOR (p_high AND g_low), p = p_high AND p_low. In the bits of r both are linear, but for
-   the AND of two neighbouring bits of r, which the dealer deals: the first level is local.
+   neighbouring places g = g_high XOR (p_high AND g_low), p = p_high AND p_low. In the bits of r both are linear, but
+   for the AND of two neighbouring bits of r, which the dealer deals: the first level is local.
 3. Five more levels, 1 round each. A range of places holds (g, p) in two bits; at each level half of a word gets free,
    and the words of the two halves of the elements are put into one.
 4. To a number (`bits_to_numbers`): the dealer deals random bits as words and as numbers, the masked bits are opened.

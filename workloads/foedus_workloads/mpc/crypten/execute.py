@@ -113,19 +113,21 @@ def execute(party: Party, program: Program, weights: PartyWeights, inputs: Mappi
     """
     check(shipped(program.inputs, party.index, party.parties), inputs, party.index)
     values = {secret.name: held(inputs, f"{secret.name}.{SHARE}", secret.shape) for secret in program.inputs}
-    return (yield from run_steps(party, program, weights, values))
-
-
-def run_steps(party: Party, program: Program, weights: PartyWeights, values: dict[str, Tensor]) -> Operation[Tensor]:
-    """Run all steps on the inputs' shares."""
     for step in program.steps:
-        made = yield from _run(party, step, values, weights)
-        values.update(made)
-    (mask,) = party.deals.take(zero(program.output))
-    return values[LOGITS].reshape(-1) + mask
+        values.update((yield from run_step(party, step, values, weights)))
+    return masked(party, values[LOGITS].reshape(-1))
 
 
-def _run(party: Party, step: Step, values: Mapping[str, Tensor], weights: PartyWeights) -> Operation[dict[str, Tensor]]:
+def masked(party: Party, result: Tensor) -> Tensor:
+    """Return a result's share under a fresh mask of zero: without it the client would see what truncation drew."""
+    (mask,) = party.deals.take(zero(tuple(result.shape)))
+    return result + mask
+
+
+def run_step(
+    party: Party, step: Step, values: Mapping[str, Tensor], weights: PartyWeights
+) -> Operation[dict[str, Tensor]]:
+    """Return what a step makes of the values that it reads, by their names."""
     match step:
         case Linear():
             joined = weights.linears[step.name]

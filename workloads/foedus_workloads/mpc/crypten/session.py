@@ -40,8 +40,7 @@ _KEY = Expected(torch.int8, (KEY_BYTES,))
 class _Member(MemberSession[Tensor]):
     """What a party's and the dealer's side have in common: who greets whom, and the streams' keys."""
 
-    def __init__(self, member: int, terms: SessionTerms, plan: Plan, *, incarnation: int) -> None:
-        self._plan = plan
+    def __init__(self, member: int, terms: SessionTerms, *, incarnation: int) -> None:
         self._last = terms.parties - 1
         self._others = tuple(each for each in members(terms.protocol, terms.parties) if each != member)
         greetings = {each: (_KEY,) if each == DEALER else () for each in self._others}
@@ -52,18 +51,19 @@ class _Member(MemberSession[Tensor]):
 
 
 class PartySession(_Member):
-    """A session at one party; `begin` starts its program."""
+    """A session at one party; `begin` starts its program, whose `plan` the last party needs and no other."""
 
     def __init__(
         self,
         party: int,
         terms: SessionTerms,
-        plan: Plan,
+        plan: Plan | None,
         begin: Callable[[Party], Operation[Tensor]],
         *,
         incarnation: int,
     ) -> None:
-        super().__init__(party, terms, plan, incarnation=incarnation)
+        super().__init__(party, terms, incarnation=incarnation)
+        self._stages = plan.stages if plan is not None and party == self._last else ()
         self._begin = begin
         self._own = Opening()
         self._corrected: CorrectedDeals | None = None
@@ -92,8 +92,8 @@ class PartySession(_Member):
         """Wait for the others' shares of what is opened, and for the corrections of the stage that follows."""
         peers = {each: Inbox((Expected(torch.int64, (opened,)),)) for each in self._others if each != DEALER}
         self._inboxes = peers if opened else {}
-        corrections = self._plan.stages[self.totals.rounds].corrections
-        if self._corrected is not None and corrections:
+        corrections = self._stages[self.totals.rounds].corrections if self._stages else 0
+        if corrections:
             self._inboxes[DEALER] = Inbox((Expected(torch.int64, (corrections,)),))
 
     def _opened(self) -> Opened:
@@ -130,7 +130,8 @@ class DealerSession(_Member):
     """A session at the dealer: it greets, is greeted, and deals."""
 
     def __init__(self, terms: SessionTerms, plan: Plan, masks: Masks, *, incarnation: int, entropy: Entropy) -> None:
-        super().__init__(DEALER, terms, plan, incarnation=incarnation)
+        super().__init__(DEALER, terms, incarnation=incarnation)
+        self._plan = plan
         self._masks = masks
         self._keys = {party: entropy(KEY_BYTES) for party in range(terms.parties)}
 
