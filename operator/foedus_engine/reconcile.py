@@ -30,7 +30,10 @@ _logger = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """Feeds changed keys to passes. `report` hears of each pass that ended in an error, a defect included."""
+    """Feeds changed keys to passes. `report` hears of each pass that ended in an error, a defect included.
+
+    `listed` hands out, once, what was just read of an object for whose pass that is enough.
+    """
 
     def __init__(
         self,
@@ -42,6 +45,7 @@ class Reconciler:
         clock: Callable[[], float],
         report: Report | None = None,
         labels: Labels | None = None,
+        listed: Callable[[ObjectKey], Object | None] = lambda _key: None,
     ) -> None:
         self._cluster = cluster
         self._ledgers = ledgers
@@ -50,6 +54,7 @@ class Reconciler:
         self._clock = clock
         self._report = report
         self._labels = labels or {}
+        self._listed = listed
         self._queue = WorkQueue()
         self._news = asyncio.Event()
 
@@ -69,7 +74,7 @@ class Reconciler:
 
     async def reconcile(self, key: ObjectKey) -> float | None:
         """Do one pass over one object and return when it wants the next; nothing when the object is gone."""
-        obj = await find(self._cluster, key)
+        obj = self._listed(key) or await find(self._cluster, key)
         if obj is None:
             return None
         plan = await self._kinds[key.api_version, key.kind](obj)

@@ -77,6 +77,13 @@ LARGE = replace(CALIBRATED, noise_multiplier=400.0, fresh_noise_multiplier=400.0
         (fresh(budgets=without("silo-3")), {}, "Accepted", "BudgetNotFound", "foedus budget create budget-silo-3"),
         (fresh(budgets=without("silo-3")), {}, "Accepted", "BudgetNotFound", "silo silo-3"),
         (
+            fresh(budgets={silo: replace(budget(silo), accounts=1000) for silo in SILOS}),
+            {},
+            "BudgetAvailable",
+            "BudgetInsufficient",
+            "PrivacyBudget team-a/budget-silo-1 holds the accounts of 1000 jobs and has no room for another; ask its",
+        ),
+        (
             fresh(budgets={silo: replace(budget(silo), digest=MODEL.digest) for silo in SILOS}),
             {},
             "Accepted",
