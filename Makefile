@@ -41,20 +41,20 @@ help: ## list the targets
 venv: $(STAMP) ## make the virtual environment from the hashed locks
 
 # A CPU wheel of torch in the folder that PIP_FIND_LINKS names comes first: from the lock alone pip would prefer the
-# index's wheel, whose hash it knows before it has the file.
+# index's wheel, whose hash it knows before it has the file. What pip says is no target's output: `make -s cluster-env`.
 # CrypTen comes last: what it says that it needs is neither to be had (its `sklearn` is a stub that no longer builds) nor
 # used, so the check is of all the rest, and for CrypTen that what is run of it can be imported.
 $(STAMP): | $(VENV)/bin/python
-	$(BIN)/pip uninstall --quiet --yes crypten
+	$(BIN)/pip uninstall --quiet --yes crypten >&2
 	if [[ -n "$${PIP_FIND_LINKS:-}" ]]; then \
 		$(BIN)/pip install --quiet --no-index --no-deps --require-hashes \
-			-r <(echo 'torch==$(TORCH) --hash=sha256:$(TORCH_CPU_SHA256)') || echo 'no CPU build of torch there'; fi
-	$(BIN)/pip install --require-hashes --no-deps -r requirements.lock
+			-r <(echo 'torch==$(TORCH) --hash=sha256:$(TORCH_CPU_SHA256)') || echo 'no CPU build of torch there' >&2; fi
+	$(BIN)/pip install --require-hashes --no-deps -r requirements.lock >&2
 	if [[ "$$($(BIN)/python -c 'import importlib.metadata as m; print(m.version("torch"))')" != *+cpu ]]; then \
-		$(BIN)/pip install --require-hashes --no-deps -r requirements-cuda.lock; fi
-	$(BIN)/pip install --no-deps --no-build-isolation -e . -e $(RING)
-	$(BIN)/pip check
-	$(BIN)/pip install --require-hashes --no-deps -r requirements-crypten.lock
+		$(BIN)/pip install --require-hashes --no-deps -r requirements-cuda.lock >&2; fi
+	$(BIN)/pip install --no-deps --no-build-isolation -e . -e $(RING) >&2
+	$(BIN)/pip check >&2
+	$(BIN)/pip install --require-hashes --no-deps -r requirements-crypten.lock >&2
 	$(BIN)/python -c 'import foedus_workloads.mpc.crypten.shims'
 	rm -f $(VENV)/.installed-*
 	touch $@

@@ -31,6 +31,12 @@ LOGIN_SECONDS = 600.0
 # Peers are not looked for, but without a name kopf asks who the user is, and the user of a pod has no name.
 PEER: Any = names.OPERATOR
 FINALIZER = f"{names.API_GROUP}/finalizer"  # never set; pinned, since a change later would touch every object
+# kopf gives each object a task that waits so long for its next event, and the task holds the object's body: with kopf's
+# 5 s, a list of ten thousand jobs is in memory as a whole. An event that comes later starts a task again.
+IDLE_SECONDS = 0.05
+# A page of a list is held as text, as JSON and as bodies until each has its task; at 2 KiB an object a list of ten
+# thousand takes a hundred requests.
+LIST_PAGE = 100
 
 
 @dataclass(frozen=True)
@@ -147,7 +153,8 @@ def build_settings(watched: Sequence[Watched]) -> kopf.OperatorSettings:
     settings.scanning.disabled = True  # our CRDs come with the chart: no right to list CRDs and namespaces is needed
     settings.posting.enabled = False  # Events are ours, from a closed list
     settings.watching.client_timeout = 600  # belt and braces beside the inactivity timeout of 70 s
-    settings.watching.chunk_size = 500
+    settings.watching.chunk_size = LIST_PAGE
+    settings.queueing.idle_timeout = IDLE_SECONDS
     settings.networking.connect_timeout = 10
     settings.networking.request_timeout = 60
     settings.persistence.consistency_timeout = 10

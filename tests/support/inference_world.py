@@ -31,7 +31,7 @@ from support.certificates import Authority
 from support.three_parties import encoded, shared
 
 MODEL = "sha256:" + "a" * 64
-ROUNDS = 23
+ROUNDS = 8
 VALUES = torch.linspace(-4, 4, 50, dtype=torch.float64)
 QUICK = Patience(open_seconds=20, input_seconds=20, connect_seconds=20, round_seconds=20, output_seconds=20)
 PATIENT = CallerPatience(connect_seconds=30, consent_seconds=60, input_seconds=20, silence_seconds=60)

@@ -1,8 +1,8 @@
 """What parties of CrypTen's protocol see, over many sessions: uniform whatever the secret is, alone and in pairs.
 
 At 64 bits randomness cannot be enumerated. So each protocol runs on two very different secrets under 4,096 keys at once
-(as elements of one tensor), and of everything that is opened the four lowest and the four highest bits are counted: each
-value alone, and the difference and XOR of every two, which a mask that is used twice would make constant. Draws come
+(as elements of one tensor), and of everything that is opened the four lowest and the four highest bits are counted:
+each value alone, and the difference and XOR of every two, which a mask that is used twice would make constant. Draws come
 from fixed keys, so a result is always the same. A chi-square of 15 degrees of freedom is above 60 once in four million.
 """
 
@@ -93,7 +93,7 @@ def test_a_mask_that_is_used_twice_is_noticed(monkeypatch):
 
 
 def test_a_result_reaches_the_client_under_a_fresh_mask():
-    zeros = [run(world(3, seed=seed), lambda p: _zero(p)).shares for seed in range(2)]
+    zeros = [run(world(3, seed=seed), _zero).shares for seed in range(2)]
     for shares in zeros:
         assert not sum(shares).any()
         assert skewed(list(shares[:2])) < MOST

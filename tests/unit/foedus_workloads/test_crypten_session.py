@@ -93,7 +93,7 @@ BAD = {
 def test_a_message_that_is_not_the_one_expected_ends_the_session(case):
     change, words = BAD[case]
     wires = started()
-    header, content = wires.queues[1, 0][0]
+    header, _ = wires.queues[1, 0][0]
     receiver = wires.sessions[0]
     if case == "a repeat":
         wires.deliver(1, 0)
@@ -159,7 +159,7 @@ def test_shares_that_do_not_fit_the_program_are_refused(member):
 
 def test_a_dealer_without_a_seed_is_refused():
     shares = dict(list(weights(2)[DEALER].items())[1:])
-    with pytest.raises(InvalidInput, match="dealer: the share .* is missing"):
+    with pytest.raises(InvalidInput, match=r"dealer: the share .* is missing"):
         prepare_masks(PROGRAM, 2, shares)
 
 

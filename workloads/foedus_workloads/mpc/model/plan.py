@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from foedus_workloads.mpc.model.execute import PartyWeights, build_weights, run_step
 from foedus_workloads.mpc.model.program import Program, Secret, Step
 from foedus_workloads.mpc.party import PARTIES, Party, Shared
+from foedus_workloads.mpc.ring import container
 from foedus_workloads.mpc.rounds import Exchange, Expected, Operation, Received
 
 ASSUMPTION = (
@@ -98,7 +99,7 @@ class _NoStreams:
 
     def draw(self, component: int, step: int, slot: int, bits: int, shape: tuple[int, ...]) -> Tensor:
         """Return a tensor of `shape`."""
-        return torch.empty(shape, dtype=torch.int64, device=_META)
+        return torch.empty(shape, dtype=container(bits), device=_META)
 
 
 class Bitwise(TorchFunctionMode):
