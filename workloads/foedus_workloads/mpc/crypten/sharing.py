@@ -5,7 +5,8 @@ seed of 32 bytes. So W - B is opened once for all sessions, where CrypTen opens 
 of B besides, "NAME.mask". Whoever has W - B alone or B alone has uniform numbers; a party with the dealer has W, as any
 party with the dealer has everything.
 
-Everything else is shared: x = x_0 + ... + x_{n-1}, of which all but the last are expanded from fresh seeds of 32 bytes.
+Everything else is shared: x = x_0 + ... + x_{n-1}, of which all but the last are expanded from fresh seeds of 32 bytes
+("NAME.share.seed" in place of "NAME.share").
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from foedus_workloads.mpc.session import Entropy
 from foedus_workloads.mpc.streams import KEY_BYTES
 
 Shares = Mapping[int, Mapping[str, Tensor]]  # by member
-OPEN, MASK, SHARE = "open", "mask", "share"
+OPEN, MASK, SHARE, SEED = "open", "mask", "share", "seed"
 
 
 def share_weights(model: PlainModel, program: Program, parties: int, entropy: Entropy) -> Shares:
@@ -47,7 +48,7 @@ def share_weights(model: PlainModel, program: Program, parties: int, entropy: En
         opened = fixed - mask
         for party in range(parties):
             shares[party][f"{secret.name}.{OPEN}"] = opened
-        shares[DEALER][f"{secret.name}.{MASK}"] = seed
+        shares[DEALER][f"{secret.name}.{MASK}.{SEED}"] = seed
         _spread(shares, f"{secret.name}.{MASK}", mask, parties, entropy)
     return shares
 
@@ -63,8 +64,8 @@ def share_input(embedded: EmbeddedText, program: Program, parties: int, entropy:
 def _spread(shares: dict[int, dict[str, Tensor]], name: str, values: Tensor, parties: int, entropy: Entropy) -> None:
     rest = values
     for party in range(parties - 1):
-        shares[party][name] = seed_tensor(entropy(KEY_BYTES))
-        rest = rest - expanded(shares[party][name], tuple(values.shape))
+        seed = shares[party][f"{name}.{SEED}"] = seed_tensor(entropy(KEY_BYTES))
+        rest = rest - expanded(seed, tuple(values.shape))
     shares[parties - 1][name] = rest
 
 
@@ -77,7 +78,7 @@ def masked_weights(program: Program) -> frozenset[str]:
 
 def shipped(secrets: Sequence[Secret], party: int, parties: int) -> dict[str, Expected]:
     """Return names, types and shapes of what a party is sent of shared secrets."""
-    return {f"{secret.name}.{SHARE}": _kind(secret.shape, full=party == parties - 1) for secret in secrets}
+    return dict(_kind(f"{secret.name}.{SHARE}", secret.shape, full=party == parties - 1) for secret in secrets)
 
 
 def weights_shipped(program: Program, member: int, parties: int) -> Iterator[tuple[str, Expected]]:
@@ -86,11 +87,11 @@ def weights_shipped(program: Program, member: int, parties: int) -> Iterator[tup
     for secret in program.weights:
         last = member == parties - 1
         if secret.name in masked:
-            yield f"{secret.name}.{MASK}", _kind(secret.shape, full=last)
+            yield _kind(f"{secret.name}.{MASK}", secret.shape, full=last)
             if member != DEALER:
-                yield f"{secret.name}.{OPEN}", _kind(secret.shape, full=True)
+                yield _kind(f"{secret.name}.{OPEN}", secret.shape, full=True)
         elif member != DEALER:
-            yield f"{secret.name}.{SHARE}", _kind(secret.shape, full=last)
+            yield _kind(f"{secret.name}.{SHARE}", secret.shape, full=last)
 
 
 def check(wanted: Mapping[str, Expected], tensors: Mapping[str, Tensor], member: int) -> None:
@@ -108,9 +109,9 @@ def check(wanted: Mapping[str, Expected], tensors: Mapping[str, Tensor], member:
 
 def held(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
     """Return a checked share in full."""
-    tensor = tensors[name]
-    return tensor if tuple(tensor.shape) == shape else expanded(tensor, shape)
+    return tensors[name] if name in tensors else expanded(tensors[f"{name}.{SEED}"], shape)
 
 
-def _kind(shape: tuple[int, ...], *, full: bool) -> Expected:
-    return Expected(torch.int64, shape if full else SEED_SHAPE)
+def _kind(name: str, shape: tuple[int, ...], *, full: bool) -> tuple[str, Expected]:
+    """Return how a share is sent: its name says whether as a seed, which a small share could be taken for."""
+    return (name, Expected(torch.int64, shape)) if full else (f"{name}.{SEED}", Expected(torch.int64, SEED_SHAPE))
