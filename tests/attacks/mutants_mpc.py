@@ -8,6 +8,7 @@ MPC = "workloads/foedus_workloads/mpc"
 SESSION, LINKS = f"{MPC}/session.py", "workloads/foedus_workloads/transport/parties.py"
 TESTS = "unit/foedus_workloads"
 ALIKE = f"{TESTS}/test_mpc_secrecy.py::test_every_secret_looks_alike_to_each_party"
+GIVEN = f"{TESTS}/test_mpc_secrecy.py::test_a_step_shows_each_party_what_it_was_given_and_no_more"
 EXPECTED = f"{TESTS}/test_mpc_session.py::test_what_was_not_expected_ends_the_session"
 
 MPC_MUTANTS = {
@@ -29,11 +30,19 @@ MPC_MUTANTS = {
     ),
     "products-left-unmasked": fails(
         f"{ALIKE}[multiply, all factors]",
-        Patch(f"{MPC}/arithmetic.py", "    return domain.subtract(step", "    return 0 * domain.subtract(step"),
+        Patch(
+            f"{MPC}/arithmetic.py",
+            "    value = domain.add(z.value, zero_mask(",
+            "    value = domain.add(z.value, 0 * zero_mask(",
+        ),
     ),
     "overflow-exchanged-bare": fails(
         f"{ALIKE}[truncate]",
-        Patch(f"{MPC}/truncation.py", "slot, self.shape, bits)", "slot, self.shape, bits) * (slot < _FIRST_PAD)"),
+        Patch(
+            f"{MPC}/truncation.py",
+            "slot, self.shape, self.cut.count)",
+            "slot, self.shape, self.cut.count) * (slot < _FIRST_PAD)",
+        ),
     ),
     "bits-sent-bare": fails(
         f"{ALIKE}[bit to arithmetic]",
@@ -43,9 +52,17 @@ MPC_MUTANTS = {
             "    part, g_second = domain.multiply(e_second, n), 0 * g_second\n",
         ),
     ),
-    "summands-used-twice": fails(
-        f"{TESTS}/test_mpc_protocols.py::test_a_summand_leaves_a_party_once",
-        Patch(f"{MPC}/party.py", "        self.used = True\n", ""),
+    "dealers-summands-sent-bare": fails(
+        f"{GIVEN}[truncate summands]",
+        Patch(
+            f"{MPC}/truncation.py",
+            "    return (to_wire(x.value + mask.rest,",
+            "    return (to_wire(x.value + 0 * mask.rest,",
+        ),
+    ),
+    "injected-bits-sent-bare": fails(
+        f"{GIVEN}[inject]",
+        Patch(f"{MPC}/conversion.py", "    part = -g_second\n", "    g_second = 0 * g_second\n    part = -g_second\n"),
     ),
     "streams-begin-anew-at-each-step": fails(
         f"{TESTS}/test_mpc_session.py::test_streams_differ_by_key_step_and_slot",

@@ -32,9 +32,9 @@ def errors(got, want):
 LINE = torch.linspace(-10, 10, 4001, dtype=torch.float64)
 # Range, function, float64's own, largest error, mean error, rounds.
 TABLE = {
-    "exp": (torch.linspace(-40, 0, 4001, dtype=torch.float64), exponential, torch.exp, 9e-4, 3e-5, 13),
-    "gelu": (LINE, gelu, torch.nn.functional.gelu, 0.0043, 0.00036, 23),
-    "tanh": (LINE, tanh, torch.tanh, 5e-4, 1e-4, 33),
+    "exp": (torch.linspace(-40, 0, 4001, dtype=torch.float64), exponential, torch.exp, 4e-4, 1e-5, 12),
+    "gelu": (LINE, gelu, torch.nn.functional.gelu, 0.0043, 0.00055, 8),
+    "tanh": (LINE, tanh, torch.tanh, 3e-4, 4e-5, 31),
 }
 
 
@@ -45,6 +45,18 @@ def test_activations_against_float64(name, fraction):
     got, done = applied(function, x, bits=fraction, fraction=fraction)
     worst, average = errors(got, exact(x))
     assert (worst < largest, average < mean, done.rounds) == (True, True, rounds), (worst, average)
+
+
+def test_activations_far_out():
+    x = torch.linspace(-1020, 1020, 20001, dtype=torch.float64)
+    assert errors(applied(gelu, x)[0], torch.nn.functional.gelu(x))[0] < 0.0043
+    assert errors(applied(exponential, x.abs() * -32)[0], (x.abs() * -32).exp())[0] < 4e-4
+    assert errors(applied(tanh, x * 16)[0], (x * 16).tanh())[0] < 3e-4
+
+
+def test_gelu_of_a_spread_of_one_errs_by_less_than_a_thousandth_in_the_mean():
+    x = torch.randn(20_000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert errors(applied(gelu, x)[0], torch.nn.functional.gelu(x))[1] < 0.0009
 
 
 @pytest.mark.parametrize("power", range(-6, 9))
@@ -64,14 +76,14 @@ def test_inverse_root_within_its_range(power):
     assert done.rounds == 18
 
 
-@pytest.mark.parametrize(("spread", "largest"), [(1, 1e-3), (2, 1e-3), (4, 1e-3)])
+@pytest.mark.parametrize(("spread", "largest"), [(1, 4e-4), (2, 4e-4), (4, 4e-4)])
 def test_softmax_against_float64(spread, largest):
     generator = torch.Generator().manual_seed(spread)
     x = torch.randn(64, 128, generator=generator, dtype=torch.float64) * spread
     got, done = applied(softmax, x)
     assert errors(got, x.softmax(-1))[0] < largest
-    assert (got.sum(-1) - 1).abs().max() < 2e-3
-    assert done.rounds == 7 * 11 + 35
+    assert (got.sum(-1) - 1).abs().max() < 5e-4
+    assert done.rounds == 7 * 9 + 34
 
 
 def test_softmax_leaves_masked_columns_out():
@@ -109,7 +121,7 @@ def test_linear_and_attention_against_float64():
     q, k, v = (torch.randn(4, 16, 8, generator=generator, dtype=torch.float64) for _ in range(3))
     got, done = applied(attention, q, k, v)
     want = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=1.0)
-    assert (errors(got, want)[0] < 5e-3, done.rounds) == (True, 4 * 11 + 35 + 4)
+    assert (errors(got, want)[0] < 5e-3, done.rounds) == (True, 4 * 9 + 34 + 2)
 
 
 TOKENS, WIDTH, HEADS = 16, 64, 4
@@ -161,5 +173,5 @@ def test_a_whole_encoder_layer_against_float64():
 
     done = run(parties(), operation)
     assert errors(revealed(done.results).double() / 2**F, plain_layer(x, weights))[0] < 0.01
-    # Four products with a weight, scores, softmax of 16, values, GELU, two layer normalisations.
-    assert done.rounds == 4 * 2 + 2 + (4 * 11 + 35) + 2 + 23 + 2 * 24
+    # Four products with a weight, scores, softmax of 16 (with the values meanwhile), GELU, two layer normalisations.
+    assert done.rounds == 4 * 2 + 2 + (4 * 9 + 34) + 8 + 2 * 24

@@ -148,7 +148,7 @@ def test_a_plan_is_what_sessions_count(model, fraction):
 
 
 def test_a_plan_has_a_cost_for_each_step():
-    # A linear map takes 2 rounds; softmax over 16 takes 4 * 11 + 35, and attention 4 more (test_mpc_functions.py).
+    # A linear map takes 2 rounds; softmax over 16 takes 4 * 9 + 34, and attention 2 more (test_mpc_functions.py).
     costs = dict(
         zip((step.name for step in compile_program(TINY, 16).steps), plan(compile_program(TINY, 16)).costs, strict=True)
     )

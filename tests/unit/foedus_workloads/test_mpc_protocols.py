@@ -15,8 +15,8 @@ from foedus_workloads.mpc.arithmetic import (
     reshare,
     square_sum,
 )
-from foedus_workloads.mpc.comparison import larger, maximum, most_significant_bit, negative
-from foedus_workloads.mpc.conversion import bit_to_arithmetic, select
+from foedus_workloads.mpc.comparison import Window, larger, maximum, narrow, negative, sign
+from foedus_workloads.mpc.conversion import Pair, bit_to_arithmetic, inject
 from foedus_workloads.mpc.party import Shared
 from foedus_workloads.mpc.ring import Ring
 from foedus_workloads.mpc.rounds import together
@@ -110,9 +110,9 @@ def test_truncation_has_no_bias():
 
 @settings(deadline=None, max_examples=40)
 @given(values=WORDS, bits=st.sampled_from(BITS), seed=st.integers(0, 255))
-def test_top_bit_is_that_of_big_integers(values, bits, seed):
+def test_sign_is_that_of_big_integers(values, bits, seed):
     x = shared(torch.tensor(values), Ring(bits))
-    done = run(parties(bits=bits, seed=seed), lambda p: most_significant_bit(p, x[p.index]))
+    done = run(parties(bits=bits, seed=seed), lambda p: sign(p, x[p.index]))
     assert revealed_bits(done.results).tolist() == [int(ring_value(v, bits) < 0) for v in values]
 
 
@@ -124,28 +124,64 @@ def test_sign_as_an_arithmetic_bit(values, bits):
     assert revealed(done.results, bits).tolist() == [int(ring_value(v, bits) < 0) for v in values]
 
 
-def test_top_bit_of_more_elements_than_a_word_has_places():
+@settings(deadline=None, max_examples=60)
+@given(st.data(), st.integers(0, 32), st.sampled_from((8, 16, 32)), st.integers(0, 255))
+def test_sign_in_a_window_errs_below_its_unit_alone(data, low, width, seed):
+    end = 2 ** (low + width - 1)
+    least = -end + (2**low if low else 0)
+    # Around 0, the unit and the ends, and anywhere between.
+    near = st.integers(-3, 3).flatmap(lambda d: st.sampled_from((d, 2**low + d, least + abs(d), end - 1 - abs(d))))
+    values = data.draw(st.lists(near | st.integers(least, end - 1), min_size=1, max_size=70))
+    x = shared(torch.tensor(values))
+    done = run(parties(seed=seed), lambda p: sign(p, x[p.index], Window(low, width)))
+    for value, bit in zip(values, revealed_bits(done.results).tolist(), strict=True):
+        assert bit == int(value < 0) or (0 <= value < 2**low)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "range_bits", "unit_bits", "window"),
+    [
+        (16, 15, 16, Window(0, 32)),
+        (18, 15, 16, Window(2, 32)),
+        (16, 15, 0, Window(16, 16)),
+        (16, 10, 5, Window(11, 16)),
+        (16, 10, 16, Window(0, 32)),
+        (18, 20, 18, Window(0, 64)),
+        (16, 3, 3, Window(12, 8)),
+    ],
+)
+def test_windows_are_as_narrow_as_range_and_unit_allow(fraction, range_bits, unit_bits, window):
+    assert narrow(parties(fraction=fraction)[0], range_bits=range_bits, unit_bits=unit_bits) == window
+
+
+def test_sign_of_more_elements_than_a_word_has_places():
     values = torch.randint(-(2**63), 2**63 - 1, (3, 5, 77), generator=torch.Generator().manual_seed(2))
     x = shared(values)
-    assert torch.equal(
-        revealed_bits(run(parties(), lambda p: most_significant_bit(p, x[p.index])).results), (values < 0).long()
-    )
+    assert torch.equal(revealed_bits(run(parties(), lambda p: sign(p, x[p.index])).results), (values < 0).long())
 
 
 @settings(deadline=None, max_examples=20)
 @given(st.lists(st.tuples(st.integers(-(2**61), 2**61), st.integers(-(2**61), 2**61)), min_size=1, max_size=9))
-def test_larger_and_select(pairs):
-    left, right = torch.tensor([a for a, _ in pairs]), torch.tensor([b for _, b in pairs])
-    bits = torch.tensor([i % 2 for i in range(len(pairs))])
-    x, y, b = shared(left), shared(right, seed=9), shared(bits, seed=11)
+def test_the_larger_of_two(pairs):
+    x, y = shared(torch.tensor([a for a, _ in pairs])), shared(torch.tensor([b for _, b in pairs]), seed=9)
+    done = run(parties(), lambda p: larger(p, x[p.index], y[p.index]))
+    assert revealed(done.results).tolist() == [max(pair) for pair in pairs]
 
-    def both(p):
-        i = p.index
-        return together([larger(p, x[i], y[i]), select(p, b[i], x[i], y[i])])
 
-    results = run(parties(), both).results
-    assert revealed([r[0] for r in results]).tolist() == [max(pair) for pair in pairs]
-    assert revealed([r[1] for r in results]).tolist() == [a if i % 2 else b for i, (a, b) in enumerate(pairs)]
+@settings(deadline=None, max_examples=40)
+@given(st.data(), st.integers(1, 3), st.sampled_from(BITS), st.integers(0, 255))
+def test_injection_adds_up_what_its_bits_choose(data, count, bits, seed):
+    words = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=5, max_size=5)
+    values = [data.draw(words) for _ in range(count)]
+    chosen = [data.draw(st.lists(st.integers(0, 1), min_size=5, max_size=5)) for _ in range(count)]
+    x = [shared(torch.tensor(each), Ring(bits), seed=7 + 2 * i) for i, each in enumerate(values)]
+    b = [xor_shared(torch.tensor(each)) for each in chosen]
+    done = run(
+        parties(bits=bits, seed=seed),
+        lambda p: inject(p, [Pair(bit[p.index], each[p.index]) for bit, each in zip(b, x, strict=True)]),
+    )
+    sums = [sum(v[i] * c[i] for v, c in zip(values, chosen, strict=True)) for i in range(5)]
+    assert revealed(done.results, bits).tolist() == [ring_value(each, bits) for each in sums]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 13])
@@ -164,20 +200,25 @@ def xor_shared(bits: torch.Tensor) -> list[Shared]:
 
 
 N = 64
-# Rounds, and bytes for 64 elements from each role: (dealer, after it, before it), or one number where all send as much.
-# Step 0's dealer is party 0. A product and its truncation are steps 0 and 1, so there the dealer is party 1.
+# Rounds, and bytes for each of 64 elements from parties 0, 1 and 2. Step 0's dealer is party 0, so party 1 is first and
+# party 2 second; step 1's dealer is party 1.
 COSTS = {
     "open": (lambda p, x, b: open_to_all(p, x), 1, (8, 8, 8)),
     "multiply": (lambda p, x, b: multiply(p, x, x), 1, (8, 8, 8)),
-    "select": (lambda p, x, b: select(p, b, x, x), 1, (8, 8, 8)),
+    "truncate by 8": (lambda p, x, b: truncate(p, x, 8), 2, (2, 9, 9)),
     "truncate by 16": (lambda p, x, b: truncate(p, x, 16), 2, (4, 10, 10)),
     "truncate by 18": (lambda p, x, b: truncate(p, x, 18), 2, (8, 12, 12)),
-    "fixed-point product, 16": (lambda p, x, b: truncate(p, product(p, x, x), 16), 2, (10, 20, 10)),
-    "fixed-point product, 18": (lambda p, x, b: truncate(p, product(p, x, x), 18), 2, (12, 24, 12)),
-    "top bit": (lambda p, x, b: most_significant_bit(p, x), 8, (23.75, 23.75, 23.75)),
+    "fixed-point product, 16": (lambda p, x, b: truncate(p, product(p, x, x), 16), 2, (20, 10, 10)),
+    "fixed-point product, 18": (lambda p, x, b: truncate(p, product(p, x, x), 18), 2, (24, 12, 12)),
+    "sign": (lambda p, x, b: sign(p, x), 8, (23.75, 23.75, 23.75)),
+    "sign, 32 bits": (lambda p, x, b: sign(p, x, Window(0, 32)), 7, (11.75, 11.75, 11.75)),
+    "sign, 16 bits": (lambda p, x, b: sign(p, x, Window(7, 16)), 6, (5.75, 5.75, 5.75)),
+    "sign, 8 bits": (lambda p, x, b: sign(p, x, Window(7, 8)), 5, (2.75, 2.75, 2.75)),
     "bit to arithmetic": (lambda p, x, b: bit_to_arithmetic(p, b), 2, (8, 8, 8)),
+    "inject": (lambda p, x, b: inject(p, [Pair(b, x)]), 2, (8, 16, 8)),
+    "inject two": (lambda p, x, b: inject(p, [Pair(b, x)] * 2), 2, (8, 32, 8)),
     "comparison": (lambda p, x, b: negative(p, x), 10, (31.75, 31.75, 31.75)),
-    "larger": (lambda p, x, b: larger(p, x, x), 11, (39.75, 39.75, 39.75)),
+    "larger, 32 bits": (lambda p, x, b: larger(p, x, x, Window(0, 32)), 9, (19.75, 27.75, 19.75)),
 }
 
 
@@ -201,16 +242,5 @@ def test_independent_operations_share_their_rounds():
         parties(),
         lambda p: together([maximum(p, x[p.index]), truncate(p, x[p.index], 16), multiply(p, x[p.index], x[p.index])]),
     )
-    assert done.rounds == 6 * 11
+    assert done.rounds == 6 * 10
     assert revealed([r[0] for r in done.results]).tolist() == [N - 1]
-
-
-def test_a_summand_leaves_a_party_once():
-    x = shared(torch.arange(3))
-
-    def twice(p):
-        square = product(p, x[p.index], x[p.index])
-        return together([reshare(p, square), truncate(p, square, 16)])
-
-    with pytest.raises(RuntimeError, match="used twice"):
-        run(parties(), twice)

@@ -6,6 +6,7 @@ other as the elements of one tensor, so one run of the protocol is one run for e
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -13,12 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from foedus_workloads.mpc.arithmetic import ARITHMETIC, BOOLEAN, multiply, open_to_all
-from foedus_workloads.mpc.comparison import most_significant_bit
-from foedus_workloads.mpc.conversion import bit_to_arithmetic
+from foedus_workloads.mpc.arithmetic import ARITHMETIC, BOOLEAN, multiply, open_to_all, reshare
+from foedus_workloads.mpc.comparison import Window, sign
+from foedus_workloads.mpc.conversion import Pair, bit_to_arithmetic, inject
 from foedus_workloads.mpc.known_factor import share_and_multiply
-from foedus_workloads.mpc.party import Party, Roles, Shared, Summand
-from foedus_workloads.mpc.ring import Ring, low_bits
+from foedus_workloads.mpc.party import Party, Shared, Summand
+from foedus_workloads.mpc.ring import Ring, container, low_bits
 from foedus_workloads.mpc.truncation import truncate
 from support.three_parties import run
 
@@ -40,12 +41,12 @@ class Enumeration:
     def draw(self, component: int, step: int, slot: int, bits: int, shape: tuple[int, ...]) -> Tensor:
         label = (component, step, slot)
         if self.fixed(label):
-            return torch.zeros(self.outcomes, dtype=torch.int64)
+            return torch.zeros(self.outcomes, dtype=container(bits))
         assert self.closed or self.bits.setdefault(label, bits) == bits, "one label for two draws"
         if not self.closed:
-            return torch.zeros(1, dtype=torch.int64)
+            return torch.zeros(1, dtype=container(bits))
         below = sum(list(self.bits.values())[: list(self.bits).index(label)])
-        return low_bits(torch.arange(self.outcomes) >> below, bits)
+        return low_bits(torch.arange(self.outcomes) >> below, bits).to(container(bits))
 
 
 Inputs = Callable[[Enumeration, Sequence[int]], list]
@@ -56,17 +57,10 @@ def additive(bits: int) -> Inputs:
     def inputs(world: Enumeration, secrets: Sequence[int]) -> list:
         per_secret = []
         for number, secret in enumerate(secrets):
-            zero, one = (world.draw(-1 - c, SHARE_STEP + number, 0, bits, ()) for c in (0, 1))
+            zero, one = (world.draw(-1 - c, SHARE_STEP + number, 0, bits, ()).long() for c in (0, 1))
             parts = [zero, one, low_bits(secret - zero - one, bits)]
             per_secret.append([Shared(parts[i], parts[(i + 1) % 3]) for i in range(3)])
         return [[one[i] for one in per_secret] for i in range(3)]
-
-    return inputs
-
-
-def summands(bits: int) -> Inputs:
-    def inputs(world: Enumeration, secrets: Sequence[int]) -> list:
-        return [[Summand(share[0].own)] for share in additive(bits)(world, secrets)]
 
     return inputs
 
@@ -75,7 +69,7 @@ def boolean(width: int) -> Inputs:
     def inputs(world: Enumeration, secrets: Sequence[int]) -> list:
         per_secret = []
         for number, secret in enumerate(secrets):
-            zero, one = (world.draw(-1 - c, SHARE_STEP + number, 0, width, ()) & (2**width - 1) for c in (0, 1))
+            zero, one = (world.draw(-1 - c, SHARE_STEP + number, 0, width, ()).long() & (2**width - 1) for c in (0, 1))
             parts = [zero, one, secret ^ zero ^ one]
             per_secret.append([Shared(parts[i], parts[(i + 1) % 3]) for i in range(3)])
         return [[one[i] for one in per_secret] for i in range(3)]
@@ -83,36 +77,41 @@ def boolean(width: int) -> Inputs:
     return inputs
 
 
-def known(world: Enumeration, secrets: Sequence[int]) -> list:
-    """Step 0's dealer is party 0: party 1 knows the first secret, the two others the second."""
-    values = [torch.full((world.outcomes,), secret) for secret in secrets]
-    return [[values[0 if i == Roles(0).first else 1]] for i in range(3)]
+def given(*by_party: Callable[..., object]) -> Inputs:
+    """Give each party what it makes of the secrets; nothing else is random."""
+
+    def inputs(world: Enumeration, secrets: Sequence[int]) -> list:
+        return [[make(*(torch.full((world.outcomes,), secret) for secret in secrets))] for make in by_party]
+
+    return inputs
 
 
 def views(bits: int, inputs: Inputs, operation: Callable, secrets: Sequence[int], fixed=lambda label: False) -> list:
     """Return, for each party, the sorted codes of what it sees in every outcome."""
     world = Enumeration(fixed)
     for _ in range(2):  # the first run learns what is drawn
-        given = inputs(world, secrets)
+        held = inputs(world, secrets)
         outcome = run(
-            [Party(i, world, Ring(bits), 1) for i in range(3)], lambda p, given=given: operation(p, *given[p.index])
+            [Party(i, world, Ring(bits), 1) for i in range(3)], lambda p, held=held: operation(p, *held[p.index])
         )
         world.closed = True
-    given = inputs(world, secrets)
-    return [_codes(world, i, given[i], outcome.seen[i], bits) for i in range(3)]
+    held = inputs(world, secrets)
+    return [_codes(world, i, held[i], outcome.seen[i], bits) for i in range(3)]
 
 
-def _codes(world: Enumeration, i: int, given: list, received: list[Tensor], bits: int) -> Tensor:
-    seen = [t for share in given for t in _tensors(share)] + received
+def _codes(world: Enumeration, i: int, held: list, received: list[Tensor], bits: int) -> Tensor:
+    seen = [t for share in held for t in _tensors(share)] + received
     seen += [world.draw(*label, width, ()) for label, width in world.bits.items() if label[0] in {i, (i + 1) % 3}]
     code = torch.zeros(world.outcomes, dtype=torch.int64)
     assert len(seen) * bits < 63
     for values in seen:
-        code = (code << bits) | (values.reshape(-1) & (2**bits - 1))
+        code = (code << bits) | (values.reshape(-1).long() & (2**bits - 1))
     return code.sort().values
 
 
-def _tensors(share: Shared | Summand | Tensor) -> list[Tensor]:
+def _tensors(share: Shared | Summand | Pair | Tensor) -> list[Tensor]:
+    if isinstance(share, Pair):
+        return _tensors(share.bit) + _tensors(share.x)
     if isinstance(share, Shared):
         return [share.own, share.next]
     return [share.value] if isinstance(share, Summand) else [share]
@@ -128,8 +127,8 @@ STEPS = {
     ),
     "multiply, Boolean squares": (4, boolean(4), lambda p, x: multiply(p, x, x, BOOLEAN), SOME),
     "truncate": (4, additive(4), lambda p, x: truncate(p, x, 1), SOME),
-    "truncate a product": (4, summands(4), lambda p, x: truncate(p, x, 1), SOME),
-    "top bit": (2, additive(2), most_significant_bit, [(x,) for x in range(-2, 2)]),
+    "sign": (2, additive(2), sign, [(x,) for x in range(-2, 2)]),
+    "sign of a window": (3, additive(3), lambda p, x: sign(p, x, Window(1, 2)), [(x,) for x in (-4, -1, 0, 3)]),
     "bit to arithmetic": (4, boolean(1), bit_to_arithmetic, [(0,), (1,)]),
 }  # fmt: skip
 
@@ -153,16 +152,64 @@ def check_alike(bits, inputs, operation, secrets):
             assert torch.equal(one, other), f"party {party} tells {secret} from {secrets[0]}"
 
 
-@pytest.mark.parametrize("domain", [ARITHMETIC, BOOLEAN], ids=["arithmetic", "Boolean"])
-def test_a_product_with_a_known_factor_shows_each_party_its_own_factor_alone(domain):
-    def operation(p, value):
-        return share_and_multiply(p, p.begin(), value, domain)
+def pair(own, following, b_own, b_following):
+    return Pair(Shared(b_own, b_following), Shared(own, following))
 
-    seen = {(e, n): views(4, known, operation, (e, n)) for e in (-8, -3, 0, 5) for n in (-8, -1, 0, 6)}
-    for (e, n), by_party in seen.items():
-        assert torch.equal(by_party[1], seen[e, 0][1])  # the one who knows e
-        assert torch.equal(by_party[2], seen[0, n][2])
-        assert torch.equal(by_party[0], seen[0, n][0])
+
+# Ring width, the step, what each party makes of the secrets, and of each secret the values to be told apart. What comes
+# in is not random here: a party sees nothing beside what it was given, whatever the others were. Step 0's dealer is
+# party 0, so party 1 is first and knows e, and the two others know n.
+E_AND_N = (lambda e, n: n, lambda e, n: e, lambda e, n: n)
+OWN_SUMMANDS = tuple(lambda *z, i=i: Summand(z[i]) for i in range(3))
+FEW = (-8, -3, 0, 5)
+GIVEN = {
+    "product with a known factor": (
+        4, lambda p, value: share_and_multiply(p, p.begin(), value, ARITHMETIC), E_AND_N, [FEW, FEW]
+    ),
+    "Boolean product with a known factor": (
+        4, lambda p, value: share_and_multiply(p, p.begin(), value, BOOLEAN), E_AND_N, [FEW, FEW]
+    ),
+    "reshare summands": (4, reshare, OWN_SUMMANDS, [FEW] * 3),
+    "truncate summands": (4, lambda p, z: truncate(p, z, 1), OWN_SUMMANDS, [(-8, 5)] * 3),
+    "inject": (
+        4,
+        lambda p, one: inject(p, [one]),
+        (
+            lambda x0, x1, x2, b0, b1, b2: pair(x0, x1, b0, b1),
+            lambda x0, x1, x2, b0, b1, b2: pair(x1, x2, b1, b2),
+            lambda x0, x1, x2, b0, b1, b2: pair(x2, x0, b2, b0),
+        ),
+        [(-8, 5), (-3, 0), (7,), (0, 1), (0, 1), (0, 1)],
+    ),
+    "inject two pairs": (
+        2,
+        lambda p, one: inject(p, [one, one]),
+        (
+            lambda x0, x1, x2, b0, b1, b2: pair(x0, x1, b0, b1),
+            lambda x0, x1, x2, b0, b1, b2: pair(x1, x2, b1, b2),
+            lambda x0, x1, x2, b0, b1, b2: pair(x2, x0, b2, b0),
+        ),
+        [(-2, 1), (-1, 0), (0, 1), (0, 1), (0, 1), (0, 1)],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_a_step_shows_each_party_what_it_was_given_and_no_more(name):
+    assert not told(*GIVEN[name])
+
+
+def told(bits, operation, makers, values, fixed=lambda label: False):
+    """Return the parties that tell secrets apart which differ in nothing that they were given."""
+    found = set()
+    first: list[dict] = [{}, {}, {}]
+    for secrets in itertools.product(*values):
+        codes = views(bits, given(*makers), operation, secrets, fixed)
+        for party in range(3):
+            own = tuple(int(t[0]) for t in _tensors(makers[party](*(torch.tensor([v]) for v in secrets))))
+            if not torch.equal(first[party].setdefault(own, codes[party]), codes[party]):
+                found.add(party)
+    return found
 
 
 def test_an_opening_shows_the_secret_and_no_more():
@@ -190,3 +237,17 @@ def test_a_mask_left_out_is_seen(name, step, slot):
         for secret in secrets[1:]
         for one, other in zip(first, views(bits, inputs, operation, secret, fixed), strict=True)
     )
+
+
+# Who sees what when one slot's draws are left out: the parties that their values were hidden from.
+SEEN = [
+    ("reshare summands", 0, {0, 1, 2}),
+    *(("truncate summands", slot, {seer}) for slot, seer in ((0, 2), (1, 1), (4, 2), (5, 1), (6, 2), (7, 1))),
+    *(("inject", slot, {seer}) for slot, seer in ((0, 2), (1, 0), (2, 2), (3, 2))),
+]
+
+
+@pytest.mark.parametrize(("name", "slot", "parties"), SEEN)
+def test_a_mask_left_out_shows_what_another_was_given(name, slot, parties):
+    bits, operation, makers, values = GIVEN[name]
+    assert told(bits, operation, makers, values, lambda label: label[2] == slot) == parties

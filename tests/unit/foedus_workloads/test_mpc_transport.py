@@ -134,7 +134,7 @@ def test_strangers_and_silent_connections_do_not_keep_the_parties_apart(places, 
     thread = threading.Thread(target=disturb)
     thread.start()
     ends = outcomes(lambda: run_party(places[0]), lambda: late(places[1]), lambda: late(places[2]))
-    assert [totals.rounds for _, totals in ends] == [23] * 3
+    assert [totals.rounds for _, totals in ends] == [8] * 3
     assert silent
     silent[0].close()
 

@@ -1,10 +1,11 @@
 """Sharing, opening and products, over Z_2^k or, for Boolean words, over Z_2 bit by bit.
 
 Product (Araki et al. 2016, section 3; Mohassel and Rindal 2018, section 3), per party i:
-1. z_i = x_i y_i + x_i y_{i+1} + x_{i+1} y_i locally; the three z_i add up to xy.
+1. z_i = x_i y_i + x_i y_{i+1} + x_{i+1} y_i locally; the three z_i add up to xy. A dot product or matrix product sums
+   here, so it costs one element per result whatever its inner length.
 2. Add F(k_i) - F(k_{i+1}), which add up to zero over the parties: z_i is now uniform to each other party.
 3. Send z_i to party i - 1, which then holds (z_{i-1}, z_i).
-A dot product or matrix product sums in step 1, so it costs one element per result whatever its inner length.
+A summand is masked where it leaves: in `reshare` by step 2, in `truncation` by masks of its own.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Dealt:
 def deal(secret: Tensor, seeds: tuple[bytes, bytes], ring: rings.Ring) -> Dealt:
     """Share a secret: components 0 and 1 come from fresh seeds of 32 bytes, component 2 is what is missing."""
     shape = tuple(secret.shape)
-    zero, one = (expand(seed, 0, 0, ring.bits, shape) for seed in seeds)
+    zero, one = (_random_component(seed, shape, ring) for seed in seeds)
     return Dealt(seeds, rings.low_bits(secret - zero - one, ring.bits))
 
 
@@ -56,15 +57,20 @@ def dealt_to(party: int, dealt: Dealt, ring: rings.Ring) -> Shared:
     shape = tuple(dealt.rest.shape)
 
     def component(index: int) -> Tensor:
-        return dealt.rest if index == PARTIES - 1 else expand(dealt.seeds[index], 0, 0, ring.bits, shape)
+        return dealt.rest if index == PARTIES - 1 else _random_component(dealt.seeds[index], shape, ring)
 
     return Shared(component(party), component((party + 1) % PARTIES))
+
+
+def _random_component(seed: bytes, shape: tuple[int, ...], ring: rings.Ring) -> Tensor:
+    return expand(seed, 0, 0, ring.bits, shape).to(torch.int64)
 
 
 def open_to_all(party: Party, x: Shared) -> Operation[Tensor]:
     """Return the secret to every party: 1 round, one element a party.
 
     1. Send x_i to party i + 1, which lacks exactly that one. 2. Add the three components.
+    Of a secret that comes straight from a truncation its dealer learns, beside the value, how it was rounded.
     """
     bits = party.ring.bits
     received = yield Exchange(to_next=(to_wire(x.own, bits),), from_previous=(expected(x.shape, bits),))
@@ -72,34 +78,38 @@ def open_to_all(party: Party, x: Shared) -> Operation[Tensor]:
     return rings.low_bits(x.own + x.next + missing, bits)
 
 
-def zero_mask(step: Step, shape: tuple[int, ...], domain: Domain = ARITHMETIC) -> Tensor:
-    """Return this party's summand of a fresh sharing of zero."""
+def zero_mask(step: Step, shape: tuple[int, ...], domain: Domain = ARITHMETIC, *, bits: int | None = None) -> Tensor:
+    """Return this party's summand of a fresh sharing of zero; `bits` as `reshare`."""
     party = step.party
-    return domain.subtract(step.draw(party.index, _ZERO_SLOT, shape), step.draw(party.following, _ZERO_SLOT, shape))
+    return domain.subtract(
+        step.draw(party.index, _ZERO_SLOT, shape, bits), step.draw(party.following, _ZERO_SLOT, shape, bits)
+    )
 
 
 def product(party: Party, x: Shared, y: Shared, domain: Domain = ARITHMETIC) -> Summand:
-    """Return this party's masked summand of x * y, element by element (steps 1 and 2)."""
-    local = domain.add(domain.multiply(x.own, domain.add(y.own, y.next)), domain.multiply(x.next, y.own))
-    return Summand(domain.add(local, zero_mask(party.begin(), tuple(local.shape), domain)))
+    """Return this party's summand of x * y, element by element (step 1)."""
+    return Summand(domain.add(domain.multiply(x.own, domain.add(y.own, y.next)), domain.multiply(x.next, y.own)))
 
 
 def add_to_summand(party: Party, z: Summand, value: int) -> Summand:
     """Return the summand of z + value: party 0 adds it."""
-    return Summand(z.take() + value if party.index == 0 else z.take())
+    return Summand(z.value + value) if party.index == 0 else z
 
 
 def dot(party: Party, pairs: list[tuple[Shared, Shared]]) -> Summand:
-    """Return this party's masked summand of the sum of x * y over all pairs (steps 1 and 2)."""
-    terms = [x.own * (y.own + y.next) + x.next * y.own for x, y in pairs]
-    local = sum(terms[1:], terms[0])
-    return Summand(local + zero_mask(party.begin(), tuple(local.shape)))
+    """Return this party's summand of the sum of x * y over all pairs (step 1)."""
+    terms = [product(party, x, y).value for x, y in pairs]
+    return Summand(sum(terms[1:], terms[0]))
+
+
+def square(party: Party, x: Shared) -> Summand:
+    """Return this party's summand of x squared, element by element (step 1)."""
+    return Summand(x.own * (x.own + 2 * x.next))
 
 
 def square_sum(party: Party, x: Shared) -> Summand:
-    """Return this party's masked summand of the sum of x squared over the last dimension."""
-    local = (x.own * (x.own + 2 * x.next)).sum(-1)
-    return Summand(local + zero_mask(party.begin(), tuple(local.shape)))
+    """Return this party's summand of the sum of x squared over the last dimension (step 1)."""
+    return Summand(square(party, x).value.sum(-1))
 
 
 @dataclass(frozen=True)
@@ -115,18 +125,23 @@ def prepare(y: Shared) -> Weight:
 
 
 def matrix_product(party: Party, x: Shared, weight: Weight) -> Summand:
-    """Return this party's masked summand of x @ y: [..., m, k] x [..., k, n], one ring product of inner length 2k."""
-    local = rings.matmul(torch.cat([x.own, x.next], dim=-1), weight.stacked)
-    return Summand(local + zero_mask(party.begin(), tuple(local.shape)))
+    """Return this party's summand of x @ y: [..., m, k] x [..., k, n], one ring product of inner length 2k (step 1)."""
+    return Summand(rings.matmul(torch.cat([x.own, x.next], dim=-1), weight.stacked))
 
 
-def reshare(party: Party, z: Summand) -> Operation[Shared]:
-    """Turn masked summands into a sharing (step 3): 1 round, one element a party. Works in both domains."""
-    bits, value = party.ring.bits, z.take()
-    received = yield Exchange(to_previous=(to_wire(value, bits),), from_next=(expected(z.shape, bits),))
-    return Shared(value, from_wire(received.from_next[0], bits))
+def reshare(party: Party, z: Summand, domain: Domain = ARITHMETIC, *, bits: int | None = None) -> Operation[Shared]:
+    """Turn summands into a sharing (steps 2 and 3): 1 round, one element a party.
+
+    `bits` are those of Boolean words where they are fewer than the ring's.
+    """
+    width = party.ring.bits if bits is None else bits
+    value = domain.add(z.value, zero_mask(party.begin(), z.shape, domain, bits=width))
+    received = yield Exchange(to_previous=(to_wire(value, width),), from_next=(expected(z.shape, width),))
+    return Shared(value, from_wire(received.from_next[0], width))
 
 
-def multiply(party: Party, x: Shared, y: Shared, domain: Domain = ARITHMETIC) -> Operation[Shared]:
-    """Return a sharing of x * y: 1 round, one element a party."""
-    return (yield from reshare(party, product(party, x, y, domain)))
+def multiply(
+    party: Party, x: Shared, y: Shared, domain: Domain = ARITHMETIC, *, bits: int | None = None
+) -> Operation[Shared]:
+    """Return a sharing of x * y: 1 round, one element a party; `bits` as `reshare`."""
+    return (yield from reshare(party, product(party, x, y, domain), domain, bits=bits))

@@ -1,21 +1,27 @@
-"""The sign of a secret: its top bit, by adding two summands bit by bit in a tree of packed words.
+"""The sign of a secret: the top bit of a window of its bits, by adding two summands in a tree of packed words.
 
-Steps, for the top bit of x = m + n mod 2^k, m = x_first + x_second, which first knows, and n = x_dealer, which second
-and dealer know (roles as in `party.Roles`):
-1. In 2 rounds (`known_factor`, on Boolean words): share m, and share g = m AND n (a carry arises). p = m XOR n (a carry
-   passes) is local.
-2. The carry into the top bit combines the k - 1 bits below it; (g, p) of two neighbouring ranges combine as
-   g = g_high XOR (p_high AND g_low), p = p_high AND p_low. log2(k) levels, 1 round each: both ANDs of a range lie next
-   to each other in one word, so the first level needs one word an element. From the second level on half of a word is
-   used, so the words of two halves of the elements are put into one.
-3. The top bit is p_{k-1} XOR that carry.
+A window is `width` bits from bit `low` on, width = k where it is everything. With |x| < 2^(low + width - 1) its top bit
+is the sign of floor(x / 2^low). Adding two summands from which the lowest bits were cut errs by their carry alone: the
+sum may be lower by one, which makes some x in [0, 2^low) negative and asks for a unit of 2^low to spare at the range's
+lower end.
 
-Cost for k = 64: 8 rounds; per element 8 bytes from each party in two rounds, then 8, 4, 2, 1, 1/2, 1/4.
-Elements are filled up to a multiple of k/2.
+Steps, for x = m + n mod 2^k, m = x_first + x_second, which first knows, and n = x_dealer, which second and dealer know
+(roles as in `party.Roles`); w is the window's width:
+1. Each cuts the window out of m or n; several windows lie side by side in a word. In 2 rounds (`known_factor`, on
+   Boolean words): share m, and share g = m AND n (a carry arises). p = m XOR n (a carry passes) is local.
+2. The carry into the top bit combines the w - 1 bits below it; (g, p) of two neighbouring ranges combine as
+   g = g_high XOR (p_high AND g_low), p = p_high AND p_low. log2(w) levels, 1 round each: both ANDs of a range lie next
+   to each other in one window, so the first level needs one window an element. From the second level on half of a
+   window is used, so the words of two halves of the elements are put into one.
+3. The top bit is p_{w-1} XOR that carry.
+
+Cost: 2 + log2(w) rounds; per element w/8 bytes from each party in two rounds, then w/8, w/16, w/32 and so on.
+Elements are filled up to a multiple of half a word.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import prod
 
 import torch
@@ -23,68 +29,145 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from foedus_workloads.mpc.arithmetic import BOOLEAN, multiply
-from foedus_workloads.mpc.conversion import bit_to_arithmetic
+from foedus_workloads.mpc.conversion import Pair, bit_to_arithmetic, inject
 from foedus_workloads.mpc.known_factor import share_and_multiply
 from foedus_workloads.mpc.party import Party, Shared, Step
-from foedus_workloads.mpc.ring import WORD_BITS, top_bit
+from foedus_workloads.mpc.ring import WORD_BITS, container
 from foedus_workloads.mpc.rounds import Operation
 
 
-def negative(party: Party, x: Shared) -> Operation[Shared]:
-    """Return an arithmetic sharing of 1 where x < 0 and 0 elsewhere: 10 rounds."""
-    bit = yield from most_significant_bit(party, x)
+@dataclass(frozen=True)
+class Window:
+    """The bits of a secret that its sign is read from; `width` is a power of two, from 8 to 64 where k is 64.
+
+    For |x| < 2^(low + width - 1), less 2^low where low > 0; an x in [0, 2^low) may then count as negative.
+    """
+
+    low: int
+    width: int
+
+
+def whole(party: Party) -> Window:
+    """Return the window of all bits."""
+    return Window(0, party.ring.bits)
+
+
+def narrow(party: Party, *, range_bits: int, unit_bits: int) -> Window:
+    """Return the smallest window for |x| < 2^range_bits, less a unit, with a unit of at most 2^-unit_bits; 2^0 is 1.
+
+    Signs of x in [0, unit) are not told from those below. Bits are saved where a range is known and a unit can be.
+    """
+    top = party.fraction + range_bits + 1
+    width = next(size for size in (8, 16, 32, 64) if size >= min(top, range_bits + 1 + unit_bits))
+    return Window(max(0, top - width), width)
+
+
+def negative(party: Party, x: Shared, window: Window | None = None) -> Operation[Shared]:
+    """Return an arithmetic sharing of 1 where x < 0 and 0 elsewhere: 2 rounds more than `sign`."""
+    bit = yield from sign(party, x, window)
     return (yield from bit_to_arithmetic(party, bit))
 
 
-def most_significant_bit(party: Party, x: Shared) -> Operation[Shared]:
-    """Return a Boolean sharing of the top bit of x as words of 0 or 1: 2 + log2(k) rounds."""
-    bits, shape = party.ring.bits, x.shape
-    count = prod(shape)
-    padded = x.map(lambda t: pad(t.reshape(-1), (0, -count % (bits // 2))))
+def sign(party: Party, x: Shared, window: Window | None = None) -> Operation[Shared]:
+    """Return a Boolean sharing of 1 where x < 0 and 0 elsewhere: 2 + log2(w) rounds."""
+    words = _Words(window or whole(party), party.ring.bits)
     step = party.begin()
-    passes, arises = yield from _first_words(party, step, padded)
-    top = passes.map(lambda t: top_bit(t, bits))
-    # The carry that comes into the lowest bit is 0: it takes the place of the top bit, which decides nothing here.
-    words = yield from _first_level(party, passes.map(lambda t: t << 1), arises.map(lambda t: t << 1))
+    passes, arises = yield from _first_words(party, step, x, words)
+    top = passes.map(words.top_bits)
+    combined = yield from _first_level(party, passes.map(words.raise_bits), arises.map(words.raise_bits), words)
     half = 2
-    while half < bits:
-        words = yield from _level(party, words, half)
+    while half < words.window.width:
+        combined = yield from _level(party, combined, half, words)
         half *= 2
-    carry = words.map(lambda t: _unpacked(t, bits))
-    return (top ^ carry).map(lambda t: t[:count].reshape(shape))
+    signs = top ^ combined.map(words.carries)
+    count = prod(x.shape)
+    return signs.map(lambda t: t[:count].reshape(x.shape))
 
 
-def _first_words(party: Party, step: Step, x: Shared) -> Operation[tuple[Shared, Shared]]:
+@dataclass(frozen=True)
+class _Words:
+    """How windows lie in words: side by side in words of 64 bits; alone where a test's ring is smaller."""
+
+    window: Window
+    ring_bits: int
+
+    @property
+    def bits(self) -> int:
+        return WORD_BITS if self.ring_bits == WORD_BITS else self.window.width
+
+    @property
+    def lanes(self) -> int:
+        return self.bits // self.window.width
+
+    def pack(self, values: Tensor) -> Tensor:
+        """Return the windows of all values, filled up so that the last level's words are full."""
+        windows = values.reshape(-1) >> self.window.low
+        fill = (0, -windows.shape[0] % (self.bits // 2))
+        if self.lanes == 1:
+            return pad(windows, fill)
+        return pad(windows.to(container(self.window.width)), fill).view(torch.int64)
+
+    def raise_bits(self, words: Tensor) -> Tensor:
+        """Return the words with each window shifted up: a 0 comes in, which is the carry into the lowest bit.
+
+        The top bit, which decides nothing of the carry into itself, goes out.
+        """
+        return (words << 1) & ~self.pattern(self.window.width, 0, 1)
+
+    def top_bits(self, words: Tensor) -> Tensor:
+        """Return the top bit of each window, in the elements' order."""
+        lanes = words if self.lanes == 1 else words.view(container(self.window.width))
+        return ((lanes >> (self.window.width - 1)) & 1).to(torch.int8)
+
+    def carries(self, words: Tensor) -> Tensor:
+        """Return the g bit of each element, in the elements' order.
+
+        Each level has put the second half of the words above the first, the finest halves last, so the place of an
+        element's pair in its window, with its bits reversed, says which slice of the words it is in.
+        """
+        places = self.window.width // 2
+        digits = places.bit_length() - 1
+        order = [int(f"{place:0{digits}b}"[::-1], 2) if digits else 0 for place in range(places)]
+        bits = [
+            torch.stack([(words >> (lane * self.window.width + 2 * place + 1)) & 1 for lane in range(self.lanes)], -1)
+            for place in order
+        ]
+        return torch.cat(bits).reshape(-1).to(torch.int8)
+
+    def pattern(self, period: int, offset: int, width: int) -> int:
+        """Return a word with `width` ones at `offset` in each period, as a signed 64-bit integer."""
+        word = sum(((1 << width) - 1) << (start + offset) for start in range(0, self.bits, period))
+        return word - (1 << WORD_BITS) if word >> (WORD_BITS - 1) else word
+
+
+def _first_words(party: Party, step: Step, x: Shared, words: _Words) -> Operation[tuple[Shared, Shared]]:
     """Return Boolean sharings of p = m XOR n and g = m AND n."""
     roles = step.roles()
-    if party.index == roles.first:
-        known, n = x.own + x.next, Shared(torch.zeros_like(x.own), torch.zeros_like(x.own))
-    elif party.index == roles.second:
-        known, n = x.next, Shared(torch.zeros_like(x.next), x.next)
-    else:
-        known, n = x.own, Shared(x.own, torch.zeros_like(x.own))
-    m, arises = yield from share_and_multiply(party, step, known, BOOLEAN)
+    first, second = party.index == roles.first, party.index == roles.second
+    known = words.pack(x.own + x.next if first else x.next if second else x.own)
+    zero = torch.zeros_like(known)
+    n = Shared(zero if first or second else known, known if second else zero)
+    m, arises = yield from share_and_multiply(party, step, known, BOOLEAN, bits=words.bits)
     return m ^ n, arises
 
 
-def _first_level(party: Party, passes: Shared, arises: Shared) -> Operation[Shared]:
+def _first_level(party: Party, passes: Shared, arises: Shared, words: _Words) -> Operation[Shared]:
     """Combine bits 2j + 1 and 2j; in the words returned g stands at bit 2j + 1 and p at bit 2j."""
-    odd, even = (_pattern(2, offset, 1, party.ring.bits) for offset in (1, 0))
+    odd, even = words.pattern(2, 1, 1), words.pattern(2, 0, 1)
     high = passes.map(lambda t: (t & odd) | ((t >> 1) & even))
     low = Shared(((arises.own & even) << 1) | (passes.own & even), ((arises.next & even) << 1) | (passes.next & even))
-    combined = yield from multiply(party, high, low, BOOLEAN)
+    combined = yield from multiply(party, high, low, BOOLEAN, bits=words.bits)
     return combined ^ arises.map(lambda t: t & odd)
 
 
-def _level(party: Party, words: Shared, half: int) -> Operation[Shared]:
+def _level(party: Party, combined: Shared, half: int, words: _Words) -> Operation[Shared]:
     """Combine neighbouring groups of `half` bits; the groups left of two words are put into one word.
 
     A group holds (g, p) of half/2 elements, so the words of both halves of the elements fit beside each other.
     """
-    bits = party.ring.bits
-    lower, p_places = _pattern(2 * half, 0, half, bits), 0
+    lower, p_places = words.pattern(2 * half, 0, half), 0
     for place in range(0, half, 2):
-        p_places |= _pattern(2 * half, place, 1, bits)
+        p_places |= words.pattern(2 * half, place, 1)
     g_places = lower & ~p_places
 
     def beside(t: Tensor) -> Tensor:
@@ -95,43 +178,25 @@ def _level(party: Party, words: Shared, half: int) -> Operation[Shared]:
         p_high = (t >> half) & p_places
         return beside(p_high | (p_high << 1))
 
-    high = words.map(passing)
-    low = words.map(lambda t: beside(t & lower))
-    combined = yield from multiply(party, high, low, BOOLEAN)
-    return combined ^ words.map(lambda t: beside((t >> half) & g_places))
+    high = combined.map(passing)
+    low = combined.map(lambda t: beside(t & lower))
+    product = yield from multiply(party, high, low, BOOLEAN, bits=words.bits)
+    return product ^ combined.map(lambda t: beside((t >> half) & g_places))
 
 
-def _unpacked(words: Tensor, bits: int) -> Tensor:
-    """Return the g bit of each element, in the elements' order.
-
-    Each level has put the second half of the elements above the first, the finest halves last, so the place of an
-    element's pair in its word, with its bits reversed, says which slice of the elements it is in.
-    """
-    places = bits // 2
-    width = places.bit_length() - 1
-    order = [int(f"{place:0{width}b}"[::-1], 2) if width else 0 for place in range(places)]
-    return torch.cat([(words >> (2 * place + 1)) & 1 for place in order])
-
-
-def _pattern(period: int, offset: int, width: int, bits: int) -> int:
-    """Return a word of `bits` bits with `width` ones at `offset` in each period, as a signed 64-bit integer."""
-    word = sum(((1 << width) - 1) << (start + offset) for start in range(0, bits, period))
-    return word - (1 << WORD_BITS) if word >> (WORD_BITS - 1) else word
-
-
-def larger(party: Party, x: Shared, y: Shared) -> Operation[Shared]:
-    """Return max(x, y) element by element, for |x - y| < 2^(k-1): 11 rounds."""
+def larger(party: Party, x: Shared, y: Shared, window: Window | None = None) -> Operation[Shared]:
+    """Return max(x, y) element by element, for x - y in the window: 4 + log2(w) rounds."""
     difference = x - y
-    smaller = yield from negative(party, difference)
-    lost = yield from multiply(party, difference, smaller)
+    smaller = yield from sign(party, difference, window)
+    lost = yield from inject(party, [Pair(smaller, difference)])
     return x - lost
 
 
-def maximum(party: Party, x: Shared) -> Operation[Shared]:
-    """Return the maximum over the last dimension, kept as a dimension of one: 11 ceil(log2 n) rounds."""
+def maximum(party: Party, x: Shared, window: Window | None = None) -> Operation[Shared]:
+    """Return the maximum over the last dimension, kept as a dimension of one: ceil(log2 n) times `larger`."""
     while (count := x.shape[-1]) > 1:
         half = count // 2
-        winners = yield from larger(party, x.columns(0, half), x.columns(half, 2 * half))
+        winners = yield from larger(party, x.columns(0, half), x.columns(half, 2 * half), window)
         odd = x.columns(2 * half, count)
         x = Shared(torch.cat([winners.own, odd.own], -1), torch.cat([winners.next, odd.next], -1))
     return x

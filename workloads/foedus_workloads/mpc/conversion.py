@@ -1,36 +1,113 @@
-"""From a Boolean bit to an arithmetic one, and selection by it.
+"""From a Boolean bit to an arithmetic one, and products of secrets with such bits.
 
-Steps for b = b_first XOR b_second XOR b_dealer (roles as in `party.Roles`): first knows e = b_first XOR b_second,
-second and dealer know n = b_dealer, and b = e + n - 2 e n. `known_factor` shares e and e n in 2 rounds, the rest is
-local.
+With roles as in `party.Roles`, b = b_first XOR b_second XOR b_dealer is e XOR n: first knows e = b_first XOR b_second,
+second and dealer know n = b_dealer.
+
+Bit to arithmetic: b = e + n - 2 e n. `known_factor` shares e and e n in 2 rounds, the rest is local.
+
+Injection, the sum of b x over pairs (b, x): with u = e (x_first + x_second), which first knows,
+    b x = n x + (1 - 2n) (u + e x_dealer).
+1. For each pair dealer and first draw u_f and e_f; first sends u_s = u - u_f and e_s = e - e_f to second.
+2. With w = u_f + e_f x_dealer, the dealer's summand of b x is w, or x_first - w where n = 1; with
+   w = u_s + e_s x_dealer, second's is w, or x_second + x_dealer - w where n = 1. First has none. Both add theirs up
+   over the pairs.
+3. first and dealer draw g_f, first and second draw g_s. The dealer sends its sum - g_f to second, second its sum - g_s
+   to the dealer; both together are g_d. The result's components are g_f, g_s, g_d.
+What second sees hides under u_f, e_f and then g_f, what the dealer sees under g_s; first receives nothing.
+Cost: 2 rounds; first sends two elements a pair, second and dealer one in all.
 """
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from foedus_workloads.mpc.arithmetic import ARITHMETIC, multiply
+import torch
+from torch import Tensor
+
+from foedus_workloads.mpc.arithmetic import ARITHMETIC
 from foedus_workloads.mpc.known_factor import share_and_multiply
-from foedus_workloads.mpc.party import Party, Shared
-from foedus_workloads.mpc.rounds import Operation
+from foedus_workloads.mpc.party import Party, Roles, Shared, Step, expected, from_wire, to_wire
+from foedus_workloads.mpc.rounds import Exchange, Operation
+
+_RESULT_FIRST, _RESULT_SECOND, _PAIRS = range(3)  # slots; from the last one on two for each pair
 
 
 def bit_to_arithmetic(party: Party, bit: Shared) -> Operation[Shared]:
-    """Return an arithmetic sharing of Boolean words of 0 or 1: 2 rounds, one element a party in both together."""
+    """Return an arithmetic sharing of a Boolean bit: 2 rounds, one element a party in both together."""
     step = party.begin()
     roles = step.roles()
-    zero = torch.zeros_like(bit.own)
-    if party.index == roles.first:
-        known, n = bit.own ^ bit.next, Shared(zero, zero)
-    elif party.index == roles.second:
-        known, n = bit.next, Shared(zero, bit.next)
-    else:
-        known, n = bit.own, Shared(bit.own, zero)
+    known = _known(party, roles, bit)
+    zero = torch.zeros_like(known)
+    n = Shared(own=known if party.index == roles.dealer else zero, next=known if party.index == roles.second else zero)
     e, both = yield from share_and_multiply(party, step, known, ARITHMETIC)
     return e + n - both * 2
 
 
-def select(party: Party, bit: Shared, x: Shared, y: Shared) -> Operation[Shared]:
-    """Return x where the arithmetic bit is 1 and y where it is 0: 1 round, one element a party."""
-    chosen = yield from multiply(party, bit, x - y)
-    return y + chosen
+def _known(party: Party, roles: Roles, bit: Shared) -> Tensor:
+    """Return what this party knows of a Boolean bit: e at first, n at the two others."""
+    if party.index == roles.first:
+        return (bit.own ^ bit.next).to(torch.int64)
+    return (bit.next if party.index == roles.second else bit.own).to(torch.int64)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A Boolean bit, and the secret that counts where it is 1."""
+
+    bit: Shared
+    x: Shared
+
+
+def inject(party: Party, pairs: Sequence[Pair]) -> Operation[Shared]:
+    """Return a sharing of the sum of bit * x over the pairs, element by element: 2 rounds."""
+    step = party.begin()
+    roles = step.roles()
+    if party.index == roles.first:
+        return (yield from _first(step, roles, pairs))
+    if party.index == roles.second:
+        return (yield from _second(step, roles, pairs))
+    return (yield from _dealer(step, roles, pairs))
+
+
+def _first(step: Step, roles: Roles, pairs: Sequence[Pair]) -> Operation[Shared]:
+    shape, bits = pairs[0].x.shape, step.party.ring.bits
+    sent = []
+    for index, pair in enumerate(pairs):
+        e = _known(step.party, roles, pair.bit)
+        u_first, e_first = (step.draw(roles.first, _PAIRS + 2 * index + i, shape) for i in range(2))
+        sent += [to_wire(e * (pair.x.own + pair.x.next) - u_first, bits), to_wire(e - e_first, bits)]
+    yield Exchange(to_next=tuple(sent))
+    yield Exchange()
+    return Shared(step.draw(roles.first, _RESULT_FIRST, shape), step.draw(roles.second, _RESULT_SECOND, shape))
+
+
+def _second(step: Step, roles: Roles, pairs: Sequence[Pair]) -> Operation[Shared]:
+    shape, bits = pairs[0].x.shape, step.party.ring.bits
+    received = yield Exchange(from_previous=(expected(shape, bits),) * (2 * len(pairs)))
+    g_second = step.draw(roles.second, _RESULT_SECOND, shape)
+    part = -g_second
+    for index, pair in enumerate(pairs):
+        u_second, e_second = (from_wire(each, bits) for each in received.from_previous[2 * index : 2 * index + 2])
+        known = _known(step.party, roles, pair.bit)
+        part = part + _where(known, pair.x.own + pair.x.next, u_second + e_second * pair.x.next)
+    received = yield Exchange(to_next=(to_wire(part, bits),), from_next=(expected(shape, bits),))
+    return Shared(g_second, part + from_wire(received.from_next[0], bits))
+
+
+def _dealer(step: Step, roles: Roles, pairs: Sequence[Pair]) -> Operation[Shared]:
+    shape, bits = pairs[0].x.shape, step.party.ring.bits
+    yield Exchange()
+    g_first = step.draw(roles.first, _RESULT_FIRST, shape)
+    part = -g_first
+    for index, pair in enumerate(pairs):
+        u_first, e_first = (step.draw(roles.first, _PAIRS + 2 * index + i, shape) for i in range(2))
+        known = _known(step.party, roles, pair.bit)
+        part = part + _where(known, pair.x.next, u_first + e_first * pair.x.own)
+    received = yield Exchange(to_previous=(to_wire(part, bits),), from_previous=(expected(shape, bits),))
+    return Shared(part + from_wire(received.from_previous[0], bits), g_first)
+
+
+def _where(n: Tensor, known: Tensor, w: Tensor) -> Tensor:
+    """Return w, or known - w where n = 1."""
+    return n * known + (1 - 2 * n) * w

@@ -21,43 +21,48 @@ from foedus_workloads.mpc.rounds import Exchange, Operation
 _KNOWN, _PRODUCT_FIRST, _PRODUCT_SECOND = range(3)
 
 
-def share_and_multiply(party: Party, step: Step, known: Tensor, domain: Domain) -> Operation[tuple[Shared, Shared]]:
-    """Return sharings of e and of e * n; `known` is e at first and n at the two others."""
-    roles = step.roles()
+def share_and_multiply(
+    party: Party, step: Step, known: Tensor, domain: Domain, *, bits: int | None = None
+) -> Operation[tuple[Shared, Shared]]:
+    """Return sharings of e and of e * n; `known` is e at first and n at the two others.
+
+    `bits` are those of Boolean words where they are fewer than the ring's.
+    """
+    roles, width = step.roles(), party.ring.bits if bits is None else bits
     if party.index == roles.first:
-        return (yield from _first(step, roles, known, domain))
+        return (yield from _first(step, roles, known, domain, width))
     if party.index == roles.second:
-        return (yield from _second(step, roles, known, domain))
-    return (yield from _dealer(step, roles, known, domain))
+        return (yield from _second(step, roles, known, domain, width))
+    return (yield from _dealer(step, roles, known, domain, width))
 
 
-def _first(step: Step, roles: Roles, e: Tensor, domain: Domain) -> Operation[tuple[Shared, Shared]]:
-    shape, bits = tuple(e.shape), step.party.ring.bits
-    e_first = step.draw(roles.first, _KNOWN, shape)
+def _first(step: Step, roles: Roles, e: Tensor, domain: Domain, bits: int) -> Operation[tuple[Shared, Shared]]:
+    shape = tuple(e.shape)
+    e_first = step.draw(roles.first, _KNOWN, shape, bits)
     e_second = domain.subtract(e, e_first)
     yield Exchange(to_next=(to_wire(e_second, bits),))
     yield Exchange()
-    g_first = step.draw(roles.first, _PRODUCT_FIRST, shape)
-    return Shared(e_first, e_second), Shared(g_first, step.draw(roles.second, _PRODUCT_SECOND, shape))
+    g_first = step.draw(roles.first, _PRODUCT_FIRST, shape, bits)
+    return Shared(e_first, e_second), Shared(g_first, step.draw(roles.second, _PRODUCT_SECOND, shape, bits))
 
 
-def _second(step: Step, roles: Roles, n: Tensor, domain: Domain) -> Operation[tuple[Shared, Shared]]:
-    shape, bits = tuple(n.shape), step.party.ring.bits
+def _second(step: Step, roles: Roles, n: Tensor, domain: Domain, bits: int) -> Operation[tuple[Shared, Shared]]:
+    shape = tuple(n.shape)
     whole = (expected(shape, bits),)
     received = yield Exchange(from_previous=whole)
     e_second = from_wire(received.from_previous[0], bits)
-    g_second = step.draw(roles.second, _PRODUCT_SECOND, shape)
+    g_second = step.draw(roles.second, _PRODUCT_SECOND, shape, bits)
     part = domain.subtract(domain.multiply(e_second, n), g_second)
     received = yield Exchange(to_next=(to_wire(part, bits),), from_next=whole)
     g_dealer = domain.add(part, from_wire(received.from_next[0], bits))
     return Shared(e_second, torch.zeros_like(n)), Shared(g_second, g_dealer)
 
 
-def _dealer(step: Step, roles: Roles, n: Tensor, domain: Domain) -> Operation[tuple[Shared, Shared]]:
-    shape, bits = tuple(n.shape), step.party.ring.bits
+def _dealer(step: Step, roles: Roles, n: Tensor, domain: Domain, bits: int) -> Operation[tuple[Shared, Shared]]:
+    shape = tuple(n.shape)
     yield Exchange()
-    e_first = step.draw(roles.first, _KNOWN, shape)
-    g_first = step.draw(roles.first, _PRODUCT_FIRST, shape)
+    e_first = step.draw(roles.first, _KNOWN, shape, bits)
+    g_first = step.draw(roles.first, _PRODUCT_FIRST, shape, bits)
     part = domain.subtract(domain.multiply(e_first, n), g_first)
     received = yield Exchange(to_previous=(to_wire(part, bits),), from_previous=(expected(shape, bits),))
     g_dealer = domain.add(part, from_wire(received.from_previous[0], bits))

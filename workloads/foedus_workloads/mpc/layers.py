@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from foedus_workloads.mpc.activations import softmax
-from foedus_workloads.mpc.arithmetic import Weight, matrix_product, prepare, product, square_sum
+from foedus_workloads.mpc.activations import divide, exponentials, inverse_of_sum
+from foedus_workloads.mpc.arithmetic import Weight, matrix_product, prepare, product, reshare, square_sum
 from foedus_workloads.mpc.normalisation import Powers, inverse_root
 from foedus_workloads.mpc.party import Party, Shared, Summand
 from foedus_workloads.mpc.rounds import Operation, together
@@ -26,7 +26,7 @@ class Linear:
 def linear(party: Party, x: Shared, layer: Linear) -> Operation[Shared]:
     """Return x W + b: [..., m, k] -> [..., m, n]; 2 rounds."""
     summand = matrix_product(party, x, layer.weight)
-    return (yield from truncate(party, Summand(summand.take() + layer.bias.own), party.fraction))
+    return (yield from truncate(party, Summand(summand.value + layer.bias.own), party.fraction))
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class Norm:
 def layer_norm(party: Party, x: Shared, norm: Norm, *, variances: Powers = VARIANCES) -> Operation[Shared]:
     """Return (x - mean) / sqrt(variance + epsilon) * weight + bias over the last dimension: 24 rounds.
 
-    The sum of squares is not divided by n: its range and the root's factor are scaled instead.
+    The sum of squares is not divided by n: its range and the root's factor are scaled instead. Values times weights are
+    not rounded before they are scaled: of 62 bits 3 f are after the point, which leaves room for 2^14 at 16 bits.
     """
     f, count = party.fraction, x.shape[-1]
     total = x.map(lambda t: t.sum(-1, keepdim=True))
@@ -51,7 +52,7 @@ def layer_norm(party: Party, x: Shared, norm: Norm, *, variances: Powers = VARIA
     squares, weighted = yield from together(
         [
             truncate(party, square_sum(party, centred), f),
-            truncate(party, product(party, centred, norm.weight), f),
+            reshare(party, product(party, centred, norm.weight)),
         ]
     )
     width = count.bit_length()
@@ -59,21 +60,25 @@ def layer_norm(party: Party, x: Shared, norm: Norm, *, variances: Powers = VARIA
     squares = party.add_public(squares, party.encode(norm.epsilon * count))
     inverse = yield from inverse_root(party, squares.map(lambda t: t.unsqueeze(-1)), powers, factor=count**0.5)
     scaled = product(party, weighted, inverse)
-    shifted = Summand(scaled.take() + norm.bias.own * (1 << f))
-    return (yield from truncate(party, shifted, f))
+    shifted = Summand(scaled.value + norm.bias.own * (1 << 2 * f))
+    return (yield from truncate(party, shifted, 2 * f))
 
 
 def attention(
     party: Party, query: Shared, key: Shared, value: Shared, *, mask: Shared | None = None
 ) -> Operation[Shared]:
-    """Return softmax(q k^T / sqrt(d) + mask) v: [..., heads, n, d] each; 4 rounds more than the softmax.
+    """Return softmax(q k^T / sqrt(d) + mask) v: [..., heads, n, d] each; 2 rounds more than the softmax.
 
     The division by sqrt(d) is taken into the query's weights beforehand. `mask` [n] is secret: 0 for a key that counts,
-    far below all scores for one that does not.
+    far below all scores for one that does not. Rows are divided by their sums last, when they have d entries and not
+    n; the sums are inverted while the exponentials are multiplied by v.
     """
     f = party.fraction
     scores = yield from truncate(
         party, matrix_product(party, query, prepare(key.map(lambda t: t.transpose(-1, -2)))), f
     )
-    weights = yield from softmax(party, scores if mask is None else scores + mask)
-    return (yield from truncate(party, matrix_product(party, weights, prepare(value)), f))
+    weights = yield from exponentials(party, scores if mask is None else scores + mask)
+    sums, inverse = yield from together(
+        [truncate(party, matrix_product(party, weights, prepare(value)), f), inverse_of_sum(party, weights)]
+    )
+    return (yield from divide(party, sums, inverse))

@@ -18,7 +18,7 @@ from itertools import pairwise
 
 import torch
 
-from foedus_workloads.mpc.arithmetic import product
+from foedus_workloads.mpc.arithmetic import product, square
 from foedus_workloads.mpc.comparison import negative
 from foedus_workloads.mpc.party import Party, Shared
 from foedus_workloads.mpc.rounds import Operation, together
@@ -88,13 +88,13 @@ def reciprocal_near_one(party: Party, c: Shared) -> Operation[Shared]:
     bits = f + _LINE_BITS
     w = party.add_public(c * -party.encode(8 / 17, _LINE_BITS), party.encode(24 / 17, bits))
     e = party.add_public(-(yield from truncate(party, product(party, c, w), bits)), party.encode(1))
-    first, square = yield from together(
+    first, e2 = yield from together(
         [
             truncate(party, product(party, w, party.add_public(e, party.encode(1))), bits),
-            truncate(party, product(party, e, e), f),
+            truncate(party, square(party, e), f),
         ]
     )
-    return (yield from truncate(party, product(party, first, party.add_public(square, party.encode(1))), f))
+    return (yield from truncate(party, product(party, first, party.add_public(e2, party.encode(1))), f))
 
 
 def inverse_root(party: Party, v: Shared, powers: Powers, *, factor: float = 1.0) -> Operation[Shared]:
@@ -102,7 +102,7 @@ def inverse_root(party: Party, v: Shared, powers: Powers, *, factor: float = 1.0
     f = party.fraction
     normalised = yield from normalise(party, v, powers)
     x = party.add_public(normalised.c, -party.encode(1.5))
-    x2 = yield from truncate(party, product(party, x, x), f)
+    x2 = yield from truncate(party, square(party, x), f)
     x3, x4 = yield from together([truncate(party, product(party, x2, other), f) for other in (x, x2)])
     scale = by_power(party, normalised.above, powers, lambda j: factor * 2 ** (-j / 2), f)
     root = party.add_public(

@@ -57,27 +57,19 @@ class Shared:
         return Shared(self.own ^ other.own, self.next ^ other.next)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Summand:
-    """A party's one masked summand of a secret: what a product is before it is shared again or truncated.
+    """A party's summand of a secret, as a product leaves it: a function of its shares that others must not see.
 
-    It leaves the party under one mask, so it is used once: in two messages to two parties it would show the secret.
+    So it never leaves the party as it is: `arithmetic.reshare` and `truncation.truncate` mask it, each time afresh.
     """
 
     value: Tensor = field(repr=False)
-    used: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the secret."""
         return tuple(self.value.shape)
-
-    def take(self) -> Tensor:
-        """Return the value for its only use; raises RuntimeError at a second one."""
-        if self.used:
-            raise RuntimeError("a summand is used twice")
-        self.used = True
-        return self.value
 
 
 @dataclass(frozen=True)
@@ -144,9 +136,13 @@ class Step:
         return Roles(self.number % PARTIES)
 
     def draw(self, component: int, slot: int, shape: tuple[int, ...], bits: int | None = None) -> Tensor:
-        """Return what the two holders of `component` draw alike; each slot of a step is drawn once."""
+        """Return what the two holders of `component` draw alike, as int64; each slot of a step is drawn once."""
         width = self.party.ring.bits if bits is None else bits
-        return self.party.streams.draw(component, self.number, slot, width, shape)
+        return self.draw_narrow(component, slot, shape, width).to(_WORD)
+
+    def draw_narrow(self, component: int, slot: int, shape: tuple[int, ...], bits: int) -> Tensor:
+        """Return the same in the smallest type that holds `bits` bits."""
+        return self.party.streams.draw(component, self.number, slot, bits, shape)
 
 
 def to_wire(values: Tensor, bits: int) -> Tensor:

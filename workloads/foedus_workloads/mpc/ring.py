@@ -25,9 +25,9 @@ class Ring:
 
 
 def low_bits(values: Tensor, bits: int) -> Tensor:
-    """Return the representatives of `values` mod 2^bits in [-2^(bits-1), 2^(bits-1))."""
-    spare = WORD_BITS - bits
-    return values if spare == 0 else (values << spare) >> spare
+    """Return the representatives of `values` mod 2^bits in [-2^(bits-1), 2^(bits-1)), in the type of `values`."""
+    spare = 8 * values.element_size() - bits
+    return values if spare <= 0 else (values << spare) >> spare
 
 
 def shift_right(values: Tensor, count: int, bits: int) -> Tensor:

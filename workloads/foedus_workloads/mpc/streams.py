@@ -13,7 +13,7 @@ import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from torch import Tensor
 
-from foedus_workloads.mpc.ring import container, low_bits
+from foedus_workloads.mpc.ring import container
 
 KEY_BYTES = 32
 _STEP_BYTES, _SLOT_BYTES, _COUNTER_BYTES = 6, 2, 8
@@ -23,15 +23,18 @@ class Streams(Protocol):
     """The two keys' streams of one party."""
 
     def draw(self, component: int, step: int, slot: int, bits: int, shape: tuple[int, ...]) -> Tensor:
-        """Return uniform values mod 2^bits of `shape`, from the key of `component`, for exactly this use."""
+        """Return uniform values mod 2^bits of `shape`, from the key of `component`, for exactly this use.
+
+        They are of the smallest type that holds them, whose higher bits mean nothing.
+        """
         ...
 
 
 def expand(key: bytes, step: int, slot: int, bits: int, shape: tuple[int, ...]) -> Tensor:
-    """Return `shape` uniform values mod 2^bits as int64, from AES-256-CTR under `key`.
+    """Return `shape` uniform values mod 2^bits from AES-256-CTR under `key`, in the smallest type that holds them.
 
-    The initial counter block is step || slot || 0 with eight bytes of counter: no two uses of a key share a block
-    while none draws 2^64 blocks.
+    Its higher bits mean nothing. The initial counter block is step || slot || 0 with eight bytes of counter: no two
+    uses of a key share a block while none draws 2^64 blocks.
     """
     kind = container(bits)
     count = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
@@ -40,8 +43,7 @@ def expand(key: bytes, step: int, slot: int, bits: int, shape: tuple[int, ...]) 
     Cipher(algorithms.AES256(key), modes.CTR(block)).encryptor().update_into(
         np.zeros(count, np.uint8).data, stream.data
     )
-    values = torch.from_numpy(stream[:count].view(f"<i{kind.itemsize}")).reshape(shape)
-    return low_bits(values.to(torch.int64), bits)
+    return torch.from_numpy(stream[:count].view(f"<i{kind.itemsize}")).reshape(shape)
 
 
 class KeyedStreams:
@@ -51,5 +53,5 @@ class KeyedStreams:
         self._keys = keys
 
     def draw(self, component: int, step: int, slot: int, bits: int, shape: tuple[int, ...]) -> Tensor:
-        """Return uniform values mod 2^bits of `shape`, from the key of `component`, for exactly this use."""
+        """Return uniform values of `shape` as `Streams` says."""
         return expand(self._keys[component], step, slot, bits, shape)

@@ -5,10 +5,13 @@ et al., "Improved Primitives for MPC over Mixed Arithmetic-Binary Circuits", CRY
 party of ABY3 as dealer). Unlike shifting shares locally it never errs by 2^(k-t).
 
 Steps, for |x| < 2^(k-2) - 2^(t-1); first, second and dealer as in `party.Roles`, all values mod 2^k and unsigned:
-1. Dealer and first draw a, dealer and second draw b; r = a + b is the mask. Neither first nor second knows r.
-2. first sends its summand + 2^(k-2) + 2^(t-1) + a to second, second sends its summand + b to first. From a product
-   the dealer sends both its own summand, which is masked already. So first and second know c = x' + r, where
-   x' = x + 2^(k-2) + 2^(t-1) lies in [0, 2^(k-1)); the dealer does not.
+1. Dealer and first draw a, dealer and second draw b; r = a + b is the mask. Neither first nor second knows r. For a
+   product, where all three have a summand, both draw two numbers: a = a' + a" and b = b' + b".
+2. From a sharing first has x_first + x_second and second has x_dealer; first sends its part + a to second, second sends
+   its part + b to first. From a product first sends its summand + a" to second, second its summand + b" to first, and
+   the dealer its summand + a' to second and + b' to first. First's part also carries 2^(k-2) + 2^(t-1). Each adds what
+   it knows of a or b, so first and second have c = x' + r, where x' = x + 2^(k-2) + 2^(t-1) lies in [0, 2^(k-1));
+   the dealer has not.
 3. The dealer computes u = [a + b wraps at 2^k] and v = the top bit of r, and shares both mod 2^t between first (drawn
    with it) and second (sent in the same round).
 4. x' = c - a - b + 2^k w with w = u + v (1 - top bit of c): x' has a top bit of 0, so c overflowed exactly when r has
@@ -17,8 +20,11 @@ Steps, for |x| < 2^(k-2) - 2^(t-1); first, second and dealer as in `party.Roles`
 5. Components: (c >> t) + 2^(k-t) m - 2^(k-2-t) - 1 at first and second, -(a >> t) - 2^(k-t) s at dealer and first,
    -(b >> t) - 2^(k-t) s' at dealer and second.
 
-What first sees is uniform: second's message hides under b, the dealer's summand under its zero mask, the share of w
+What first sees is uniform whatever the summands are: second's hides under b", the dealer's under b', the share of w
 under s'; likewise for second. The dealer receives nothing.
+
+Adversary: one party that follows the protocol, no other. The dealer knows the mask, and anybody can shift a result by
+multiples of 2^(k-t) unseen: nothing here is checked.
 
 Result: x / 2^t + e with |e| < 1.5 in units of the last place: three floors, whose mean the 2^(t-1) and the -1 take out.
 e has mean 0 (within 2^-t) and depends on low bits of c, a and b: this rounding is part of the functionality.
@@ -31,110 +37,116 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from foedus_workloads.mpc.cut import Cut
 from foedus_workloads.mpc.party import Party, Roles, Shared, Step, Summand, expected, from_wire, to_wire
-from foedus_workloads.mpc.ring import carries, low_bits, shift_right, top_bit
 from foedus_workloads.mpc.rounds import Exchange, Operation
 
-_FIRST_MASK, _SECOND_MASK, _WRAP, _TOP, _FIRST_PAD, _SECOND_PAD = range(6)
+_FIRST_MASK, _SECOND_MASK, _WRAP, _TOP, _FIRST_PAD, _SECOND_PAD, _FIRST_OTHER, _SECOND_OTHER = range(8)
 
 
 @dataclass(frozen=True)
-class _Cut:
-    """One truncation: its step, who does what, how many bits are cut and of what shape."""
+class _Mask:
+    """a, or b: from a product in two parts, of which `part` masks the dealer's neighbour and `rest` the dealer."""
+
+    part: Tensor
+    rest: Tensor | None
+
+    @property
+    def total(self) -> Tensor:
+        return self.part if self.rest is None else self.part + self.rest
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One truncation: its step, who does what, how much is cut, and whether it is of a product's summands."""
 
     step: Step
     roles: Roles
-    count: int
+    cut: Cut
     shape: tuple[int, ...]
+    of_product: bool
 
-    @property
-    def bits(self) -> int:
-        return self.step.party.ring.bits
+    def first_mask(self) -> _Mask:
+        return self._mask(self.roles.first, _FIRST_MASK, _FIRST_OTHER)
 
-    def mask(self, slot: int, bits: int | None = None) -> Tensor:
-        """Draw what the dealer has in common with first (or with second, whose slots are named so)."""
-        second = slot in {_SECOND_MASK, _SECOND_PAD}
-        return self.step.draw(self.roles.dealer if second else self.roles.first, slot, self.shape, bits)
+    def second_mask(self) -> _Mask:
+        return self._mask(self.roles.dealer, _SECOND_MASK, _SECOND_OTHER)
 
-    def component(self, mask: Tensor, pad: Tensor) -> Tensor:
-        """Return -(mask >> t) - 2^(k-t) pad: the dealer's component with one neighbour."""
-        return -(shift_right(mask, self.count, self.bits) + (pad << (self.bits - self.count)))
+    def _mask(self, component: int, part: int, rest: int) -> _Mask:
+        other = self.step.draw(component, rest, self.shape) if self.of_product else None
+        return _Mask(self.step.draw(component, part, self.shape), other)
+
+    def narrow(self, slot: int) -> Tensor:
+        """Draw mod 2^t what the dealer has in common with first, or, of second's pad, with second."""
+        component = self.roles.dealer if slot == _SECOND_PAD else self.roles.first
+        return self.step.draw_narrow(component, slot, self.shape, self.cut.count)
 
 
 def truncate(party: Party, x: Shared | Summand, count: int) -> Operation[Shared]:
     """Return a sharing of x / 2^count, rounded as the module says; `count` from 1 to k - 2."""
     step = party.begin()
-    cut = _Cut(step, step.roles(), count, x.shape)
-    if party.index == cut.roles.dealer:
-        return (yield from _dealer(cut, x))
-    if party.index == cut.roles.first:
-        return (yield from _first(cut, x))
-    return (yield from _second(cut, x))
+    task = _Task(step, step.roles(), Cut(party.ring.bits, count), x.shape, isinstance(x, Summand))
+    if party.index == task.roles.dealer:
+        return (yield from _dealer(task, x))
+    if party.index == task.roles.first:
+        return (yield from _first(task, x))
+    return (yield from _second(task, x))
 
 
-def _dealer(cut: _Cut, x: Shared | Summand) -> Operation[Shared]:
-    a, b = cut.mask(_FIRST_MASK), cut.mask(_SECOND_MASK)
-    wrap = carries(a, b, cut.bits) - cut.mask(_WRAP, cut.count)
-    top = top_bit(a + b, cut.bits) - cut.mask(_TOP, cut.count)
-    summand = (to_wire(x.take(), cut.bits),) if isinstance(x, Summand) else ()
-    hints = (to_wire(wrap, cut.count), to_wire(top, cut.count))
-    yield Exchange(to_next=summand, to_previous=(*summand, *hints))
+def _dealer(task: _Task, x: Shared | Summand) -> Operation[Shared]:
+    cut, a, b = task.cut, task.first_mask(), task.second_mask()
+    to_first, to_second = _of_product(x, b, cut), _of_product(x, a, cut)
+    hints = cut.hints(a.total, b.total, task.narrow(_WRAP), task.narrow(_TOP))
+    yield Exchange(to_next=to_first, to_previous=(*to_second, *hints))
     yield Exchange()
-    first, second = cut.mask(_FIRST_PAD, cut.count), cut.mask(_SECOND_PAD, cut.count)
-    return Shared(own=cut.component(b, second), next=cut.component(a, first))
+    first, second = task.narrow(_FIRST_PAD), task.narrow(_SECOND_PAD)
+    return Shared(own=cut.component(b.total, second), next=cut.component(a.total, first))
 
 
-def _first(cut: _Cut, x: Shared | Summand) -> Operation[Shared]:
-    a = cut.mask(_FIRST_MASK)
-    whole = expected(cut.shape, cut.bits)
-    part = x.take() if isinstance(x, Summand) else x.own + x.next
-    masked = part + a + ((1 << (cut.bits - 2)) + (1 << (cut.count - 1)))
+def _of_product(x: Shared | Summand, mask: _Mask, cut: Cut) -> tuple[Tensor, ...]:
+    """Return what the dealer sends of its summand, if it has one."""
+    if mask.rest is None or not isinstance(x, Summand):
+        return ()
+    return (to_wire(x.value + mask.rest, cut.bits),)
+
+
+def _first(task: _Task, x: Shared | Summand) -> Operation[Shared]:
+    cut, a, pad = task.cut, task.first_mask(), task.narrow(_FIRST_PAD)
+    whole, narrow = expected(task.shape, cut.bits), expected(task.shape, cut.count)
+    part = x.value if isinstance(x, Summand) else x.own + x.next
+    sent = part + a.part + cut.offset
     received = yield Exchange(
-        to_next=(to_wire(masked, cut.bits),),
+        to_next=(to_wire(sent, cut.bits),),
         from_next=(whole,),
-        from_previous=(whole,) if isinstance(x, Summand) else (),
+        from_previous=(whole,) if task.of_product else (),
     )
-    c = masked + _total(received.from_next + received.from_previous, cut.bits)
-    pad = cut.mask(_FIRST_PAD, cut.count)
-    share = _overflow(cut, c, cut.mask(_WRAP, cut.count), cut.mask(_TOP, cut.count)) + pad
-    received = yield Exchange(to_next=(to_wire(share, cut.count),), from_next=(expected(cut.shape, cut.count),))
-    common = _common(cut, c, share + from_wire(received.from_next[0], cut.count))
-    return Shared(own=cut.component(a, pad), next=common)
+    c = _opened(sent, a, received.from_next + received.from_previous, cut)
+    share = cut.overflow(c, task.narrow(_WRAP), task.narrow(_TOP), pad)
+    received = yield Exchange(to_next=(share,), from_next=(narrow,))
+    return Shared(own=cut.component(a.total, pad), next=cut.common(c, share + received.from_next[0]))
 
 
-def _second(cut: _Cut, x: Shared | Summand) -> Operation[Shared]:
-    b = cut.mask(_SECOND_MASK)
-    whole, narrow = expected(cut.shape, cut.bits), expected(cut.shape, cut.count)
-    masked = (x.take() if isinstance(x, Summand) else x.next) + b
+def _second(task: _Task, x: Shared | Summand) -> Operation[Shared]:
+    cut, b, pad = task.cut, task.second_mask(), task.narrow(_SECOND_PAD)
+    whole, narrow = expected(task.shape, cut.bits), expected(task.shape, cut.count)
+    sent = (x.value if isinstance(x, Summand) else x.next) + b.part
     received = yield Exchange(
-        to_previous=(to_wire(masked, cut.bits),),
+        to_previous=(to_wire(sent, cut.bits),),
         from_previous=(whole,),
-        from_next=(*((whole,) if isinstance(x, Summand) else ()), narrow, narrow),
+        from_next=(*((whole,) if task.of_product else ()), narrow, narrow),
     )
     *summand, wrap, top = received.from_next
-    c = masked + _total((*received.from_previous, *summand), cut.bits)
-    pad = cut.mask(_SECOND_PAD, cut.count)
-    share = _overflow(cut, c, from_wire(wrap, cut.count), from_wire(top, cut.count)) + pad
-    received = yield Exchange(to_previous=(to_wire(share, cut.count),), from_previous=(expected(cut.shape, cut.count),))
-    common = _common(cut, c, share + from_wire(received.from_previous[0], cut.count))
-    return Shared(own=common, next=cut.component(b, pad))
+    c = _opened(sent, b, (*received.from_previous, *summand), cut)
+    share = cut.overflow(c, wrap, top, pad)
+    received = yield Exchange(to_previous=(share,), from_previous=(narrow,))
+    return Shared(own=cut.common(c, share + received.from_previous[0]), next=cut.component(b.total, pad))
 
 
-def _total(parts: tuple[Tensor, ...], bits: int) -> Tensor:
-    return (
-        torch.stack([from_wire(part, bits) for part in parts]).sum(0) if len(parts) > 1 else from_wire(parts[0], bits)
-    )
-
-
-def _overflow(cut: _Cut, c: Tensor, wrap: Tensor, top: Tensor) -> Tensor:
-    """Return this party's share of w mod 2^t."""
-    return low_bits(wrap + top * (1 - top_bit(c, cut.bits)), cut.count)
-
-
-def _common(cut: _Cut, c: Tensor, m: Tensor) -> Tensor:
-    """Return the component that first and second have in common."""
-    offset = (1 << (cut.bits - 2 - cut.count)) + 1
-    return shift_right(c, cut.count, cut.bits) + (m << (cut.bits - cut.count)) - offset
+def _opened(sent: Tensor, mask: _Mask, received: tuple[Tensor, ...], cut: Cut) -> Tensor:
+    """Return c: what was sent, the rest of the own mask, and what the others sent."""
+    c = sent if mask.rest is None else sent + mask.rest
+    for part in received:
+        c = c + from_wire(part, cut.bits)
+    return c

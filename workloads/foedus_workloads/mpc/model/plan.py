@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from foedus_workloads.mpc.model.execute import PartyWeights, build_weights, run_step
 from foedus_workloads.mpc.model.program import Program, Secret, Step
 from foedus_workloads.mpc.party import PARTIES, Party, Shared
+from foedus_workloads.mpc.ring import container
 from foedus_workloads.mpc.rounds import Exchange, Expected, Operation, Received
 
 ASSUMPTION = (
@@ -28,7 +29,10 @@ ASSUMPTION = (
 T = TypeVar("T")
 _META = torch.device("meta")
 _BITWISE = frozenset(
-    {"__and__", "__or__", "__xor__", "__invert__", "__lshift__", "__rshift__", "bitwise_and", "bitwise_xor"}
+    {
+        *("__and__", "__or__", "__xor__", "__invert__", "__lshift__", "__rshift__", "bitwise_and", "bitwise_xor"),
+        *("__iand__", "__ixor__"),
+    }
 )
 _SHARES = 2  # components of a secret that each party holds
 
@@ -95,10 +99,10 @@ class _NoStreams:
 
     def draw(self, component: int, step: int, slot: int, bits: int, shape: tuple[int, ...]) -> Tensor:
         """Return a tensor of `shape`."""
-        return torch.empty(shape, dtype=torch.int64, device=_META)
+        return torch.empty(shape, dtype=container(bits), device=_META)
 
 
-class _Bitwise(TorchFunctionMode):
+class Bitwise(TorchFunctionMode):
     """Bitwise operations keep type and shape: said here, since `meta` finds it in Python, for most of a plan's time."""
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -160,7 +164,7 @@ def _outcome(program: Program, step: Step, begun: int, values: Mapping[str, Shar
 def _drive(operation: Operation[T]) -> tuple[_Count, T]:
     """Run one party's operation alone, each answer as it is expected and without content."""
     count, received = _Count(), None
-    with _META, _Bitwise():  # constants that operations make are without content, too
+    with _META, Bitwise():  # constants that operations make are without content, too
         while True:
             try:
                 exchange = next(operation) if received is None else operation.send(received)
