@@ -2,8 +2,9 @@
 
 At 64 bits randomness cannot be enumerated. So each protocol runs on two very different secrets under 4,096 keys at once
 (as elements of one tensor), and of everything that is opened the four lowest and the four highest bits are counted:
-each value alone, and the difference and XOR of every two, which a mask that is used twice would make constant. Draws come
-from fixed keys, so a result is always the same. A chi-square of 15 degrees of freedom is above 60 once in four million.
+each value alone, and the difference and XOR of every two, which a mask that is used twice would make constant. Draws
+come from fixed keys, so a result is always the same. A chi-square of 15 degrees of freedom is above 60 once in
+four million.
 """
 
 from __future__ import annotations
