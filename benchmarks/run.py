@@ -14,8 +14,36 @@ from pathlib import Path
 
 from e2e.cluster.errors import UnsuitableMachine
 
+from benchmarks import (
+    audit_noise,
+    bbc,
+    dp_step,
+    failover,
+    kills,
+    ledger,
+    mpc_bert,
+    mpc_crypten,
+    mpc_layer,
+    ring,
+    scale,
+    tweets,
+)
 from benchmarks.harness import run
 
+MODULES = (
+    audit_noise,
+    bbc,
+    dp_step,
+    failover,
+    kills,
+    ledger,
+    mpc_bert,
+    mpc_crypten,
+    mpc_layer,
+    ring,
+    scale,
+    tweets,
+)
 ALL = tuple(module.BENCHMARK for module in MODULES)
 REGISTRY = {benchmark.name: benchmark for benchmark in ALL}
 BUILD = Path("build/bench")
