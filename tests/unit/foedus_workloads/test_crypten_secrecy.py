@@ -17,7 +17,7 @@ import torch
 from foedus_workloads.mpc.crypten import truncation
 from foedus_workloads.mpc.crypten.beaver import conjunction, matrix_product, multiply, square
 from foedus_workloads.mpc.crypten.comparison import negative
-from foedus_workloads.mpc.crypten.deals import zero
+from foedus_workloads.mpc.crypten.deals import Streams, square_pair, zero
 from foedus_workloads.mpc.crypten.truncation import truncate
 from support.crypten_parties import run, split, world
 
@@ -99,6 +99,12 @@ def test_a_result_reaches_the_client_under_a_fresh_mask():
         assert not sum(shares).any()
         assert skewed(list(shares[:2])) < MOST
     assert not any((left == right).any() for left, right in zip(*zeros, strict=True))
+
+
+def test_no_two_deals_are_drawn_alike():
+    streams = Streams(bytes(32))
+    first, second = (streams.draw(square_pair((8,)).parts) for _ in range(2))
+    assert len({tuple(each.tolist()) for each in (*first, *second)}) == 4
 
 
 def _zero(party):
