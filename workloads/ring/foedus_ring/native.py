@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import mmap
 import pathlib
+from contextlib import suppress
 from typing import Literal, get_args
 
 import torch
@@ -20,7 +22,6 @@ Path = Literal["amx", "avx512", "avx2", "plain", "torch"]
 
 _NUMBERS: dict[NativePath, int] = {"plain": 0, "avx2": 1, "avx512": 2, "amx": 3}  # enum ring_path
 PANEL = 32  # RING_PANEL: a call computes whole panels of this many columns
-ALIGNMENT = 64  # of packed operands: a vector, a row of a tile
 _LIBRARY = pathlib.Path(__file__).with_name("_kernels.so")
 
 
@@ -69,11 +70,17 @@ def choose(path: Path | None) -> Path:
 
 
 def packed_buffer(path: NativePath, k: int, n: int) -> torch.Tensor:
-    """Return memory for a packed k × n operand: uint8, aligned, its content undefined."""
+    """Return memory for a packed k × n operand: uint8, aligned, its content undefined.
+
+    It is mapped for itself: weights live long, and among the heap's short-lived tensors they would leave holes that
+    nothing fits in. Huge pages, where the system has them, spare a product the walk through its page tables.
+    """
     size = _loaded().ring_packed_bytes(_NUMBERS[path], k, n)
-    buffer = torch.empty(size + ALIGNMENT, dtype=torch.uint8)
-    offset = -buffer.data_ptr() % ALIGNMENT
-    return buffer[offset : offset + size]
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # aligned to pages
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a system without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.uint8)
 
 
 def pack_into(path: NativePath, buffer: torch.Tensor, w: torch.Tensor) -> None:
