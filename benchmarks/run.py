@@ -15,6 +15,7 @@ from benchmarks import (
     failover,
     kills,
     ledger,
+    mpc_accuracy,
     mpc_bert,
     mpc_cost,
     mpc_layer,
@@ -24,7 +25,21 @@ from benchmarks import (
 )
 from benchmarks.harness import run
 
-MODULES = (audit_noise, bbc, dp_step, failover, kills, ledger, mpc_bert, mpc_cost, mpc_layer, ring, scale, tweets)
+MODULES = (
+    audit_noise,
+    bbc,
+    dp_step,
+    failover,
+    kills,
+    ledger,
+    mpc_accuracy,
+    mpc_bert,
+    mpc_cost,
+    mpc_layer,
+    ring,
+    scale,
+    tweets,
+)
 ALL = tuple(module.BENCHMARK for module in MODULES)
 REGISTRY = {benchmark.name: benchmark for benchmark in ALL}
 BUILD = Path("build/bench")

@@ -22,6 +22,7 @@ Elements are filled up to a multiple of half a word.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 
 import torch
@@ -140,8 +141,13 @@ class _Words:
 
     def pattern(self, period: int, offset: int, width: int) -> int:
         """Return a word with `width` ones at `offset` in each period, as a signed 64-bit integer."""
-        word = sum(((1 << width) - 1) << (start + offset) for start in range(0, self.bits, period))
-        return word - (1 << WORD_BITS) if word >> (WORD_BITS - 1) else word
+        return _pattern(self.bits, period, offset, width)
+
+
+@cache
+def _pattern(bits: int, period: int, offset: int, width: int) -> int:
+    word = sum(((1 << width) - 1) << (start + offset) for start in range(0, bits, period))
+    return word - (1 << WORD_BITS) if word >> (WORD_BITS - 1) else word
 
 
 def _first_words(party: Party, step: Step, x: Shared, words: _Words) -> Operation[tuple[Shared, Shared]]:

@@ -62,8 +62,8 @@ def passes_for(bits: int, words: Sequence[Tensor], narrow: Sequence[Tensor] = ()
     What is written in torch beside each use of them is the reference, and runs for all others: small rings, operands
     of different shapes, tensors without content, machines without kernels.
     """
-    passes = fastest()
-    return passes if passes is not None and bits == WORD_BITS and passes.takes(words, narrow) else None
+    passes = fastest() if bits == WORD_BITS and _has_content(words[0]) else None
+    return passes if passes is not None and passes.takes(words, narrow) else None
 
 
 def total(terms: Sequence[Tensor], constant: int = 0, bits: int = WORD_BITS) -> Tensor:
