@@ -310,12 +310,13 @@ async def run(task: Task) -> None:
     rng = random.Random(f"{task.seed}/{task.number}/{len(read_history(Path(task.history)))}")
     faults = Faults(task, rng)
     async with AsyncExitStack() as stack:
-        ledgers = []
-        for user in (OPERATOR, LEDGER):
+
+        async def ledgers_as(user: str) -> KubeLedgers:
             server = await stack.enter_async_context(connect(await load_configuration(Path(task.kubeconfig))))
             server._client.set_default_header("Impersonate-User", user)
-            ledgers.append(KubeLedgers(FaultyServer(server, faults)))
-        writer = Writer(task, *ledgers, faults)
+            return KubeLedgers(FaultyServer(server, faults))
+
+        writer = Writer(task, await ledgers_as(OPERATOR), await ledgers_as(LEDGER), faults)
         await writer.wait_for_api_server()
         await writer.work()
 

@@ -1,4 +1,7 @@
-"""`python -m benchmarks.run NAME`: runs benchmarks; each ends with one JSON object on a line of its own."""
+"""`python -m benchmarks.run NAME`: runs benchmarks; each ends with one JSON object on a line of its own.
+
+At the end standard error has a line for each that did not pass.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import argparse
 import json
 import shutil
 import sys
+import traceback
 from pathlib import Path
 
 from benchmarks import (
@@ -46,7 +50,7 @@ BUILD = Path("build/bench")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what was asked for; 0 when every benchmark passed, 1 when one did not."""
+    """Run what was asked for; 0 when every benchmark passed, 1 with a line for each that did not."""
     parser = argparse.ArgumentParser(prog="benchmarks.run", description="Runs benchmarks.")
     choice = parser.add_mutually_exclusive_group(required=True)
     choice.add_argument("name", nargs="?", choices=sorted(REGISTRY), help="the benchmark to run")
@@ -57,18 +61,32 @@ def main(arguments: list[str] | None = None) -> int:
         for name, benchmark in sorted(REGISTRY.items()):
             print(f"{name:12} {benchmark.shows} ({benchmark.bound} {benchmark.target:g} {benchmark.unit})")
         return 0
-    passed = [run_one(name) for name in (sorted(REGISTRY) if asked.all else [asked.name])]
-    return 0 if all(passed) else 1
+    found = {name: run_one(name) for name in (sorted(REGISTRY) if asked.all else [asked.name])}
+    missed = {name: complaint for name, complaint in found.items() if complaint}
+    for name, complaint in missed.items():
+        print(f"missed: {name}: {complaint}", file=sys.stderr)
+    return 1 if missed else 0
 
 
-def run_one(name: str) -> bool:
-    """Run one benchmark in a fresh folder, print its JSON object, and return whether it passed."""
+def run_one(name: str) -> str:
+    """Run one benchmark in a fresh folder and print its JSON object; return why it did not pass, empty when it did.
+
+    One that breaks keeps no other from running.
+    """
     folder = BUILD / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    found = run(REGISTRY[name], folder)
+    benchmark = REGISTRY[name]
+    try:
+        found = run(benchmark, folder)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is said with its traceback
+        traceback.print_exc()
+        found = {"name": name, "pass": False, "error": f"{type(error).__name__}: {error}"}
     print(json.dumps(found, ensure_ascii=False), flush=True)
-    return bool(found["pass"])
+    if found["pass"]:
+        return ""
+    missed = f"{found.get('value')} {benchmark.unit}, target {benchmark.bound} {benchmark.target:g}; see its details"
+    return str(found.get("error", missed))
 
 
 if __name__ == "__main__":

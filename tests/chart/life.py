@@ -159,6 +159,8 @@ class Life:
             template = job["spec"]["template"]["metadata"]
             meta = {**template, "name": f"{name}-0", "namespace": self._namespace}
             meta["labels"] = {**template["labels"], **labels}
+            owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": job["metadata"]["uid"]}
+            meta["ownerReferences"] = [{**owner, "controller": True}]
             await self._admin.create({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {}})
         while not (found := await self._admin.list("v1", "Pod", self._namespace, labels)):
             await asyncio.sleep(0.1)

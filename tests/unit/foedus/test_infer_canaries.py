@@ -158,8 +158,8 @@ def test_no_frame_between_client_and_parties_holds_a_canary(model, tmp_path, fra
     sharing = owner.share(os.urandom)
     question = owner.ask(owner.embed(CANARY), sharing.digest, os.urandom)
     with ExitStack() as stack:
-        for label, shares in zip(sharing.labels, sharing.shares, strict=True):
-            tasks = make_tasks(label, shares)
+        for label in sharing.labels.values():
+            tasks = make_tasks(label, sharing.shares[label.party])
             service = PartyService(world.place(label.party), label, 1, tasks, QUICK, os.urandom, time.monotonic)
             thread = threading.Thread(target=service.serve)
             thread.start()

@@ -22,7 +22,7 @@ from foedus_contract.durable import unwritable
 from foedus_contract.errors import InvalidInput
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.models import ContractModel, Digest
-from foedus_contract.mpc_wire import PartyIndex
+from foedus_contract.mpc_wire import PARTIES, PartyCount, PartyIndex, ProtocolName, member_name
 from foedus_workloads.model_folder import safetensors_header
 
 SHARING_BYTES = 16
@@ -35,6 +35,8 @@ class ShareLabel(ContractModel):
     """What a file of shares belongs to; it stands in the file itself."""
 
     version: Literal[1] = 1
+    protocol: ProtocolName = "Replicated3PC"
+    parties: PartyCount = PARTIES
     party: PartyIndex
     model_digest: Digest
     sharing: Annotated[bytes, Field(min_length=SHARING_BYTES, max_length=SHARING_BYTES)]
@@ -43,7 +45,7 @@ class ShareLabel(ContractModel):
 
     @property
     def digest(self) -> str:
-        """What the three files of one sharing have in common: shares of two sharings of one model give nonsense."""
+        """What the files of one sharing have in common: shares of two sharings of one model give nonsense."""
         common = self.model_dump(exclude={"party"})
         return digest("foedus/inference/shares", common)
 
@@ -116,7 +118,7 @@ def _label(path: Path, text: str) -> ShareLabel:
 
 def _check_owner(path: Path, label: ShareLabel, party: int, model_digest: str) -> None:
     if label.party != party:
-        raise _unusable(path, f"these are the shares of party {label.party}, not of party {party}")
+        raise _unusable(path, f"these are the shares of {member_name(label.party)}, not of {member_name(party)}")
     if label.model_digest != model_digest:
         raise _unusable(path, f"these are shares of the model {label.model_digest}, not of {model_digest}")
 
