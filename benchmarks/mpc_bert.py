@@ -20,6 +20,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -42,6 +43,7 @@ from benchmarks.mpc_model import (
 )
 from benchmarks.mpc_processes import Meter
 from foedus.inference.local import Request, infer_local
+from foedus_ring import available
 from foedus_workloads.mpc.model import PlainModel, compile_program
 from foedus_workloads.mpc.model.evaluate import evaluate
 
@@ -69,11 +71,12 @@ class Found:
     def row(self, exact: Sequence[float]) -> Mapping[str, Any]:
         """Return the arm's row of the report."""
         errors = [abs(got - want) for each in self.logits for got, want in zip(each, exact, strict=True)]
+        finite = all(map(isfinite, errors))  # CrypTen's series may run away, and JSON has no infinity
         return {
             "seconds": self.seconds,
             "processorSeconds": self.processor,
-            "largestError": max(errors),
-            "meanError": fmean(errors),
+            "largestError": max(errors) if finite else None,
+            "meanError": fmean(errors) if finite else None,
         }
 
 
@@ -177,6 +180,7 @@ def _outcome(task: Task, found: Mapping[str, Found], peaks: Sequence[int]) -> Ou
         "toFoedus": ratios,
         "cryptenTarget": CRYPTEN_TARGET,
         "logits": exact,
+        "ringPath": available()[0],
         "peakBytes": list(peaks),
         "mostBytes": MOST_BYTES,
         "activity": [{"entropy": each.entropy, "beforeGelu": each.before_gelu} for each in task.activity()],

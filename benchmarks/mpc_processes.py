@@ -42,8 +42,8 @@ class Meter(Silent):
     _last: float = 0.0
 
     def phase(self, text: str) -> None:
-        """Begin to count where a text begins."""
-        if text == "connecting":
+        """Begin to count where the first text begins."""
+        if text == "connecting" and not self.answers:
             self._last = self._spent()
 
     def answer(self, number: int, answer: Answer) -> None:

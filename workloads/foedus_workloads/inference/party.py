@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +38,7 @@ INCARNATIONS_FILE = "incarnations"  # below the state folder: a line for each st
 REPORT_SECONDS = 0.5  # between two reports of rounds to a client
 REPORTED_SECONDS = 10.0  # until one has left: a client that takes none has gone
 Entropy = Callable[[int], bytes]
-MakeTasks = Callable[[ShareLabel, dict[str, Tensor]], Tasks]
+MakeTasks = Callable[[ShareLabel, Mapping[str, Tensor]], Tasks]
 
 _logger = logging.getLogger(__name__)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from safetensors import SafetensorError, safe_open
@@ -22,6 +23,7 @@ from foedus_contract.errors import InvalidInput
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.models import ContractModel, Digest
 from foedus_contract.mpc_wire import PARTIES, PartyCount, PartyIndex, ProtocolName, member_name
+from foedus_workloads.model_folder import safetensors_header
 
 SHARING_BYTES = 16
 WEIGHTS_FILE = "weights.safetensors"
@@ -59,7 +61,36 @@ def write_shares(path: Path, shares: Mapping[str, Tensor], label: ShareLabel) ->
         raise unwritable(path, _cause(error)) from None
 
 
-def read_shares(path: Path, party: int, model_digest: str) -> tuple[ShareLabel, dict[str, Tensor]]:
+class StoredShares(Mapping[str, Tensor]):
+    """The shares of a file, each read when it is asked for: all of them at once would double a party's memory.
+
+    They are read and not mapped, for pages of a mapping that were looked at count as memory, too.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read where each tensor lies; raises InvalidInput for a file that is cut off."""
+        self._path = path
+        self._entries = {name: entry for name, entry in safetensors_header(path).items() if name != "__metadata__"}
+        self._begin = path.stat().st_size - max(entry["data_offsets"][1] for entry in self._entries.values())
+
+    def __getitem__(self, name: str) -> Tensor:
+        entry = self._entries[name]
+        begin, end = entry["data_offsets"]
+        size = torch.int64.itemsize
+        try:
+            values = np.fromfile(self._path, "<i8", (end - begin) // size, offset=self._begin + begin)
+            return torch.from_numpy(values).reshape(entry["shape"])
+        except OSError as error:
+            raise _unusable(self._path, f"the file cannot be read ({error.strerror})") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+def read_shares(path: Path, party: int, model_digest: str) -> tuple[ShareLabel, StoredShares]:
     """Return label and shares of the file; raises InvalidInput unless it holds this party's shares of this model."""
     try:
         size = path.stat().st_size
@@ -68,14 +99,14 @@ def read_shares(path: Path, party: int, model_digest: str) -> tuple[ShareLabel, 
         with safe_open(path, framework="pt") as file:
             label = _label(path, (file.metadata() or {}).get(_LABEL, ""))
             _check_owner(path, label, party, model_digest)
-            shares = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            kinds = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - it is no mapping
     except OSError as error:
         raise _unusable(path, f"the file cannot be read ({error.strerror or type(error).__name__})") from None
     except SafetensorError:
         raise _unusable(path, "the file is cut off or not safetensors") from None
-    if any(values.dtype is not torch.int64 for values in shares.values()):
+    if kinds - {"I64"}:
         raise _unusable(path, "the file holds something else than shares")
-    return label, shares
+    return label, StoredShares(path)
 
 
 def _label(path: Path, text: str) -> ShareLabel:

@@ -16,7 +16,7 @@ from foedus_workloads.mpc.crypten.deals import Deal, zero
 from foedus_workloads.mpc.crypten.execute import PartyWeights, build_weights, run_step
 from foedus_workloads.mpc.crypten.openings import Opened, Opening
 from foedus_workloads.mpc.crypten.party import Party
-from foedus_workloads.mpc.model.plan import Bitwise
+from foedus_workloads.mpc.model.plan import Elementwise
 from foedus_workloads.mpc.model.program import Linear, Program, Step
 
 ASSUMPTION = (
@@ -81,7 +81,7 @@ _Made = Mapping[str, Tensor]
 
 def plan(program: Program, parties: int) -> Plan:
     """Return the program's stages."""
-    with _META, Bitwise():  # constants are without content, too
+    with _META, Elementwise():  # constants are without content, too
         weights = build_weights(program, lambda _, shape: torch.empty(shape, dtype=torch.int64))
         values = {secret.name: torch.empty(secret.shape, dtype=torch.int64) for secret in program.inputs}
         # Layers repeat their steps. Only a linear map's deals name something of its own.
