@@ -111,11 +111,11 @@ def make_task(folder: Path) -> Task:
     model = make_model(text, wanted, tokenizer)
     write_model(model, tokenizer, folder / "bert")
     task = Task(folder, model, cut(model, text), wanted)
-    np.savez(task.arrays, **_arrays(task))
+    np.savez(task.arrays, **arrays(task))
     return task
 
 
-def _arrays(task: Task) -> Mapping[str, Any]:
+def arrays(task: Task) -> Mapping[str, Any]:
     """Return weights as inputs × outputs, the embedded text, and sizes as JSON."""
     sizes = task.model.architecture
     public = {"layers": sizes.layers, "heads": sizes.heads, "epsilon": sizes.epsilon}

@@ -7,12 +7,14 @@ are few: whoever lists waits until passes have taken them.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from foedus_engine.cluster.protocol import Object
 from foedus_engine.decide.plan import ObjectKey, key_of
 from foedus_operator.kube import without_owners
 
 ROOM = 100  # a page of a list is asked for when fewer wait
+ROOM_SECONDS = 10.0  # a page's jobs take a second of passes
 LIMIT = 1000  # at 10 KiB; what is listed beyond it is read when its turn comes
 
 
@@ -34,7 +36,9 @@ class Listed:
         return self._bodies.pop(key, None)
 
     async def room(self) -> None:
-        """Wait until there are few."""
-        while len(self._bodies) >= ROOM:
-            self._taken.clear()
-            await self._taken.wait()
+        """Wait until there are few, for some seconds: a list must come to its end even when no pass gets on."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ROOM_SECONDS):
+                while len(self._bodies) >= ROOM:
+                    self._taken.clear()
+                    await self._taken.wait()

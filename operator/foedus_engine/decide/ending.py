@@ -94,12 +94,12 @@ def is_idle_object(obj: Mapping[str, Any]) -> bool:
 
 def is_settled(status: Mapping[str, Any]) -> bool:
     """Say of a job that is over whether nothing was left of it when it was last looked at: no account, no process."""
-    return "settledTime" in status and "completionTime" in status
+    return "settledTime" in status
 
 
 def clears_up(ttl: int | None, status: Mapping[str, Any]) -> datetime | None:
     """Return when the children of a settled job are to go; None when they stay, or it was settled after that."""
-    if ttl is None:
+    if ttl is None or "completionTime" not in status:
         return None
     due = parse_timestamp(status["completionTime"]) + timedelta(seconds=ttl)
     return due if parse_timestamp(status["settledTime"]) < due else None

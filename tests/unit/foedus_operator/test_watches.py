@@ -14,6 +14,7 @@ from kubernetes.aio import client as kubernetes
 from foedus_contract.errors import Unavailable
 from foedus_engine.cluster.feed import KeyFeed
 from foedus_engine.decide.plan import ObjectKey
+from foedus_operator import listed as listed_bodies
 from foedus_operator import watches
 from foedus_operator.api_server import connect
 from foedus_operator.handlers import JOBS, WATCHED, Watched
@@ -89,6 +90,14 @@ async def test_a_list_waits_until_passes_have_taken_what_was_listed() -> None:
             assert listed.take(key) is not None
             taken.append(key)
     assert len({key.name for key in taken}) == 1000
+
+
+async def test_a_list_comes_to_its_end_although_no_pass_gets_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listed_bodies, "ROOM_SECONDS", 0.1)
+    server = ListingServer([JOBS], {JOBS.plural: jobs(500)})
+    feed = KeyFeed()
+    async with listing(server) as configuration, watching(configuration, feed):
+        assert len({(await feed.next()).name for _ in range(500)}) == 500
 
 
 def test_no_more_bodies_are_kept_than_there_is_room_for() -> None:

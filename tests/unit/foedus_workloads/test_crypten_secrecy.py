@@ -2,8 +2,9 @@
 
 At 64 bits randomness cannot be enumerated. So each protocol runs on two very different secrets under 4,096 keys at once
 (as elements of one tensor), and of everything that is opened the four lowest and the four highest bits are counted:
-each value alone, and the difference and XOR of every two, which a mask that is used twice would make constant. Draws come
-from fixed keys, so a result is always the same. A chi-square of 15 degrees of freedom is above 60 once in four million.
+each value alone, and the difference and XOR of every two, which a mask that is used twice would make constant. Draws
+come from fixed keys, so a result is always the same. A chi-square of 15 degrees of freedom is above 60 once in
+four million.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from foedus_workloads.mpc.crypten import truncation
 from foedus_workloads.mpc.crypten.beaver import conjunction, matrix_product, multiply, square
 from foedus_workloads.mpc.crypten.comparison import negative
-from foedus_workloads.mpc.crypten.deals import zero
+from foedus_workloads.mpc.crypten.deals import Streams, square_pair, zero
 from foedus_workloads.mpc.crypten.truncation import truncate
 from support.crypten_parties import run, split, world
 
@@ -98,6 +99,12 @@ def test_a_result_reaches_the_client_under_a_fresh_mask():
         assert not sum(shares).any()
         assert skewed(list(shares[:2])) < MOST
     assert not any((left == right).any() for left, right in zip(*zeros, strict=True))
+
+
+def test_no_two_deals_are_drawn_alike():
+    streams = Streams(bytes(32))
+    first, second = (streams.draw(square_pair((8,)).parts) for _ in range(2))
+    assert len({tuple(each.tolist()) for each in (*first, *second)}) == 4
 
 
 def _zero(party):

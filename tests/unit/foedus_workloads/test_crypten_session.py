@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import torch
@@ -10,8 +11,11 @@ import torch
 from foedus_contract.errors import InvalidInput, JobFailed
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.mpc_wire import DEALER
-from foedus_workloads.mpc.crypten.execute import prepare_masks, prepare_weights
+from foedus_workloads.mpc.crypten.execute import execute, prepare_masks, prepare_weights, run_step
+from foedus_workloads.mpc.crypten.sharing import held, share_input
 from foedus_workloads.mpc.model.evaluate import evaluate
+from support.crypten_parties import run
+from support.crypten_parties import world as world_of
 from support.crypten_sessions import PLAN, PROGRAM, Wires, model, sessions, terms, text, weights
 
 
@@ -161,6 +165,23 @@ def test_a_dealer_without_a_seed_is_refused():
     shares = dict(list(weights(2)[DEALER].items())[1:])
     with pytest.raises(InvalidInput, match=r"dealer: the share .* is missing"):
         prepare_masks(PROGRAM, 2, shares)
+
+
+def test_what_the_client_is_sent_is_masked_anew():
+    inputs = share_input(text(), PROGRAM, 2, os.urandom)
+    prepared = [prepare_weights(PROGRAM, party, 2, weights(2)[party]) for party in range(2)]
+    masks = prepare_masks(PROGRAM, 2, weights(2)[DEALER])
+
+    def bare(party):
+        values = {each.name: held(inputs[party.index], f"{each.name}.share", each.shape) for each in PROGRAM.inputs}
+        for step in PROGRAM.steps:
+            values.update((yield from run_step(party, step, values, prepared[party.index])))
+        return values["logits"].reshape(-1)
+
+    sent = lambda party: execute(party, PROGRAM, prepared[party.index], inputs[party.index])
+    alike = [run(world_of(2, masks=masks), each) for each in (sent, bare)]  # the same draws
+    assert torch.equal(alike[0].total, alike[1].total)
+    assert not any((left == right).any() for left, right in zip(alike[0].shares, alike[1].shares, strict=True))
 
 
 def test_terms_say_protocol_and_parties():

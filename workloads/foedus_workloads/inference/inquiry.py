@@ -187,7 +187,8 @@ def root_cause(errors: Mapping[int, FoedusError]) -> FoedusError:
         if party not in errors:
             return error
         if errors[party] in heard:
-            late = [each for each in heard if each.code is ExitCode.DEADLINE_EXCEEDED]
+            circle = heard[heard.index(errors[party]) :]
+            late = [each for each in circle if each.code is ExitCode.DEADLINE_EXCEEDED]
             return error if errors[party] is error or not late else late[0]
 
 

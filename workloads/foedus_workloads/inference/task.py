@@ -12,7 +12,7 @@ from foedus_contract.mpc_wire import SessionTerms
 from foedus_workloads.mpc.arithmetic import zero_mask
 from foedus_workloads.mpc.party import Party, Shared
 from foedus_workloads.mpc.rounds import Expected, Operation
-from foedus_workloads.mpc.session import Entropy, Session
+from foedus_workloads.mpc.session import Entropy, MemberSession, Session
 from foedus_workloads.mpc.wire import tensor_header
 
 SAME_FILES = "give client and parties the same model files and the same version of Foedus"  # a cure
@@ -28,7 +28,7 @@ class Start:
     entropy: Entropy
 
 
-Begin = Callable[[Start], Session[Tensor]]
+Begin = Callable[[Start], MemberSession[Tensor]]
 
 
 @dataclass(frozen=True)

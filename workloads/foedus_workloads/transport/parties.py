@@ -20,7 +20,7 @@ from typing import TypeVar
 from foedus_contract.errors import JobFailed, Refused
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.mpc_wire import member_name
-from foedus_workloads.mpc.session import Send, Session
+from foedus_workloads.mpc.session import MemberSession, Send
 from foedus_workloads.transport.frames import Clock, Connection, Opened, framed, left
 from foedus_workloads.transport.reception import Cluster, PartyPlace, Reception, absent, party_behind
 from foedus_workloads.transport.tls import party_contexts
@@ -196,7 +196,7 @@ def _unwatched(_rounds: int) -> None:
 
 
 def run_session(
-    session: Session[T],
+    session: MemberSession[T],
     links: Links,
     *,
     round_seconds: float,
@@ -231,7 +231,7 @@ def run_session(
     return session.result
 
 
-def _failed(session: Session[T], links: Links, waiting: int | None, *, late: bool) -> JobFailed:
+def _failed(session: MemberSession[T], links: Links, waiting: int | None, *, late: bool) -> JobFailed:
     broken = links.broken()
     if broken is not None:
         return session.lose(broken)

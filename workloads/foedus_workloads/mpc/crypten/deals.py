@@ -13,7 +13,7 @@ All make the same deals in the same order, and a deal's number goes into every d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from math import prod
@@ -118,8 +118,8 @@ class CorrectedDeals:
         sizes = [prod(part.shape) for part in deal.following]
         if sum(sizes) > self._sent.numel():
             raise RuntimeError("more is dealt than the dealer has sent for")
-        *pieces, self._sent = self._sent.split([*sizes, self._sent.numel() - sum(sizes)])
-        corrections = (piece.reshape(part.shape) for piece, part in zip(pieces, deal.following, strict=True))
+        *parts, self._sent = pieces(self._sent, [*sizes, self._sent.numel() - sum(sizes)])
+        corrections = (piece.reshape(part.shape) for piece, part in zip(parts, deal.following, strict=True))
         return (*self._streams.draw(deal.uniform), *corrections)
 
 
@@ -146,7 +146,7 @@ class Dealer:
 
 def triple(left: Shape, right: Shape) -> Deal:
     """Deal a, b and a * b, by element and broadcast."""
-    shape = tuple(torch.broadcast_shapes(left, right))
+    shape = tuple(torch.broadcast_shapes(left, right))  # type: ignore[no-untyped-call]
     return Deal((Part(left), Part(right)), (Part(shape),), lambda values, _: (values[0] * values[1],))
 
 
@@ -204,6 +204,14 @@ def packed_bits(words: int, unpack: Callable[[Tensor], Tensor]) -> Deal:
 def zero(shape: Shape) -> Deal:
     """Deal shares of zero."""
     return Deal((), (Part(shape),), lambda *_: (torch.zeros(shape, dtype=torch.int64),))
+
+
+def pieces(values: Tensor, sizes: Sequence[int]) -> Iterator[Tensor]:
+    """Yield stretches of the last dimension."""
+    start = 0
+    for size in sizes:
+        yield values[..., start : start + size]
+        start += size
 
 
 EVEN = 0x5555_5555_5555_5555

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from foedus_contract.mpc_wire import DEALER
-from foedus_workloads.mpc.crypten.deals import masked_input, zero
+from foedus_workloads.mpc.crypten.deals import masked_input, pieces, zero
 from foedus_workloads.mpc.crypten.functions import Norm, attention, gelu, layer_norm, tanh
 from foedus_workloads.mpc.crypten.openings import Opening, Operation, together
 from foedus_workloads.mpc.crypten.party import Party
@@ -134,7 +134,7 @@ def run_step(
             results = yield from together(*(linear(party, values[each.reads], each) for each in joined))
             made: dict[str, Tensor] = {}
             for each, result in zip(joined, results, strict=True):
-                made.update(zip(each.writes, result.split(each.outputs, -1), strict=True))
+                made.update(zip(each.writes, pieces(result, each.outputs), strict=True))
             return made
         case Attention():
             query, key, value = (split_heads(values[name], step) for name in (QUERY, KEY, VALUE))

@@ -6,18 +6,18 @@ it draws and opens is written down. Parties, dealer and client make the same pla
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from foedus_workloads.mpc.crypten.deals import Deal, zero
-from foedus_workloads.mpc.crypten.execute import build_weights, run_step
-from foedus_workloads.mpc.crypten.openings import Opened, Opening, Operation
+from foedus_workloads.mpc.crypten.execute import PartyWeights, build_weights, run_step
+from foedus_workloads.mpc.crypten.openings import Opened, Opening
 from foedus_workloads.mpc.crypten.party import Party
 from foedus_workloads.mpc.model.plan import Elementwise
-from foedus_workloads.mpc.model.program import Linear, Program
+from foedus_workloads.mpc.model.program import Linear, Program, Step
 
 ASSUMPTION = (
     "private as long as the dealer puts together what it knows with no party, some party keeps what it knows from the "
@@ -67,7 +67,7 @@ class _Recorder:
     """Deals without content that writes down what is taken, and beside it how much is opened."""
 
     def __init__(self) -> None:
-        self.events: list[_Event] = []
+        self.events: _Events = []
 
     def take(self, deal: Deal) -> tuple[Tensor, ...]:
         self.events.append(deal)
@@ -75,6 +75,7 @@ class _Recorder:
 
 
 _Event = Deal | int  # what is dealt, or how many integers are opened
+_Events = list[_Event]
 _Made = Mapping[str, Tensor]
 
 
@@ -84,23 +85,22 @@ def plan(program: Program, parties: int) -> Plan:
         weights = build_weights(program, lambda _, shape: torch.empty(shape, dtype=torch.int64))
         values = {secret.name: torch.empty(secret.shape, dtype=torch.int64) for secret in program.inputs}
         # Layers repeat their steps. Only a linear map's deals name something of its own.
-        known: dict[str, tuple[list[_Event], _Made]] = {}
-        events: list[_Event] = []
+        known: dict[str, tuple[_Events, _Made]] = {}
+        events: _Events = []
         for step in program.steps:
             key = step.name if isinstance(step, Linear) else str(step)
             if key not in known:
-                known[key] = _rehearsed(program, parties, lambda at, s=step: run_step(at, s, values, weights))
+                known[key] = _rehearsed(step, parties, program.fraction, values, weights)
             happened, made = known[key]
             events += happened
             values.update(made)
     return Plan(parties, tuple(_stages([*events, zero(program.output)])))
 
 
-def _rehearsed(
-    program: Program, parties: int, begin: Callable[[Party], Operation[dict[str, Tensor]]]
-) -> tuple[list[_Event], _Made]:
+def _rehearsed(step: Step, parties: int, fraction: int, values: _Made, weights: PartyWeights) -> tuple[_Events, _Made]:
+    """Return what a step deals and opens, and the shapes of what it makes."""
     recorder = _Recorder()
-    operation = begin(Party(0, parties, recorder, program.fraction))
+    operation = run_step(Party(0, parties, recorder, fraction), step, values, weights)
     opened: Opened | None = None
     while True:
         try:

@@ -25,7 +25,7 @@ from torch import Tensor
 from foedus_contract.errors import JobFailed
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.mpc_wire import DEALER, SessionTerms, members
-from foedus_workloads.mpc.crypten.deals import CorrectedDeals, Dealer, DrawnDeals, Masks, Streams
+from foedus_workloads.mpc.crypten.deals import CorrectedDeals, Dealer, DrawnDeals, Masks, Streams, pieces
 from foedus_workloads.mpc.crypten.openings import Opened, Opening, Operation
 from foedus_workloads.mpc.crypten.party import Party
 from foedus_workloads.mpc.crypten.plan import Plan
@@ -151,9 +151,9 @@ class DealerSession(_Member):
         self._keys = {}
         for number, stage in enumerate(self._plan.stages):
             self.totals.rounds = min(number + 1, self._plan.rounds)
-            pieces = [piece for deal in stage.deals for piece in dealer.corrections(deal)]
-            if pieces:
-                corrections = torch.cat(pieces)
+            parts = [part for deal in stage.deals for part in dealer.corrections(deal)]
+            if parts:
+                corrections = torch.cat(parts)
                 send = Send(self._last, self._message(number, (corrections,)), (bytes_of(corrections),))
                 self._count((send,))
                 yield send
@@ -164,6 +164,6 @@ def _parted(inbox: Inbox, like: Opening) -> Opening:
     """Return a party's message as shares of what was opened."""
     whole = torch.from_numpy(inbox.buffers[0])
     kinds = (*like.sums, *like.words)
-    pieces = whole.split([prod(each.shape) for each in kinds])
-    shaped = [piece.reshape(each.shape) for piece, each in zip(pieces, kinds, strict=True)]
+    parts = pieces(whole, [prod(each.shape) for each in kinds])
+    shaped = [part.reshape(each.shape) for part, each in zip(parts, kinds, strict=True)]
     return Opening(tuple(shaped[: len(like.sums)]), tuple(shaped[len(like.sums) :]))
