@@ -12,6 +12,8 @@ import sys
 import traceback
 from pathlib import Path
 
+from e2e.cluster.errors import UnsuitableMachine
+
 from benchmarks import (
     audit_noise,
     bbc,
@@ -29,7 +31,6 @@ from benchmarks import (
     tweets,
 )
 from benchmarks.harness import run
-from e2e.cluster.errors import UnsuitableMachine
 
 MODULES = (
     audit_noise,
