@@ -14,10 +14,40 @@ from pathlib import Path
 
 from e2e.cluster.errors import UnsuitableMachine
 
-from benchmarks import audit_noise, bbc, dp_step, failover, kills, ledger, mpc_layer, ring, scale, tweets
+from benchmarks import (
+    audit_noise,
+    bbc,
+    dp_step,
+    failover,
+    kills,
+    ledger,
+    mpc_accuracy,
+    mpc_bert,
+    mpc_cost,
+    mpc_crypten,
+    mpc_layer,
+    ring,
+    scale,
+    tweets,
+)
 from benchmarks.harness import run
 
-MODULES = (audit_noise, bbc, dp_step, failover, kills, ledger, mpc_layer, ring, scale, tweets)
+MODULES = (
+    audit_noise,
+    bbc,
+    dp_step,
+    failover,
+    kills,
+    ledger,
+    mpc_accuracy,
+    mpc_bert,
+    mpc_cost,
+    mpc_crypten,
+    mpc_layer,
+    ring,
+    scale,
+    tweets,
+)
 ALL = tuple(module.BENCHMARK for module in MODULES)
 REGISTRY = {benchmark.name: benchmark for benchmark in ALL}
 BUILD = Path("build/bench")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 
 from foedus_contract.errors import Refused
@@ -24,13 +25,16 @@ def budget_kinds(cluster: Cluster, ledgers: Ledgers, accounting: Accounting, *, 
 
     async def decide(obj: Object) -> Plan:
         meta = obj["metadata"]
-        ledger = await _read(ledgers, BudgetKey(meta["namespace"], meta["name"]))
+        key = BudgetKey(meta["namespace"], meta["name"])
+        ledger = await _read(ledgers, key)
         if ledger is None:
             return Plan()
         if isinstance(ledger, LedgerProblem):
             return decide_problem(obj, ledger, now=clock())
         orphans = await _orphans(cluster, meta["namespace"], ledger)  # after the ledger
-        return decide_budget(obj, await accounting.used(ledger), orphans, now=clock())
+        used = None if orphans else await accounting.used(key, ledger)
+        plan = decide_budget(obj, used, orphans, now=clock())
+        return plan if orphans or used is not None else replace(plan, requeue_seconds=accounting.pause(key))
 
     return {(names.API_VERSION, names.BUDGET_KIND): decide}
 

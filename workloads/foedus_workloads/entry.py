@@ -22,6 +22,7 @@ from foedus_contract.durable import unwritable
 from foedus_contract.errors import FoedusError, InvalidInput, describe_defect
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.inspection import Inspection
+from foedus_contract.mpc_wire import member_name
 from foedus_contract.progress import ProcessFailed, TrainingResult
 from foedus_contract.run_spec import (
     AnyRunSpec,
@@ -206,7 +207,7 @@ def _role(spec: AnyRunSpec | None) -> str:
     if spec is None:
         return "foedus"
     if isinstance(spec, PartyRunSpec):
-        return f"party {spec.party}"
+        return member_name(spec.party)
     return f"silo {spec.silo}" if isinstance(spec, ClientRunSpec) else spec.role.lower()
 
 

@@ -58,6 +58,7 @@ class TrainingReason(StrEnum):
     QUOTA_EXCEEDED = "QuotaExceeded"
     CANNOT_START = "CannotStart"  # a node took the pod and cannot start its container
     FORBIDDEN = "Forbidden"  # the operator may not make what the job needs
+    NAME_TAKEN = "NameTaken"  # an object of somebody else bears the name of one that the job needs
     PREPARING = "Preparing"
     TRAINING = "Training"
     FINISHED = "Finished"

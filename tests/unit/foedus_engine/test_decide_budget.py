@@ -100,6 +100,19 @@ async def test_what_is_spent_and_what_may_still_be_spent_is_said_in_epsilon() ->
     PrivacyBudgetStatus.model_validate(status)
 
 
+async def test_a_budget_that_was_just_measured_is_looked_at_again_and_its_orphans_are_closed_at_once() -> None:
+    jobs: Any = FakeCluster({"demo": "uid-1"})
+    ledgers: Any = FakeLedgers(record())
+    decide = budget_kinds(jobs, ledgers, Accounting(None, clock=lambda: 7.0), clock=lambda: NOW)[KEY]
+    assert (await decide(OBJECT)).status is not None
+
+    ledgers.found = record(uid_1=account())
+    plan = await decide(OBJECT)
+    assert (plan.status, plan.requeue_seconds, len(plan.ensure)) == (None, 30.0, 1)
+    jobs.jobs = {}
+    assert (await decide(OBJECT)).ledger == (Close(BudgetKey("team-a", "b"), "uid-1"),)
+
+
 # The noise with which four releases fill a budget of ε = 1 at δ = 1e-5, as `foedus_ledger.calibration` finds it.
 FILLING = Mechanism(noise_multiplier=7.462713)
 

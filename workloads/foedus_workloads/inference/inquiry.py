@@ -1,6 +1,6 @@
-"""A client's session with the three parties, as a state machine without effects.
+"""A client's session with the members of an inference, as a state machine without effects.
 
-1. Ask each party in turn with the same terms, and take its Ready. The session's number is drawn by the client; each
+1. Ask each member in turn with the same terms, and take its Ready. The session's number is drawn by the client; each
    party answers with its own digest of the terms, so all four mean the same session, model, sharing and program, or the
    session ends here: nothing secret has been sent.
 2. Send each party its shares of the input.
@@ -33,7 +33,7 @@ from foedus_contract.inference_wire import (
     Ready,
     parse_party_message,
 )
-from foedus_contract.mpc_wire import PARTIES, SessionTerms
+from foedus_contract.mpc_wire import DEALER, SessionTerms, member_name, members
 from foedus_workloads.inference.task import SAME_FILES, named_header
 from foedus_workloads.mpc.model.sharing import revealed
 from foedus_workloads.mpc.rounds import Expected
@@ -42,12 +42,15 @@ from foedus_workloads.mpc.wire import buffer, bytes_in, bytes_of, kind_of, tenso
 
 @dataclass(frozen=True)
 class Question:
-    """What a client asks: for how many tokens, under which terms, with which shares for each party."""
+    """What a client asks: for how many tokens, under which terms, with which shares for each party.
+
+    A dealer is asked too, and is given none.
+    """
 
     tokens: int
     model_digest: str
     terms: SessionTerms
-    shares: tuple[Mapping[str, Tensor], ...] = field(repr=False)
+    shares: Mapping[int, Mapping[str, Tensor]] = field(repr=False)  # by party
     output: tuple[int, ...]
     rounds: int  # of the program, as planned
 
@@ -58,18 +61,19 @@ class Reply:
 
     values: tuple[float, ...]
     rounds: int
-    bytes_sent: tuple[int, ...]
+    bytes_sent: tuple[int, ...]  # by member: the parties in their order, then the dealer
 
 
 class Inquiry:
-    """One question to three parties."""
+    """One question to all members."""
 
     def __init__(self, question: Question) -> None:
         self._question = question
         self._ready: set[int] = set()
         self._rooms: dict[int, np.ndarray] = {}
         self._outputs: dict[int, Output] = {}
-        self._rounds = dict.fromkeys(range(PARTIES), 0)
+        self._members = members(question.terms.protocol, question.terms.parties)
+        self._rounds = dict.fromkeys(self._members, 0)
 
     @property
     def rounds(self) -> int:
@@ -91,11 +95,11 @@ class Inquiry:
         if not isinstance(message, Ready):
             raise _wrong(party, "sent another message than its consent")
         if message.party != party:
-            raise _wrong(party, f"says that it is party {message.party}")
+            raise _wrong(party, f"says that it is {member_name(message.party)}")
         if message.terms_digest != self._question.terms.digest:
             raise Refused(
                 "would compute under other terms",
-                where=f"party {party}",
+                where=member_name(party),
                 cure=SAME_FILES,
                 code=ExitCode.INVALID_MODEL,
             )
@@ -103,9 +107,9 @@ class Inquiry:
 
     def inputs(self, party: int) -> tuple[bytes, tuple[memoryview, ...]]:
         """Return header and payload of a party's shares, once all parties have consented."""
-        if len(self._ready) < PARTIES:
-            raise RuntimeError("shares are sent only when all parties mean the same session")
-        shares = self._question.shares[party]
+        if len(self._ready) < len(self._members):
+            raise RuntimeError("shares are sent only when all mean the same session")
+        shares = self._question.shares.get(party, {})
         tensors: tuple[NamedTensor, ...] = tuple(named_header(name, kind_of(each)) for name, each in shares.items())
         header = Input(session=self._question.terms.session, tensors=tensors).to_json()
         return header, tuple(bytes_of(each) for each in shares.values())
@@ -124,7 +128,7 @@ class Inquiry:
         self._rounds[party] = message.rounds
         if isinstance(message, Computing):
             return ()
-        kind = Expected(torch.int64, self._question.output)
+        kind = Expected(torch.int64, (0,) if party == DEALER else self._question.output)
         if message.tensor != tensor_header(kind):
             raise _wrong(party, "sent a result of another type or shape")
         self._rooms[party] = buffer(kind)
@@ -133,10 +137,10 @@ class Inquiry:
 
     def reply(self) -> Reply:
         """Return what the summands add up to, once all have answered and their payloads have come."""
-        outputs = [self._outputs[party] for party in range(PARTIES)]
+        outputs = [self._outputs[party] for party in self._members]
         if len({each.rounds for each in outputs}) != 1:
             raise JobFailed("the parties counted different rounds", where="session", cure="start a new session")
-        summands = [torch.from_numpy(self._rooms[party]) for party in range(PARTIES)]
+        summands = [torch.from_numpy(self._rooms[party]) for party in self._members if party != DEALER]
         values = revealed(summands, self._question.terms.fraction)
         return Reply(tuple(values), outputs[0].rounds, tuple(each.bytes_sent for each in outputs))
 
@@ -165,7 +169,7 @@ def told(party: int, message: Failure) -> PartyFailed:
     words = "".join(letter if letter.isprintable() else " " for letter in message.message)
     known = message.code in {int(code) for code in ExitCode}
     code = ExitCode(message.code) if known else ExitCode.INTERNAL
-    words = words if words.startswith("party ") else f"party {party}: {words}"
+    words = words if words.startswith(("party ", f"{member_name(DEALER)}: ")) else f"{member_name(party)}: {words}"
     return PartyFailed(words, blames=message.blames, code=code)
 
 
@@ -183,9 +187,10 @@ def root_cause(errors: Mapping[int, FoedusError]) -> FoedusError:
         if party not in errors:
             return error
         if errors[party] in heard:
-            late = [each for each in heard if each.code is ExitCode.DEADLINE_EXCEEDED]
+            circle = heard[heard.index(errors[party]) :]
+            late = [each for each in circle if each.code is ExitCode.DEADLINE_EXCEEDED]
             return error if errors[party] is error or not late else late[0]
 
 
 def _wrong(party: int, what: str) -> JobFailed:
-    return JobFailed(what, where=f"party {party}", cure="start a new session")
+    return JobFailed(what, where=member_name(party), cure="start a new session")

@@ -11,24 +11,12 @@ from torch import Tensor
 
 from foedus_contract.errors import InvalidInput
 from foedus_contract.exit_codes import ExitCode
-from foedus_contract.mpc_wire import PARTIES, SESSION_BYTES, SessionTerms
+from foedus_contract.mpc_wire import SESSION_BYTES, SessionTerms
 from foedus_workloads.inference.inquiry import Question
+from foedus_workloads.inference.schemes import Replicated, Scheme, Shares, find_scheme
 from foedus_workloads.inference.shares import SHARING_BYTES, ShareLabel
-from foedus_workloads.inference.task import Task, Tasks
-from foedus_workloads.mpc.model import (
-    Architecture,
-    EmbeddedText,
-    PlainModel,
-    Program,
-    compile_program,
-    execute,
-    plan,
-    prepare_weights,
-    read_model,
-    share_input,
-    share_weights,
-    shipped,
-)
+from foedus_workloads.inference.task import Tasks
+from foedus_workloads.mpc.model import Architecture, EmbeddedText, PlainModel, Program, compile_program, read_model
 from foedus_workloads.mpc.model.program import MIN_TOKENS
 
 FRACTION = 16  # bits after the point; labels of MiniLM come out as in floating point, and sums have room
@@ -44,37 +32,30 @@ def make_tasks(label: ShareLabel, shares: Mapping[str, Tensor]) -> Tasks:
         what = f"its shares are of an architecture that this version does not know ({error.what})"
         raise InvalidInput(what, where="shares", cure="share the model again", code=ExitCode.INVALID_MODEL) from None
     # Weights are the same for every length.
-    weights = prepare_weights(label.party, compile_program(architecture, MIN_TOKENS, label.fraction), shares)
-
-    def make(tokens: int) -> Task:
-        program = compile_program(architecture, tokens, label.fraction)
-        return Task(
-            digest=program.digest,
-            inputs=shipped(program.inputs, label.party),
-            run=lambda party, inputs: execute(party, program, weights, inputs),
-        )
-
-    return functools.lru_cache(LENGTHS)(make)
+    shortest = compile_program(architecture, MIN_TOKENS, label.fraction)
+    task = find_scheme(label.protocol, label.parties).tasks(label.party, shortest, shares)
+    return functools.lru_cache(LENGTHS)(lambda tokens: task(compile_program(architecture, tokens, label.fraction)))
 
 
 @dataclass(frozen=True)
 class Sharing:
-    """One sharing of a model: what its three files have in common, and each party's shares."""
+    """One sharing of a model: each member's label, and its shares."""
 
-    labels: tuple[ShareLabel, ...]
-    shares: tuple[Mapping[str, Tensor], ...] = field(repr=False)
+    labels: Mapping[int, ShareLabel]
+    shares: Shares = field(repr=False)
 
     @property
     def digest(self) -> str:
-        """What the parties of a session must have in common."""
+        """What the members of a session must have in common."""
         return self.labels[0].digest
 
 
 class Owner:
     """Whoever holds the model in the clear: shares it, and asks about texts."""
 
-    def __init__(self, base: Path, adapter: Path | None) -> None:
+    def __init__(self, base: Path, adapter: Path | None, scheme: Scheme | None = None) -> None:
         """Read the model; raises InvalidInput naming what of it is not supported or does not fit."""
+        self.scheme = scheme or Replicated()
         self._model: PlainModel = read_model(base, adapter)
         self._programs: dict[int, tuple[Program, int]] = {}
 
@@ -93,20 +74,22 @@ class Owner:
         return self._model.encode_text(text)
 
     def share(self, entropy: Entropy) -> Sharing:
-        """Share the weights among three parties."""
+        """Share the weights among all members."""
         architecture = self._model.architecture
         sharing = entropy(SHARING_BYTES)
-        labels = tuple(
-            ShareLabel(
-                party=party,
+        shares = self.scheme.share_weights(self._model, compile_program(architecture, MIN_TOKENS, FRACTION), entropy)
+        labels = {
+            member: ShareLabel(
+                protocol=self.scheme.protocol,
+                parties=self.scheme.parties,
+                party=member,
                 model_digest=self.digest,
                 sharing=sharing,
                 fraction=FRACTION,
                 architecture=architecture.to_json().decode("utf-8"),
             )
-            for party in range(PARTIES)
-        )
-        shares = share_weights(self._model, compile_program(architecture, MIN_TOKENS, FRACTION), entropy)
+            for member in shares
+        }
         return Sharing(labels, shares)
 
     def ask(self, embedded: EmbeddedText, sharing_digest: str, entropy: Entropy) -> Question:
@@ -114,6 +97,8 @@ class Owner:
         program, rounds = self._program(embedded.tokens)
         terms = SessionTerms(
             session=entropy(SESSION_BYTES),
+            protocol=self.scheme.protocol,
+            parties=self.scheme.parties,
             model_digest=sharing_digest,
             program_digest=program.digest,
             fraction=FRACTION,
@@ -122,7 +107,7 @@ class Owner:
             tokens=embedded.tokens,
             model_digest=self.digest,
             terms=terms,
-            shares=share_input(embedded, program, entropy),
+            shares=self.scheme.share_input(embedded, program, entropy),
             output=program.output,
             rounds=rounds,
         )
@@ -130,5 +115,5 @@ class Owner:
     def _program(self, tokens: int) -> tuple[Program, int]:
         if tokens not in self._programs:
             program = compile_program(self._model.architecture, tokens, FRACTION)
-            self._programs[tokens] = program, plan(program).total.rounds
+            self._programs[tokens] = program, self.scheme.rounds(program)
         return self._programs[tokens]

@@ -28,8 +28,11 @@ ASSUMPTION = (
 )
 T = TypeVar("T")
 _META = torch.device("meta")
-_BITWISE = frozenset(
-    {"__and__", "__or__", "__xor__", "__invert__", "__lshift__", "__rshift__", "bitwise_and", "bitwise_xor"}
+_ELEMENTWISE = frozenset(
+    {
+        *("__and__", "__or__", "__xor__", "__invert__", "__lshift__", "__rshift__", "bitwise_and", "bitwise_xor"),
+        *("__iand__", "__ixor__", "add", "sub", "mul", "neg", "__rsub__"),
+    }
 )
 _SHARES = 2  # components of a secret that each party holds
 
@@ -99,12 +102,12 @@ class _NoStreams:
         return torch.empty(shape, dtype=container(bits), device=_META)
 
 
-class _Bitwise(TorchFunctionMode):
-    """Bitwise operations keep type and shape: said here, since `meta` finds it in Python, for most of a plan's time."""
+class Elementwise(TorchFunctionMode):
+    """Integers keep type and shape in these: said here, since `meta` finds it in Python, for most of a plan's time."""
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Return the first operand, which is as empty as the result; call everything else."""
-        if getattr(func, "__name__", "") in _BITWISE and not kwargs and _alike(*args):
+        if getattr(func, "__name__", "") in _ELEMENTWISE and not kwargs and _alike(*args):
             return args[0]
         return func(*args, **(kwargs or {}))
 
@@ -161,7 +164,7 @@ def _outcome(program: Program, step: Step, begun: int, values: Mapping[str, Shar
 def _drive(operation: Operation[T]) -> tuple[_Count, T]:
     """Run one party's operation alone, each answer as it is expected and without content."""
     count, received = _Count(), None
-    with _META, _Bitwise():  # constants that operations make are without content, too
+    with _META, Elementwise():  # constants that operations make are without content, too
         while True:
             try:
                 exchange = next(operation) if received is None else operation.send(received)
