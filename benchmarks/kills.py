@@ -109,7 +109,7 @@ def run_one(made: World, name: str, victim: str, seeded: random.Random) -> dict[
         found["alive"] = phase(made.trainings, name) not in ENDED
         VICTIMS[victim](made, name, seeded)
         found |= ended(made, name, uid)
-    except HarnessError as error:
+    except (HarnessError, TimeoutExpired) as error:
         found["wrong"] = str(error)
     return {**found, "seconds": round(time.monotonic() - since, 1)}
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 
 from foedus_contract.errors import FoedusError, describe_defect
 from foedus_engine.cluster.execute import execute, is_transient
@@ -30,7 +29,10 @@ _logger = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """Feeds changed keys to passes. `report` hears of each pass that ended in an error, a defect included."""
+    """Feeds changed keys to passes. `report` hears of each pass that ended in an error, a defect included.
+
+    `listed` hands out, once, what was just read of an object for whose pass that is enough.
+    """
 
     def __init__(
         self,
@@ -42,6 +44,7 @@ class Reconciler:
         clock: Callable[[], float],
         report: Report | None = None,
         labels: Labels | None = None,
+        listed: Callable[[ObjectKey], Object | None] = lambda _key: None,
     ) -> None:
         self._cluster = cluster
         self._ledgers = ledgers
@@ -50,8 +53,9 @@ class Reconciler:
         self._clock = clock
         self._report = report
         self._labels = labels or {}
+        self._listed = listed
         self._queue = WorkQueue()
-        self._news = asyncio.Event()
+        self._sleepers: list[asyncio.Event] = []  # of the workers that have nothing to do
 
     async def run(self) -> None:
         """Reconcile until cancelled; ends early only when the watch fails."""
@@ -65,11 +69,11 @@ class Reconciler:
         """Ask for a pass over one object; keys of other kinds are ignored."""
         if (key.api_version, key.kind) in self._kinds:
             self._queue.add(key, self._clock() + after_seconds)
-            self._news.set()
+            self._wake()
 
     async def reconcile(self, key: ObjectKey) -> float | None:
         """Do one pass over one object and return when it wants the next; nothing when the object is gone."""
-        obj = await find(self._cluster, key)
+        obj = self._listed(key) or await find(self._cluster, key)
         if obj is None:
             return None
         plan = await self._kinds[key.api_version, key.kind](obj)
@@ -110,18 +114,27 @@ class Reconciler:
             if key is None:
                 await self._rest()
             else:
+                self._wake()  # somebody else waits for what is due next
                 await self._pass(key)
-                self._news.set()  # a key that became due while it was busy is free now
+
+    def _wake(self) -> None:
+        """Let one worker look what is due. It is enough: one that finds something wakes another."""
+        if self._sleepers:
+            self._sleepers.pop().set()
 
     async def _rest(self) -> None:
         """Wait for news or for the next key that is due."""
-        self._news.clear()
         due = self._queue.next_due()
         timeout = None if due is None else max(0.0, due - self._clock())
-        with suppress(TimeoutError):
+        news = asyncio.Event()
+        self._sleepers.append(news)
+        try:
             # Not wait_for: before Python 3.12 it swallows a cancellation that meets the news, and the loop never ends.
             async with asyncio.timeout(timeout):
-                await self._news.wait()
+                await news.wait()
+        except TimeoutError:
+            if news in self._sleepers:
+                self._sleepers.remove(news)
 
     async def _pass(self, key: ObjectKey) -> None:
         """Do one pass and give the key back; the class of an error decides whether and when there is another."""

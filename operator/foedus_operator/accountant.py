@@ -55,7 +55,7 @@ class Accountant:
         if pool is not None:
             for child in multiprocessing.active_children():  # this process has no others
                 child.kill()
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait=True, cancel_futures=True)  # at once: nothing of it lives
 
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:

@@ -17,7 +17,7 @@ from typing import NoReturn
 from foedus_contract.errors import FoedusError
 from foedus_contract.exit_codes import ExitCode
 from foedus_engine import names
-from foedus_engine.accounting import Accounting
+from foedus_engine.accounting import Accounting, Work
 from foedus_engine.budget import budget_kinds, pod_kinds
 from foedus_engine.cluster.feed import KeyFeed
 from foedus_engine.decide.plan import ObjectKey
@@ -27,11 +27,13 @@ from foedus_engine.training import training_kinds
 from foedus_operator.accountant import Accountant
 from foedus_operator.api_server import ApiServer, connect, load_configuration
 from foedus_operator.config import Config, read_config
-from foedus_operator.handlers import WATCHED, Watched, run_watches
+from foedus_operator.handlers import WATCHED, Watched
 from foedus_operator.health import Health, serve
 from foedus_operator.kube import KubeCluster
 from foedus_operator.lease import Lease, LeaseLost, steady_clock
 from foedus_operator.ledgers import KubeLedgers
+from foedus_operator.listed import Listed
+from foedus_operator.watches import check_kinds, run_watches
 
 _logger = logging.getLogger(__name__)
 
@@ -83,7 +85,6 @@ async def operate(config: Config, listen: Callable[[], None]) -> None:
         health = Health(steady_clock, lambda: lease.leads)
         async with serve(health, config.health_port):
             await lease.acquire()
-            health.start()
             try:
                 async with connect(configuration, patience=lease.patience) as writer:
                     await lead(config, writer, lease, health, listen)
@@ -95,12 +96,37 @@ async def operate(config: Config, listen: Callable[[], None]) -> None:
 
 async def lead(config: Config, server: ApiServer, lease: Lease, health: Health, listen: Callable[[], None]) -> None:
     """Reconcile for as long as the lease is held; everything that is written goes through `server`."""
-    feed = KeyFeed()
-    cluster = KubeCluster(server, feed)
-    ledgers = KubeLedgers(server)
-    health.transitions.set(lease.transitions)
+    health.transitions_seen = lease.transitions
+    watched = (*WATCHED, Watched("coordination.k8s.io", "v1", "leases", only=config.lease))
+    await check_kinds(server, watched)
+    health.start([kind.path for kind in watched])
+    feed, listed, accountant = KeyFeed(), Listed(), Accountant()
+    watches = run_watches(
+        feed,
+        watched,
+        await load_configuration(config.kubeconfig),
+        pulse=health.pulse,
+        answered=health.answered,
+        started=listen,
+        listed=listed,
+        census=health.census,
+    )
+    loop = build_loop(config, KubeCluster(server, feed), KubeLedgers(server), health, listed, accountant)
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_end_at_once_when_lost(lease))
+            group.create_task(watches)
+            group.create_task(loop.run())
+    finally:
+        accountant.close()
+
+
+def build_loop(
+    config: Config, cluster: KubeCluster, ledgers: KubeLedgers, health: Health, listed: Listed, work: Work
+) -> Reconciler:
+    """Return the loop over all kinds that the operator handles."""
     # Without a reader of models: neither the volumes nor the packages of the pods are here, so a pod looks.
-    accounting = Accounting(None, work=Accountant())
+    accounting = Accounting(None, work=work)
     kinds = {
         **training_kinds(cluster, ledgers, accounting, clock=utc_now, settings=config.workload, manager=names.OPERATOR),
         **budget_kinds(cluster, ledgers, accounting, clock=utc_now),
@@ -112,14 +138,9 @@ async def lead(config: Config, server: ApiServer, lease: Lease, health: Health, 
 
     factory = content_factory(utc_now, os.urandom)
     labels = {("v1", "Pod"): {names.MANAGER_LABEL: names.MANAGER}}
-    loop = Reconciler(cluster, ledgers, factory, kinds, clock=steady_clock, report=report, labels=labels)
-    canary = Watched("coordination.k8s.io", "v1", "leases", only=config.lease)
-    configuration = await load_configuration(config.kubeconfig)
-    async with asyncio.TaskGroup() as group:
-        group.create_task(_end_at_once_when_lost(lease))
-        watched = (*WATCHED, canary)
-        group.create_task(run_watches(feed, watched, configuration, pulse=health.pulse, started=listen))
-        group.create_task(loop.run())
+    return Reconciler(
+        cluster, ledgers, factory, kinds, clock=steady_clock, report=report, labels=labels, listed=listed.take
+    )
 
 
 async def _end_at_once_when_lost(lease: Lease) -> None:

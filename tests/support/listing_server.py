@@ -41,8 +41,9 @@ class ListingServer:
             served = [kind for kind in (NAMESPACES, *self.kinds) if kind.group == group]
             return web.json_response({"resources": [*map(_resource, served)]})
         plural = request.path.rpartition("/")[2]
-        if plural in self.refused or not any(kind.plural == plural for kind in self.kinds):
-            return web.json_response({"kind": "Status", "code": 403, "message": "forbidden"}, status=403)
+        code = 403 if plural in self.refused else 200 if any(kind.plural == plural for kind in self.kinds) else 404
+        if code != 200:
+            return web.json_response({"kind": "Status", "code": code, "message": "no"}, status=code)
         if "watch" in request.query:
             return await self._watch(request)
         return await self._page(request, self.objects.get(plural, []))

@@ -234,6 +234,7 @@ def _view(key: BudgetKey, record: BudgetRecord | None, uid: str) -> BudgetView |
         holders=tuple(sorted(others)),
         labels=spec.labels,
         least_colluders=spec.least_colluders,
+        accounts=len(record.accounts),
     )
 
 

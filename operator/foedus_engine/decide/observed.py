@@ -72,6 +72,7 @@ class BudgetView:
     holders: tuple[str, ...] = ()  # the claimants of other jobs' open accounts
     labels: tuple[str, ...] = ()  # all that records may bear, as their holder declared
     least_colluders: int = 1  # that the holder wants assumed
+    accounts: int = 0  # of all jobs that have ever reserved
 
 
 @dataclass(frozen=True)

@@ -71,11 +71,13 @@ def decide_afterwards(job: FederatedTrainingJob, observed: Observed, now: dateti
     # Whether that is done is looked at again; and an account may be open in a ledger that does not answer.
     again = now + timedelta(seconds=RETRY_SECONDS) if accounts or delete or observed.ledger_faults else None
     is_done = again is None and not unfinished
+    clearing = clears_up(ttl, observed.meta.status) if is_settled(observed.meta.status) else now
+    is_news = clearing is not None and clearing <= now
     waits = [moment for moment in (due, leave if unfinished else None, again) if moment is not None and moment > now]
     return Plan(
         ledger=accounts,
         delete=delete,
-        status={**observed.meta.status, "settledTime": timestamp(now)} if is_done else None,
+        status={**observed.meta.status, "settledTime": timestamp(now)} if is_done and is_news else None,
         requeue_seconds=min((moment - now).total_seconds() for moment in waits) if waits else None,
     )
 

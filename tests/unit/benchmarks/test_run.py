@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from benchmarks import run
 from benchmarks.harness import Benchmark, Outcome
+from e2e.cluster.errors import UnsuitableMachine
 
 
 def benchmark(name: str, outcome: Outcome | Exception) -> Benchmark:
@@ -27,15 +28,18 @@ def test_each_runs_and_what_did_not_pass_is_said_at_the_end(
         benchmark("incomplete", Outcome(3, met=False, details={})),
         benchmark("passes", Outcome(3, met=True, details={})),
         benchmark("slow", Outcome(30, met=True, details={})),
+        benchmark("unsuitable", UnsuitableMachine("only root")),
     ]
     monkeypatch.setattr(run, "REGISTRY", {each.name: each for each in made})
     monkeypatch.setattr(run, "BUILD", tmp_path)
     assert run.main(["--all"]) == 1
     said = capsys.readouterr()
     assert [json.loads(line)["pass"] for line in said.out.splitlines()] == [False, False, True, False]
-    assert [line for line in said.err.splitlines() if line.startswith("missed: ")] == [
+    assert [line for line in said.err.splitlines() if line.startswith(("missed: ", "left out: "))] == [
+        "left out: unsuitable: only root",
         "missed: breaks: RuntimeError: no cluster",
         "missed: incomplete: 3 s, target at most 10; see its details",
         "missed: slow: 30 s, target at most 10; see its details",
     ]
     assert run.main(["passes"]) == 0
+    assert run.main(["unsuitable"]) == 1

@@ -77,6 +77,13 @@ LARGE = replace(CALIBRATED, noise_multiplier=400.0, fresh_noise_multiplier=400.0
         (fresh(budgets=without("silo-3")), {}, "Accepted", "BudgetNotFound", "foedus budget create budget-silo-3"),
         (fresh(budgets=without("silo-3")), {}, "Accepted", "BudgetNotFound", "silo silo-3"),
         (
+            fresh(budgets={silo: replace(budget(silo), accounts=1000) for silo in SILOS}),
+            {},
+            "BudgetAvailable",
+            "BudgetInsufficient",
+            "PrivacyBudget team-a/budget-silo-1 holds the accounts of 1000 jobs and has no room for another; ask its",
+        ),
+        (
             fresh(budgets={silo: replace(budget(silo), digest=MODEL.digest) for silo in SILOS}),
             {},
             "Accepted",
@@ -546,6 +553,21 @@ def test_a_job_that_is_over_is_settled_once_nothing_is_left_to_do(
 
 
 @pytest.mark.parametrize(
+    ("said", "ttl", "want"),
+    [
+        ({}, None, "2026-03-01T12:01:30Z"),
+        ({"settledTime": "2026-03-01T12:00:30Z"}, None, None),  # said once, and not again with each look
+        ({"settledTime": "2026-03-01T12:00:30Z"}, 600, None),
+        ({"settledTime": "2026-03-01T12:00:30Z"}, 60, "2026-03-01T12:01:30Z"),  # its children have gone since
+        ({"settledTime": "2026-03-01T12:01:10Z"}, 60, None),
+    ],
+)
+def test_that_a_job_is_settled_is_said_once(said: dict[str, str], ttl: int | None, want: str | None) -> None:
+    plan = decide(replace(closed(OUTPUT), meta=meta(DONE | said)), later=90, ttlSecondsAfterFinished=ttl)
+    assert (plan.status or {}).get("settledTime") == want
+
+
+@pytest.mark.parametrize(
     ("status", "ttl", "later", "want"),
     [
         (DONE, None, 0, None),  # what belongs to it is to be read
@@ -553,7 +575,7 @@ def test_a_job_that_is_over_is_settled_once_nothing_is_left_to_do(
         ({**DONE, "settledTime": "2026-03-01T12:00:30Z"}, 60, 50, Plan(requeue_seconds=10.0)),
         ({**DONE, "settledTime": "2026-03-01T12:00:30Z"}, 60, 60, None),
         ({**DONE, "settledTime": "2026-03-01T12:01:00Z"}, 60, 60, Plan()),  # its children are gone, too
-        ({"settledTime": "2026-03-01T12:01:00Z"}, None, 0, None),
+        ({"settledTime": "2026-03-01T12:01:00Z"}, None, 0, None),  # it is not over
     ],
 )
 def test_a_settled_job_rests_until_it_is_time_to_clear_up(
