@@ -28,8 +28,18 @@ def make_environment(name: str, *, with_ours: bool = False) -> Path:
     if not done.exists():
         print(f"making an environment with {name}", file=sys.stderr, flush=True)
         venv.create(folder, with_pip=True, clear=True)
-        command = [python, "-m", "pip", "install", "--quiet", "--require-hashes", "--no-deps", "--only-binary", ":all:"]
-        subprocess.run([*command, "-r", lock], check=True)
+        command = [
+            str(python),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--require-hashes",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+        ]
+        subprocess.run([*command, "-r", str(lock)], check=True)
         if with_ours:
             site = next((folder / "lib").glob("python*/site-packages"))
             (site / "ours.pth").write_text(sysconfig.get_path("purelib") + "\n", "utf-8")
@@ -41,4 +51,5 @@ def run_program(python: Path, program: str, *arguments: str | Path, out: Path) -
     """Run one of these programs and return the JSON object that it writes to `out`, its last argument."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
     subprocess.run([python, HERE / program, *arguments, out], check=True, env=environment, stdout=sys.stderr)
-    return json.loads(out.read_text("utf-8"))
+    found: dict[str, Any] = json.loads(out.read_text("utf-8"))
+    return found

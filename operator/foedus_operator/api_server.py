@@ -154,8 +154,9 @@ class ApiServer:
     def _session(self) -> aiohttp.ClientSession:
         """The client's connections, over TLS as its configuration says."""
         rest = self._client.rest_client
-        session: aiohttp.ClientSession = rest.pool_manager or rest._create_pool_manager()
-        rest.pool_manager = session
+        if rest.pool_manager is None:
+            rest.pool_manager = rest._create_pool_manager()
+        session: aiohttp.ClientSession = rest.pool_manager
         return session
 
     async def _address(self, asked: _Request) -> dict[str, Any]:

@@ -116,9 +116,11 @@ async def run_until_told(spec: AnyRunSpec, around: Surroundings) -> Result | Non
     if isinstance(spec, InspectorRunSpec):
         return await asyncio.to_thread(run_inspector, spec, around)
     if isinstance(spec, PartyRunSpec):
+        from foedus_workloads.inference.memory import give_large_blocks_back
         from foedus_workloads.inference.model import make_tasks
         from foedus_workloads.inference.party import run_party
 
+        give_large_blocks_back()
         await run_party(spec, around, make_tasks)
         return None
     if spec.ledger_service is not None:
