@@ -75,7 +75,8 @@ class Passes:
     def total(self, terms: Sequence[Tensor], constant: int = 0) -> Tensor:
         """Return the sum of two to four terms and a constant."""
         out = torch.empty_like(terms[0])
-        pointers = [each.data_ptr() for each in terms] + [None] * (4 - len(terms))
+        pointers: list[int | None] = [each.data_ptr() for each in terms]
+        pointers += [None] * (4 - len(terms))
         self._passes["total"](out.numel(), out.data_ptr(), *pointers, constant & _WORD)
         return out
 
@@ -128,7 +129,7 @@ class Passes:
 
     def choose(self, total: Tensor, bit: Tensor, known: Sequence[Tensor], w: tuple[Tensor, Tensor, Tensor]) -> None:
         """Add to `total`, in place, product + e x where the bit is 0, and the known sum less it where it is 1."""
-        pointers = [total.data_ptr(), bit.data_ptr(), *(each.data_ptr() for each in known)]
+        pointers: list[int | None] = [total.data_ptr(), bit.data_ptr(), *(each.data_ptr() for each in known)]
         pointers += [None] * (4 - len(pointers))
         self._passes["choose"](total.numel(), *pointers, *(each.data_ptr() for each in w))
 
