@@ -183,9 +183,9 @@ async def until(read: Callable[[], Awaitable[Any]], want: Any) -> None:
         raise AssertionError(f"still {found!r}, not {want!r}") from None
 
 
-async def start(world: World) -> None:
+async def start(world: World, **spec: Any) -> None:
     """Bring a job to where all its pods run."""
-    await world.make_job()
+    await world.make_job(**spec)
     await world.say("demo-inspector", message=FOUND.to_json().decode())
     for silo in SILOS:
         await world.say(f"demo-{silo}")

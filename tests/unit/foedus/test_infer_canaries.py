@@ -20,12 +20,13 @@ from tokenizers import Tokenizer
 from foedus.inference.local import Request, infer_local
 from foedus.inference.show import Silent
 from foedus_contract.mpc_wire import members
+from foedus_contract.run_spec import Patience
 from foedus_workloads.inference.inquiry import Inquiry
 from foedus_workloads.inference.model import Owner, make_tasks
 from foedus_workloads.inference.party import PartyService
 from foedus_workloads.inference.schemes import find_scheme
-from foedus_workloads.transport.caller import Call
-from support.inference_world import PATIENT, QUICK, World, free_addresses
+from foedus_workloads.transport.caller import Call, CallerPatience
+from support.inference_world import World, free_addresses
 from support.tiny_classifier import write_classifier
 
 CANARY = "the striker told parliament about a faster computer chip"
@@ -170,12 +171,12 @@ def test_no_frame_between_client_and_members_holds_a_canary(model, tmp_path, fra
     with ExitStack() as stack:
         for label in sharing.labels.values():
             tasks = make_tasks(label, sharing.shares[label.party])
-            service = PartyService(world.place(label.party), label, 1, tasks, QUICK, os.urandom, time.monotonic)
+            service = PartyService(world.place(label.party), label, 1, tasks, Patience(), os.urandom, time.monotonic)
             thread = threading.Thread(target=service.serve)
             thread.start()
             stack.callback(thread.join)
             stack.callback(service.close)
-        call, inquiry = Call(world.caller(), PATIENT), Inquiry(question)
+        call, inquiry = Call(world.caller(), CallerPatience()), Inquiry(question)
         call.agree(inquiry)
         reply = call.ask(inquiry, lambda _: None)
     content = b"".join(frames)

@@ -12,6 +12,7 @@ from cryptography import x509
 from foedus_contract.errors import FoedusError
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.mpc_wire import DEALER
+from foedus_contract.run_spec import Patience
 from foedus_workloads.inference.inquiry import Question
 from foedus_workloads.inference.party import PartyService
 from foedus_workloads.inference.shares import ShareLabel
@@ -24,9 +25,10 @@ from foedus_workloads.transport.caller import CallerPatience
 from foedus_workloads.transport.reception import PartyPlace
 from foedus_workloads.transport.tls import party_uri
 from support.crypten_sessions import DIGEST, PLAN, PROGRAM, model, terms, text, weights
-from support.inference_world import QUICK, World, free_addresses, serving
+from support.inference_world import World, free_addresses, serving
 
-IMPATIENT = CallerPatience(connect_seconds=3, consent_seconds=60, input_seconds=20, silence_seconds=60)
+PATIENCE, PATIENT = Patience(), CallerPatience()
+IMPATIENT = CallerPatience(connect_seconds=5)
 
 
 def members(parties):
@@ -92,7 +94,7 @@ def world(tmp_path):
     return lambda parties: World(tmp_path, addresses=free_addresses(members(parties)))
 
 
-def service(at, member, parties, *, odd=None, patience=QUICK, place=None):
+def service(at, member, parties, *, odd=None, patience=PATIENCE, place=None):
     mine = task(member, parties, **(odd or {}))
     return PartyService(
         place or at.place(member), label(member, parties), 1, lambda tokens: mine, patience, os.urandom, time.monotonic
@@ -115,7 +117,7 @@ def test_one_session_after_another_is_answered_with_the_plain_logits(world, part
     at = world(parties)
     exact = torch.tensor(evaluate(model(), PROGRAM, text()))
     with serving(*services(at, parties)):
-        replies = [at.call(question(parties)) for _ in range(2)]
+        replies = [at.call(question(parties), patience=PATIENT) for _ in range(2)]
     for reply in replies:
         assert (torch.tensor(reply.values) - exact).abs().max() < 0.02
         assert reply.rounds == PLAN(parties).rounds
@@ -142,17 +144,17 @@ def test_a_defect_of_a_member_ends_the_session_and_the_next_is_served(world, mem
             raise ZeroDivisionError
 
     with serving(*services(at, 2, {member: {"act": fail, "at": 5}})):
-        code, line = refusal(lambda: at.call(question(2)))
+        code, line = refusal(lambda: at.call(question(2), patience=PATIENT))
         assert (code, line.startswith(f"{name}: ")) == (ExitCode.INTERNAL, True)
-        assert at.call(question(2)).rounds == PLAN(2).rounds
+        assert at.call(question(2), patience=PATIENT).rounds == PLAN(2).rounds
 
 
 @pytest.mark.parametrize(("member", "name"), [(0, "party 0"), (DEALER, "dealer")])
 def test_a_member_that_stalls_is_named_by_the_others_deadline(world, member, name):
     at = world(2)
-    odd = {member: {"act": lambda: time.sleep(6), "at": 3}}
-    with serving(*services(at, 2, odd, patience=QUICK.model_copy(update={"round_seconds": 2}))):
-        code, line = refusal(lambda: at.call(question(2)))
+    odd = {member: {"act": lambda: time.sleep(20), "at": 3}}
+    with serving(*services(at, 2, odd, patience=Patience(round_seconds=8))):
+        code, line = refusal(lambda: at.call(question(2), patience=PATIENT))
     assert (code, line) == (ExitCode.DEADLINE_EXCEEDED, f"{name}: did not answer in time; start a new session")
 
 
@@ -163,7 +165,7 @@ def test_a_member_with_another_sharing_is_refused_before_any_share_is_sent(world
     there = services(at, 2)
     there[members(2).index(member)]._label = label(member, 2, sharing=b"t" * 16)
     with serving(*there):
-        code, line = refusal(lambda: at.call(question(2)))
+        code, line = refusal(lambda: at.call(question(2), patience=PATIENT))
     name = "dealer" if member == DEALER else f"party {member}"
     assert (code, sent) == (ExitCode.INVALID_MODEL, [])
     assert line.startswith(f"{name}: the client asks for another sharing of the model")
@@ -175,7 +177,7 @@ def test_a_client_that_asks_for_another_protocol_or_number_of_parties_is_refused
         asked = question(2)
         asked = Question(4, DIGEST, asked.terms.model_copy(update=changes), asked.shares, asked.output, asked.rounds)
         with serving(*services(at, 2)):
-            code, line = refusal(lambda asked=asked: at.call(asked))
+            code, line = refusal(lambda asked=asked: at.call(asked, patience=PATIENT))
         assert code is ExitCode.INVALID_MODEL
         assert line.startswith(f"party 0: the client asks for {words} parties, here are shares for CrypTen by 2")
 
