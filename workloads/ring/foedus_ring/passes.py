@@ -75,7 +75,8 @@ class Passes:
     def total(self, terms: Sequence[Tensor], constant: int = 0) -> Tensor:
         """Return the sum of two to four terms and a constant."""
         out = torch.empty_like(terms[0])
-        pointers = [each.data_ptr() for each in terms] + [None] * (4 - len(terms))
+        pointers: list[int | None] = [each.data_ptr() for each in terms]
+        pointers += [None] * (4 - len(terms))
         self._passes["total"](out.numel(), out.data_ptr(), *pointers, constant & _WORD)
         return out
 
