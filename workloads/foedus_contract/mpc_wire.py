@@ -19,6 +19,7 @@ MPC_PROTOCOL_VERSION = 1
 SESSION_BYTES = 16
 PARTIES = 3
 
+MpcProtocol = Literal["Replicated3PC", "Replicated3PCMalicious"]
 PartyIndex = Annotated[int, Field(ge=0, lt=PARTIES)]
 SessionId = Annotated[bytes, Field(min_length=SESSION_BYTES, max_length=SESSION_BYTES)]
 
@@ -27,7 +28,7 @@ class SessionTerms(ContractModel):
     """What the three parties must agree on before anything secret is sent; its digest is in every Hello."""
 
     session: SessionId
-    protocol: Literal["Replicated3PC"] = "Replicated3PC"
+    protocol: MpcProtocol = "Replicated3PC"
     model_digest: Digest
     program_digest: Digest
     fraction: Annotated[int, Field(ge=8, le=20)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import ldexp
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from torch import Tensor
 from foedus_workloads.mpc.ring import Ring, container, low_bits
 from foedus_workloads.mpc.rounds import Expected
 from foedus_workloads.mpc.streams import Streams
+
+if TYPE_CHECKING:
+    from foedus_workloads.mpc.primitives import Primitives
 
 PARTIES = 3
 _WORD = torch.int64
@@ -71,6 +75,9 @@ class Summand:
         """The shape of the secret."""
         return tuple(self.value.shape)
 
+    def __add__(self, other: Shared) -> Summand:
+        return Summand(self.value + other.own)
+
 
 @dataclass(frozen=True)
 class Roles:
@@ -104,6 +111,7 @@ class Party:
     ring: Ring = field(default_factory=Ring)
     fraction: int = 16  # bits after the point; 18 gives finer values and less room
     steps: int = 0
+    primitives: Primitives = field(default_factory=lambda: _semi_honest(), repr=False)
 
     @property
     def following(self) -> int:
@@ -122,6 +130,12 @@ class Party:
     def encode(self, value: float, bits: int | None = None) -> int:
         """Return the nearest fixed-point integer of a public number, at `bits` bits after the point."""
         return round(ldexp(value, self.fraction if bits is None else bits))
+
+
+def _semi_honest() -> Primitives:
+    from foedus_workloads.mpc.semi_honest import SEMI_HONEST
+
+    return SEMI_HONEST
 
 
 @dataclass(frozen=True)
