@@ -8,7 +8,7 @@ from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
 from foedus_contract.errors import InvalidInput
 from foedus_contract.models import ContractModel, Digest, SiloName, first_problem
-from foedus_contract.mpc_wire import PARTIES, PartyIndex
+from foedus_contract.mpc_wire import PARTIES, MpcProtocol, PartyIndex
 from foedus_contract.plan import TrainingPlan
 
 KEY_FILE = "identity.key"  # a silo's identity key, in its ledger's folder
@@ -117,6 +117,7 @@ class PartyRunSpec(ContractModel):
     cluster: Annotated[str, StringConstraints(min_length=1, max_length=63)]
     parties: Annotated[tuple[PartyAddress, ...], Field(min_length=PARTIES, max_length=PARTIES)]
     tls: TlsFiles
+    protocol: MpcProtocol = "Replicated3PC"
     model_digest: Digest  # of the model whose shares must lie in `weights`
     weights: str  # safetensors file with this party's shares alone, and what they are shares of
     state: str  # folder that outlives the process: its incarnation

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp
 
-PROTOCOLS = ("Replicated3PC",)
+PROTOCOLS = ("Replicated3PC", "Replicated3PCMalicious")
 KNOWN = "to the parties: the architecture, each text's length up to the next power of two, and when it was asked"
 
 

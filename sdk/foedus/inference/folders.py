@@ -14,7 +14,7 @@ from typing import Literal
 
 from foedus_contract import paths
 from foedus_contract.durable import in_use, open_locked, unwritable
-from foedus_contract.mpc_wire import PARTIES
+from foedus_contract.mpc_wire import PARTIES, MpcProtocol
 from foedus_contract.run_spec import PartyAddress, PartyRunSpec, TlsFiles
 from foedus_engine.cluster.embedded import make_private
 from foedus_engine.cluster.endpoints import LOOPBACK
@@ -114,7 +114,7 @@ def lay_out(folder: Path, ports: Sequence[int], spec: PartyRunSpec, *, now: date
     return CallerPlace(NAMESPACE, CLUSTER, [(LOOPBACK, port) for port in ports], files)
 
 
-def build_spec(model_digest: str, threads: int) -> PartyRunSpec:
+def build_spec(model_digest: str, protocol: MpcProtocol, threads: int) -> PartyRunSpec:
     """Return the run spec of party 0; the others differ by their number alone."""
     return PartyRunSpec(
         party=0,
@@ -122,6 +122,7 @@ def build_spec(model_digest: str, threads: int) -> PartyRunSpec:
         cluster=CLUSTER,
         parties=SERVICES,
         tls=TLS_FILES,
+        protocol=protocol,
         model_digest=model_digest,
         weights=f"{paths.WEIGHTS_FOLDER}/{WEIGHTS_FILE}",
         state=paths.STATE_FOLDER,

@@ -14,23 +14,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from foedus.inference.answer import PROTOCOLS, Answer, Inference, scores
 from foedus.inference.folders import build_spec, call_folder, lay_out, shares_path
 from foedus.inference.parties import LocalParties
 from foedus.inference.show import Show
 from foedus_contract.errors import InvalidInput
-from foedus_contract.mpc_wire import PARTIES
+from foedus_contract.mpc_wire import PARTIES, MpcProtocol
 from foedus_engine.cluster.embedded import utc_now
 from foedus_engine.cluster.endpoints import find_free_port
 from foedus_workloads.inference.inquiry import Inquiry, Question, Reply
 from foedus_workloads.inference.model import Owner
 from foedus_workloads.inference.shares import write_shares
-from foedus_workloads.mpc.model import ASSUMPTION, EmbeddedText
+from foedus_workloads.mpc.model import ASSUMPTIONS, EmbeddedText
 from foedus_workloads.transport.caller import Call, CallerPatience, CallerPlace
 
 T = TypeVar("T")
+_PROTOCOLS: Mapping[str, MpcProtocol] = {name: name for name in get_args(MpcProtocol)}
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class Stopwatch:
 
 async def infer_local(request: Request, show: Show, environ: Mapping[str, str]) -> Inference:
     """Answer all texts; raises FoedusError with one line that says what went wrong."""
-    if request.protocol not in PROTOCOLS:
+    protocol = _PROTOCOLS.get(request.protocol)
+    if protocol is None:
         raise InvalidInput(f"{request.protocol!r} is no protocol", where="protocol", cure=f"use {', '.join(PROTOCOLS)}")
     watch = Stopwatch(show)
     with watch.phase("reading", "reading the model"):
@@ -73,18 +75,18 @@ async def infer_local(request: Request, show: Show, environ: Mapping[str, str]) 
     with call_folder(request.state) as folder:
         with watch.phase("sharing", "sharing the weights among three parties"):
             digest = await in_thread(lambda: share(owner, folder))
-        place = await make_place(folder, owner.digest)
+        place = await make_place(folder, owner.digest, protocol)
         parties = LocalParties(folder)
         try:
             with watch.phase("starting", "starting three parties"):
                 await parties.start(environ)
                 await parties.watched(parties.listening())
                 parties.drop_shares()
-            asking = Asking(owner, digest, place, watch, show)
+            asking = Asking(owner, digest, place, protocol, watch, show)
             answers = await parties.watched(asking.all(request.texts))
         finally:
             await parties.stop()
-    return Inference(tuple(answers), watch.seconds, request.protocol, owner.digest, ASSUMPTION)
+    return Inference(tuple(answers), watch.seconds, protocol, owner.digest, ASSUMPTIONS[protocol])
 
 
 def check_lengths(owner: Owner, texts: Sequence[str]) -> None:
@@ -104,12 +106,12 @@ def share(owner: Owner, folder: Path) -> str:
     return sharing.digest
 
 
-async def make_place(folder: Path, model_digest: str) -> CallerPlace:
+async def make_place(folder: Path, model_digest: str, protocol: MpcProtocol) -> CallerPlace:
     """Choose ports of this machine and write what parties and client need to find and to know each other."""
     ports: list[int] = []
     while len(ports) < PARTIES:
         ports.append(await find_free_port(set(ports)))
-    spec = build_spec(model_digest, threads=max(1, (os.cpu_count() or 1) // PARTIES))
+    spec = build_spec(model_digest, protocol, threads=max(1, (os.cpu_count() or 1) // PARTIES))
     return lay_out(folder, ports, spec, now=utc_now(), entropy=os.urandom)
 
 
@@ -120,6 +122,7 @@ class Asking:
     owner: Owner
     sharing: str
     place: CallerPlace
+    protocol: MpcProtocol
     watch: Stopwatch
     show: Show
 
@@ -134,7 +137,7 @@ class Asking:
 
     async def _answer(self, number: int, texts: int, embedded: EmbeddedText) -> Answer:
         begin = time.monotonic()
-        question = self.owner.ask(embedded, self.sharing, os.urandom)
+        question = self.owner.ask(embedded, self.sharing, os.urandom, self.protocol)
         reply = await self._ask(question, _rounds_shown(self.show, number, texts, question.rounds))
         labels = self.owner.labels
         return Answer(

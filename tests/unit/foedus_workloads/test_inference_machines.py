@@ -173,7 +173,9 @@ def test_three_summands_add_up_modulo_the_ring():
 def test_what_the_client_is_sent_is_masked_anew():
     inputs, task = question().shares, gelu_task(COUNT)
     components = run(parties(), lambda party: task.run(party, inputs[party.index])).results
-    summands = run(parties(), lambda party: to_client(party, task, inputs[party.index])).results
+    summands = run(
+        parties(), lambda party: to_client(party, task, inputs[party.index], session=b"", entropy=bytes)
+    ).results
     assert torch.equal(sum(summands), revealed_words(components))
     for summand, component in zip(summands, components, strict=True):
         assert not (summand == component.own).any()

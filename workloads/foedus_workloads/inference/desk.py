@@ -69,6 +69,8 @@ class Desk:
         if asked.terms.model_digest != self._label.digest or asked.terms.fraction != self._label.fraction:
             raise self._refused("the client asks for another sharing of the model")
         task = self._tasks(asked.tokens)
+        if asked.terms.protocol != task.protocol:
+            raise self._refused(f"the client asks for {asked.terms.protocol}, this party computes {task.protocol}")
         if asked.terms.program_digest != task.digest:
             raise self._refused("the client's program is another one")
         self._asked, self._task = asked, task

@@ -4,11 +4,12 @@
    party answers with its own digest of the terms, so all four mean the same session, model, sharing and program, or the
    session ends here: nothing secret has been sent.
 2. Send each party its shares of the input.
-3. Take what they say of their rounds, and their summands of the result.
+3. Take what they say of their rounds, and their summands of the result; where one of them may lie, both components of
+   each, of which every two copies must be equal.
 
 Parties are asked in the order of their numbers, and each serves one session at a time: so of two clients one waits
 for the other, and neither holds what the other needs. Adversary: whoever is not in the TLS certificates is nobody; of
-the parties, one may look at all it has, and follows the protocol.
+the parties, one may look at all it has, and follows the protocol unless the protocol is made against that.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from foedus_contract.inference_wire import (
 )
 from foedus_contract.mpc_wire import PARTIES, SessionTerms
 from foedus_workloads.inference.task import SAME_FILES, named_header
-from foedus_workloads.mpc.model.sharing import revealed
+from foedus_workloads.mpc.model.sharing import reveal, revealed
+from foedus_workloads.mpc.party import Shared
 from foedus_workloads.mpc.rounds import Expected
 from foedus_workloads.mpc.wire import buffer, bytes_in, bytes_of, kind_of, tensor_header
 
@@ -50,6 +52,16 @@ class Question:
     shares: tuple[Mapping[str, Tensor], ...] = field(repr=False)
     output: tuple[int, ...]
     rounds: int  # of the program, as planned
+
+    @property
+    def copies(self) -> bool:
+        """Whether parties send both their components, so that each has two copies to compare."""
+        return self.terms.protocol == "Replicated3PCMalicious"
+
+    @property
+    def sent(self) -> tuple[int, ...]:
+        """The shape of what a party sends of the result."""
+        return (2, *self.output) if self.copies else self.output
 
 
 @dataclass(frozen=True)
@@ -124,7 +136,7 @@ class Inquiry:
         self._rounds[party] = message.rounds
         if isinstance(message, Computing):
             return ()
-        kind = Expected(torch.int64, self._question.output)
+        kind = Expected(torch.int64, self._question.sent)
         if message.tensor != tensor_header(kind):
             raise _wrong(party, "sent a result of another type or shape")
         self._rooms[party] = buffer(kind)
@@ -136,8 +148,11 @@ class Inquiry:
         outputs = [self._outputs[party] for party in range(PARTIES)]
         if len({each.rounds for each in outputs}) != 1:
             raise JobFailed("the parties counted different rounds", where="session", cure="start a new session")
-        summands = [torch.from_numpy(self._rooms[party]) for party in range(PARTIES)]
-        values = revealed(summands, self._question.terms.fraction)
+        sent = [torch.from_numpy(self._rooms[party]) for party in range(PARTIES)]
+        fraction = self._question.terms.fraction
+        values = (
+            reveal([Shared(*each) for each in sent], fraction) if self._question.copies else revealed(sent, fraction)
+        )
         return Reply(tuple(values), outputs[0].rounds, tuple(each.bytes_sent for each in outputs))
 
     def _parsed(self, party: int, header: bytes) -> PartyMessage:

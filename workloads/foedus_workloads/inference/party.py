@@ -21,6 +21,7 @@ from torch import Tensor
 from foedus_contract.durable import append_durably, open_lines, unwritable
 from foedus_contract.errors import FoedusError, InvalidInput, JobFailed, describe_defect
 from foedus_contract.exit_codes import ExitCode
+from foedus_contract.mpc_wire import MpcProtocol
 from foedus_contract.progress import Preparing
 from foedus_contract.run_spec import PartyRunSpec, Patience
 from foedus_workloads.inference.desk import Desk, failure
@@ -38,7 +39,7 @@ INCARNATIONS_FILE = "incarnations"  # below the state folder: a line for each st
 REPORT_SECONDS = 0.5  # between two reports of rounds to a client
 REPORTED_SECONDS = 10.0  # until one has left: a client that takes none has gone
 Entropy = Callable[[int], bytes]
-MakeTasks = Callable[[ShareLabel, dict[str, Tensor]], Tasks]
+MakeTasks = Callable[[ShareLabel, dict[str, Tensor], MpcProtocol], Tasks]
 
 _logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ async def run_party(spec: PartyRunSpec, around: Surroundings, make_tasks: MakeTa
     progress.write(Preparing(at=around.wall_clock(), what="loading its shares"))
     label, shares = await asyncio.to_thread(read_shares, around.path(spec.weights), spec.party, spec.model_digest)
     with claim_incarnation(around.path(spec.state), spec.party) as incarnation:
-        tasks = make_tasks(label, shares)
+        tasks = make_tasks(label, shares, spec.protocol)
         service = PartyService(
             build_place(spec, around), label, incarnation, tasks, spec.patience, around.entropy, around.clock
         )
@@ -172,7 +173,7 @@ class PartyService:
         session = Session(
             self._place.party,
             desk.terms,
-            lambda party: to_client(party, task, inputs),
+            lambda party: to_client(party, task, inputs, session=desk.terms.session, entropy=self._entropy),
             incarnation=self._incarnation,
             entropy=self._entropy,
         )

@@ -93,10 +93,12 @@ class Words:
 
     @property
     def bits(self) -> int:
+        """The bits of a word."""
         return WORD_BITS if self.ring_bits == WORD_BITS else self.window.width
 
     @property
     def lanes(self) -> int:
+        """Windows in a word."""
         return self.bits // self.window.width
 
     def pack(self, values: Tensor) -> Tensor:

@@ -99,6 +99,12 @@ class Roles:
         return (self.dealer + 2) % PARTIES
 
 
+def _semi_honest() -> Primitives:
+    from foedus_workloads.mpc.semi_honest import SEMI_HONEST
+
+    return SEMI_HONEST
+
+
 @dataclass
 class Party:
     """One of the three parties of a session: its number, its ring, its streams and the count of its steps.
@@ -111,7 +117,7 @@ class Party:
     ring: Ring = field(default_factory=Ring)
     fraction: int = 16  # bits after the point; 18 gives finer values and less room
     steps: int = 0
-    primitives: Primitives = field(default_factory=lambda: _semi_honest(), repr=False)
+    primitives: Primitives = field(default_factory=_semi_honest, repr=False)
 
     @property
     def following(self) -> int:
@@ -130,12 +136,6 @@ class Party:
     def encode(self, value: float, bits: int | None = None) -> int:
         """Return the nearest fixed-point integer of a public number, at `bits` bits after the point."""
         return round(ldexp(value, self.fraction if bits is None else bits))
-
-
-def _semi_honest() -> Primitives:
-    from foedus_workloads.mpc.semi_honest import SEMI_HONEST
-
-    return SEMI_HONEST
 
 
 @dataclass(frozen=True)

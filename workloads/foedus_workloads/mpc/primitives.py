@@ -1,7 +1,7 @@
 """The operations on which layers are built, and which a protocol brings along.
 
-Layers, polynomials and normalisation call these functions; a party's `primitives` say what they do. What differs between
-protocols is how products are shared, values rounded, signs and bits converted, and what must be shown of them later.
+Layers, polynomials and normalisation call these functions; a party's `primitives` say what they do. Protocols differ in
+how products are shared, values rounded, signs and bits converted, and in what must be shown of them later.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def truncate(party: Party, x: Shared | Product, count: int) -> Operation[Shared]
 
 
 def multiply(party: Party, x: Shared, y: Shared, domain: Domain, *, bits: int | None = None) -> Operation[Shared]:
-    """Return a sharing of x * y in the domain; `bits` are those of Boolean words where they are fewer than the ring's."""
+    """Return a sharing of x * y in the domain; `bits` are those of Boolean words, where fewer than the ring's."""
     return party.primitives.multiply(party, x, y, domain, bits=bits)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from foedus_workloads.mpc.arithmetic import reshare
 from foedus_workloads.mpc.malicious import comparison, record, truncation
 from foedus_workloads.mpc.malicious.bits import check_bits
 from foedus_workloads.mpc.malicious.claims import Claims
@@ -14,7 +15,6 @@ from foedus_workloads.mpc.malicious.matrices import check_matrices
 from foedus_workloads.mpc.malicious.products import ANDS, PRODUCTS, SQUARES, check_products
 from foedus_workloads.mpc.malicious.record import Pending, Record
 from foedus_workloads.mpc.malicious.transcripts import Transcripts, compare
-from foedus_workloads.mpc.arithmetic import reshare
 from foedus_workloads.mpc.party import Party, Shared, Summand
 from foedus_workloads.mpc.primitives import Primitives
 from foedus_workloads.mpc.rounds import Operation, together

@@ -72,3 +72,8 @@ def joined(parts: Sequence[Shared], size: int) -> Shared:
         return torch.nn.functional.pad(flat, (0, size - flat.numel()))
 
     return Shared(one([part.own for part in parts]), one([part.next for part in parts]))
+
+
+def taken(random: Shared, chosen: Tensor) -> Shared:
+    """Return the chosen units."""
+    return random.map(lambda t: t.index_select(0, chosen))

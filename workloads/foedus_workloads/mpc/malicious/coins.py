@@ -2,13 +2,14 @@
 
 Steps:
 1. Draw 32 bytes from the operating system; send both others SHA-256 of them, of the session, the step and the party.
-2. When both commitments are there, send both others the bytes, and with them the commitment of the third as it came here.
+2. When both commitments are there, send both others the bytes, and with them the commitment of the third as it came
+   here.
 3. A reveal that does not fit its commitment, or a commitment that another party saw differently, ends the session.
 4. The seed is SHA-256 of the three parties' bytes in their order.
 
 One party's coins are uniform and were fixed before it saw the others', so a seed is uniform whatever one party does,
-unless it ends the session. What coins decide on must have arrived everywhere before step 2: that is the caller's matter,
-and holds because a party reveals only after it has received all that it expects of earlier rounds.
+unless it ends the session. What coins decide on must have arrived everywhere before step 2: that is the caller's
+matter, and holds because a party reveals only after it has received all that it expects of earlier rounds.
 """
 
 from __future__ import annotations

@@ -39,20 +39,27 @@ def check_matrices(
     """Check all claims: 6 rounds, whose comparison is left to the transcripts."""
     right = yield from toss()
     projections = [right.binary(c, (*_batch(each.y), each.z.shape[-1], REPETITIONS)) for c, each in enumerate(claims)]
-    v = [claim.y.map(lambda t, r=r: matmul(t, r)) for claim, r in zip(claims, projections, strict=True)]
+    v = [_times(claim.y, r) for claim, r in zip(claims, projections, strict=True)]
     step = party.begin()
     masks = [_mask(step, slot, claim) for slot, claim in enumerate(claims)]
     parts = [_summed(_summand(a, each)) for a, each in zip(masks, v, strict=True)]
     d = yield from reshare(party, Summand(torch.stack(parts).sum(0)))
     left = yield from toss()
     rows = [left.binary(c, (*_batch(claim.x), REPETITIONS, claim.x.shape[-2])) for c, claim in enumerate(claims)]
-    masked = [claim.x.map(lambda t, w=w: matmul(w, t)) - a for claim, w, a in zip(claims, rows, masks, strict=True)]
+    masked = [_projected(w, claim.x) - a for claim, w, a in zip(claims, rows, masks, strict=True)]
     opened = yield from open_to_all(party, masked, ARITHMETIC, transcripts, bits=party.ring.bits)
     rest = -d
     for claim, r, w, rho, each in zip(claims, projections, rows, opened, v, strict=True):
-        twice = claim.z.map(lambda t, r=r, w=w: matmul(w, matmul(t, r)))
-        rest = rest + (twice - each.map(lambda t, rho=rho: matmul(rho, t))).map(_summed)
+        rest = rest + (_projected(w, _times(claim.z, r)) - _projected(rho, each)).map(_summed)
     transcripts.zero(rest.own, rest.next, party.ring.bits)
+
+
+def _times(x: Shared, public: Tensor) -> Shared:
+    return x.map(lambda t: matmul(t, public))
+
+
+def _projected(public: Tensor, x: Shared) -> Shared:
+    return x.map(lambda t: matmul(public, t))
 
 
 def _mask(step: Step, slot: int, claim: MatrixClaim) -> Shared:

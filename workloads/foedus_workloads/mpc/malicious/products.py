@@ -9,8 +9,8 @@ Steps, for claims z = x y (arithmetic mod 2^k, or Boolean word by word), n units
 4. z - c - sigma a - rho b - rho sigma is zero if both are right: that goes into the transcripts, not onto the wire.
 Of squares, a = b and rho = sigma: one opening instead of two.
 
-A wrong claim passes when every random product in its bucket is wrong by the same number: see `buckets`. Cost: an element
-for each random product, one or two for its comparison.
+A wrong claim passes when every random product in its bucket is wrong by the same number: see `buckets`. Cost: an
+element for each random product, one or two for its comparison.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from foedus_workloads.mpc.arithmetic import ARITHMETIC, BOOLEAN, Domain, product, reshare, square
 from foedus_workloads.mpc.malicious.buckets import Buckets, fit
-from foedus_workloads.mpc.malicious.claims import ProductClaim, joined
+from foedus_workloads.mpc.malicious.claims import ProductClaim, joined, taken
 from foedus_workloads.mpc.malicious.coins import Coins
 from foedus_workloads.mpc.malicious.opening import open_to_all
 from foedus_workloads.mpc.malicious.transcripts import Transcripts
@@ -112,4 +112,4 @@ def _claimed(kind: Kind, claims: Sequence[ProductClaim], buckets: Buckets) -> li
 
 def _bucket(buckets: Buckets, order: Tensor, place: int, shared: Sequence[Shared]) -> list[Shared]:
     chosen = order[place * buckets.units : (place + 1) * buckets.units]
-    return [each.map(lambda t: t.index_select(0, chosen)) for each in shared]
+    return [taken(each, chosen) for each in shared]

@@ -87,7 +87,7 @@ def reshare(party: Party, z: Pending) -> Operation[Shared]:
 
 def product(record: Record, party: Party, x: Shared, y: Shared) -> Pending:
     """Return x * y, element by element, to be shared and claimed; shapes broadcast."""
-    shape = torch.broadcast_shapes(x.shape, y.shape)
+    shape = torch.broadcast_shapes(x.shape, y.shape)  # type: ignore[no-untyped-call]  # torch has none
     wide = x.map(lambda t: t.expand(shape)), y.map(lambda t: t.expand(shape))
     return Pending(arithmetic.product(party, x, y), lambda z: record.claims.products.append(ProductClaim(*wide, z)))
 

@@ -4,8 +4,8 @@ Steps for each pair of neighbours (i, i + 1):
 1. Both draw a fresh key of 32 bytes from their common stream, which the third party does not know.
 2. Whatever must be equal at both (a component that both hold, an opened message and what its other holder would have
    sent, a value that must be zero) goes into a GMAC under that key, in the program's order.
-3. To compare, both send their tag to the third party. It tells nothing from a tag, for it lacks the key. Unequal tags end
-   the session there. Equal or not, each waits for a word from both others before it goes on.
+3. To compare, both send their tag to the third party. It tells nothing from a tag, for it lacks the key. Unequal
+   tags end the session there. Equal or not, each waits for a word from both others before it goes on.
 4. Then both show each other their tags, and unequal ones end the session; again each waits for a word from both.
 
 With one party k that deviates, the pair of the two others is compared by step 4 whatever k says in step 3. For a pair

@@ -7,7 +7,8 @@ overflow is an AND and a conversion of bits.
 Steps, for |x| < 2^(k-2) - 2^(t-1); first, second and dealer as in `party.Roles`, all values mod 2^k and unsigned,
 h = k - t:
 1. Dealer and first draw a, dealer and second draw b; r = a + b is the mask.
-2. With a' = a >> t and b' = b >> t, the dealer computes the carries K of a' + b': K_i is the carry out of place i. Dealer
+2. With a' = a >> t and b' = b >> t, the dealer computes the carries K of a' + b': K_i is the carry out of place i.
+   Dealer
    and first draw K's first component, the dealer sends second the other; the third is 0. That the carries are right is
    h claims about ANDs, with the carries that come in, C = 2K:
        (a'_i XOR C_i) AND (b'_i XOR C_i) = K_i XOR C_i,
@@ -23,8 +24,8 @@ h = k - t:
    and first, -(b >> t) + 2^(k-t) w_dealer at dealer and second.
 
 What first sees is uniform: second's message hides under b, of which it knows nothing; likewise second. The dealer sees
-nothing but masked shares of q. A dealer that deals wrong carries makes a false claim, whatever x is; whether the session
-ends says nothing of x.
+nothing but masked shares of q. A dealer that deals wrong carries makes a false claim, whatever x is; whether the
+session ends says nothing of x.
 
 Result: x / 2^t + e with |e| < 1.5 units, as in `mpc.truncation`. Cost: 4 rounds, from a product 1 more.
 """
@@ -36,20 +37,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from foedus_workloads.mpc.arithmetic import BOOLEAN
 from foedus_workloads.mpc.cut import Cut
 from foedus_workloads.mpc.malicious.claims import ProductClaim
 from foedus_workloads.mpc.malicious.record import Record
-from foedus_workloads.mpc.malicious.wire import pack_bits, pack_lanes, unpack_bits, unpack_lanes
+from foedus_workloads.mpc.malicious.wire import pack_lanes, unpack_lanes
 from foedus_workloads.mpc.party import Party, Roles, Shared, Step, expected, from_wire, to_wire
 from foedus_workloads.mpc.ring import WORD_BITS, container, low_bits, shift_right, top_bit
-from foedus_workloads.mpc.rounds import Exchange, Expected, Operation, together
+from foedus_workloads.mpc.rounds import Exchange, Expected, Operation
 
 _FIRST_MASK, _SECOND_MASK, _CARRIES = range(3)  # slots
 
 
 @dataclass(frozen=True)
-class _Task:
+class Task:
     """One rounding: its step, who does what, how much is cut, of how many elements."""
 
     step: Step
@@ -72,16 +72,16 @@ class _Task:
 
     def first_carries(self) -> Tensor:
         """Draw the component of the carries that dealer and first hold."""
-        return self.step.draw(self.roles.first, _CARRIES, (self.count,)) & self.mask
+        return self.step.draw(self.roles.first, _CARRIES, (self.count,)) & self.low
 
     @property
-    def mask(self) -> int:
+    def low(self) -> int:
         """The low h bits."""
         return (1 << self.high) - 1
 
 
 @dataclass(frozen=True)
-class _Held:
+class Held:
     """What a party holds after steps 1 to 3: of a' and b' and of the carries its Boolean components; c, or nothing."""
 
     left: Shared
@@ -92,32 +92,45 @@ class _Held:
 
 def truncate(party: Party, record: Record, x: Shared, count: int) -> Operation[Shared]:
     """Return a sharing of x / 2^count, rounded as the module says; `count` from 1 to k - 2."""
-    step = party.begin()
     shape = x.shape
-    flat = x.map(lambda t: t.reshape(-1))
-    task = _Task(step, step.roles(), Cut(party.ring.bits, count), flat.own.numel())
-    steps = {task.roles.dealer: _dealer, task.roles.first: _first, task.roles.second: _second}
-    held = yield from steps[party.index](task, record, flat)
+    task = begin(party, x, count)
+    held = yield from mask(task, record, x)
     _claim_carries(record, task, held)
     overflow = yield from _overflow(party, record, task, held)
     return _components(task, held, overflow).map(lambda t: t.reshape(shape))
 
 
-def _dealer(task: _Task, record: Record, x: Shared) -> Operation[_Held]:
+def begin(party: Party, x: Shared, count: int) -> Task:
+    """Return a rounding of x, about to begin."""
+    step = party.begin()
+    return Task(step, step.roles(), Cut(party.ring.bits, count), x.own.numel())
+
+
+def mask(task: Task, record: Record, x: Shared) -> Operation[Held]:
+    """Do steps 1 to 3: 1 round."""
+    steps = {task.roles.dealer: _dealer, task.roles.first: _first, task.roles.second: _second}
+    return (yield from steps[task.step.party.index](task, record, x.map(lambda t: t.reshape(-1))))
+
+
+def _dealer(task: Task, record: Record, x: Shared) -> Operation[Held]:
     cut = task.cut
     a, b, common = task.first_mask(), task.second_mask(), task.first_carries()
     high_a, high_b = (shift_right(each, cut.count, cut.bits) for each in (a, b))
-    carries = (((high_a + high_b) ^ high_a ^ high_b) >> 1) & task.mask
-    dealt = carries ^ common
+    dealt = _carries(high_a, high_b, task) ^ common
     yield Exchange(to_previous=(_narrow(dealt, task),))
     of_first, of_second = low_bits(x.next + a + cut.offset, cut.bits), low_bits(x.own + b, cut.bits)
     record.transcripts.with_next(of_second, cut.bits)
     record.transcripts.with_previous(of_first, cut.bits)
     zero = torch.zeros_like(a)
-    return _Held(Shared(zero, high_a), Shared(high_b, zero), Shared(dealt, common), None)
+    return Held(Shared(zero, high_a), Shared(high_b, zero), Shared(dealt, common), None)
 
 
-def _first(task: _Task, record: Record, x: Shared) -> Operation[_Held]:
+def _carries(left: Tensor, right: Tensor, task: Task) -> Tensor:
+    """Return K: bit i says that a carry comes out of place i of the sum (step 2)."""
+    return (((left + right) ^ left ^ right) >> 1) & task.low
+
+
+def _first(task: Task, record: Record, x: Shared) -> Operation[Held]:
     cut, a, carries = task.cut, task.first_mask(), task.first_carries()
     sent = x.own + a + cut.offset
     whole = expected((task.count,), cut.bits)
@@ -126,10 +139,10 @@ def _first(task: _Task, record: Record, x: Shared) -> Operation[_Held]:
     record.transcripts.with_previous(other, cut.bits)
     zero = torch.zeros_like(a)
     high = shift_right(a, cut.count, cut.bits)
-    return _Held(Shared(high, zero), Shared(zero, zero), Shared(carries, zero), sent + other + x.next)
+    return Held(Shared(high, zero), Shared(zero, zero), Shared(carries, zero), sent + other + x.next)
 
 
-def _second(task: _Task, record: Record, x: Shared) -> Operation[_Held]:
+def _second(task: Task, record: Record, x: Shared) -> Operation[Held]:
     cut, b = task.cut, task.second_mask()
     sent = x.next + b
     received = yield Exchange(
@@ -142,18 +155,18 @@ def _second(task: _Task, record: Record, x: Shared) -> Operation[_Held]:
     carries = _wide(received.from_next[0], task)
     zero = torch.zeros_like(b)
     high = shift_right(b, cut.count, cut.bits)
-    return _Held(Shared(zero, zero), Shared(zero, high), Shared(zero, carries), sent + other + x.own)
+    return Held(Shared(zero, zero), Shared(zero, high), Shared(zero, carries), sent + other + x.own)
 
 
-def _claim_carries(record: Record, task: _Task, held: _Held) -> None:
+def _claim_carries(record: Record, task: Task, held: Held) -> None:
     """Claim that the carries are right (step 2)."""
-    carried = held.carries.map(lambda t: (t << 1) & task.mask)
+    carried = held.carries.map(lambda t: (t << 1) & task.low)
     parts = (held.left ^ carried, held.right ^ carried, held.carries ^ carried)
     x, y, z = (each.map(lambda t: _packed(t, task)) for each in parts)
     record.claims.ands.append(ProductClaim(x, y, z))
 
 
-def _overflow(party: Party, record: Record, task: _Task, held: _Held) -> Operation[Shared]:
+def _overflow(party: Party, record: Record, task: Task, held: Held) -> Operation[Shared]:
     """Return w mod 2^w (steps 4 and 5): 3 rounds."""
     top = task.high - 1
     wraps = held.carries.map(lambda t: (t >> top) & 1)
@@ -172,7 +185,7 @@ def _overflow(party: Party, record: Record, task: _Task, held: _Held) -> Operati
     return numbers.map(lambda t: t.sum(0))
 
 
-def _components(task: _Task, held: _Held, overflow: Shared) -> Shared:
+def _components(task: Task, held: Held, overflow: Shared) -> Shared:
     """Return the components of the result (step 6)."""
     cut = task.cut
     wrapped = overflow.map(lambda t: t << (cut.bits - cut.count))
@@ -184,24 +197,24 @@ def _components(task: _Task, held: _Held, overflow: Shared) -> Shared:
     return Shared(wrapped.own + common, wrapped.next - held.right.next)
 
 
-def _packed(words: Tensor, task: _Task) -> Tensor:
+def _packed(words: Tensor, task: Task) -> Tensor:
     """Return words of h bits in as few words as lanes allow; a test's small ring has one each."""
     return pack_lanes(words, task.high) if task.cut.bits == WORD_BITS else words
 
 
-def _narrow(words: Tensor, task: _Task) -> Tensor:
+def _narrow(words: Tensor, task: Task) -> Tensor:
     """Return what travels of words of h bits."""
     return _packed(words, task) if task.cut.bits == WORD_BITS else to_wire(words, task.cut.bits)
 
 
-def _narrow_kind(task: _Task) -> Expected:
+def _narrow_kind(task: Task) -> Expected:
     if task.cut.bits != WORD_BITS:
         return expected((task.count,), task.cut.bits)
     lanes = -(-task.high // 16)
     return expected((task.count if lanes == 4 else -(-task.count * lanes // 4),), WORD_BITS)
 
 
-def _wide(received: Tensor, task: _Task) -> Tensor:
+def _wide(received: Tensor, task: Task) -> Tensor:
     if task.cut.bits != WORD_BITS:
-        return from_wire(received, task.cut.bits) & task.mask
-    return unpack_lanes(received, task.high, task.count) & task.mask
+        return from_wire(received, task.cut.bits) & task.low
+    return unpack_lanes(received, task.high, task.count) & task.low

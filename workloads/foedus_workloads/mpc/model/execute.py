@@ -78,6 +78,13 @@ def dealt_weights(weights: PartyWeights) -> Iterator[Shared]:
         yield norm.bias
 
 
+def dealt(party: int, program: Program, weights: PartyWeights, inputs: Mapping[str, Tensor]) -> Iterator[Shared]:
+    """Yield a party's shares of all that owner and client have shared."""
+    yield from dealt_weights(weights)
+    for secret in program.inputs:
+        yield held(party, secret, inputs)
+
+
 def execute(
     party: Party,
     program: Program,

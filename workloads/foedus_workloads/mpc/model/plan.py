@@ -27,10 +27,13 @@ from foedus_workloads.mpc.ring import container
 from foedus_workloads.mpc.rounds import Exchange, Expected, Operation, Received
 from foedus_workloads.mpc.semi_honest import SEMI_HONEST
 
-ASSUMPTION = (
-    "private as long as no two of the three parties put together what they know, and each follows the protocol; "
-    "three parties under one administrator are a demonstration"
-)
+_DEMONSTRATION = "three parties under one administrator are a demonstration"
+ASSUMPTIONS: Mapping[MpcProtocol, str] = {
+    "Replicated3PC": "private as long as no two of the three parties put together what they know, and each follows the "
+    f"protocol; {_DEMONSTRATION}",
+    "Replicated3PCMalicious": "private, and right or no answer at all, as long as no two of the three parties put "
+    f"together what they know, whatever one of them does; not externally reviewed; {_DEMONSTRATION}",
+}
 T = TypeVar("T")
 _META = torch.device("meta")
 _BITWISE = frozenset(
