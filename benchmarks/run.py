@@ -8,10 +8,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from benchmarks import audit_noise, bbc, dp_step, failover, kills, ledger, mpc_layer, ring, scale, tweets
+from benchmarks import audit_noise, bbc, dp_step, failover, kills, ledger, mpc_layer, mpc_malicious, ring, scale, tweets
 from benchmarks.harness import run
 
-MODULES = (audit_noise, bbc, dp_step, failover, kills, ledger, mpc_layer, ring, scale, tweets)
+MODULES = (audit_noise, bbc, dp_step, failover, kills, ledger, mpc_layer, mpc_malicious, ring, scale, tweets)
 ALL = tuple(module.BENCHMARK for module in MODULES)
 REGISTRY = {benchmark.name: benchmark for benchmark in ALL}
 BUILD = Path("build/bench")

@@ -13,6 +13,7 @@ from attacks.mutants_charges import CHARGES_MUTANTS
 from attacks.mutants_client import CLIENT_MUTANTS
 from attacks.mutants_inference import INFERENCE_MUTANTS
 from attacks.mutants_ledger_service import LEDGER_SERVICE_MUTANTS
+from attacks.mutants_malicious import MALICIOUS_MUTANTS
 from attacks.mutants_mpc import MPC_MUTANTS
 from attacks.mutants_secagg import SECAGG_MUTANTS
 from attacks.mutants_training import TRAINING_MUTANTS
@@ -26,6 +27,7 @@ MUTANTS = {
     **CLIENT_MUTANTS,
     **MPC_MUTANTS,
     **INFERENCE_MUTANTS,
+    **MALICIOUS_MUTANTS,
 }
 WORKERS = 2  # each mutant is a process of its own; two cores are assumed
 SECONDS_FOR_ALL = 1800.0  # of the tests of all mutants one after the other

@@ -13,8 +13,9 @@ from foedus_workloads.inference.desk import Desk, failure
 from foedus_workloads.inference.inquiry import Inquiry, PartyFailed, root_cause
 from foedus_workloads.inference.task import to_client
 from foedus_workloads.mpc.model.sharing import revealed
-from support.inference_world import LABELS, ROUNDS, VALUES, gelu_task, question
-from support.three_parties import parties, run
+from foedus_workloads.mpc.wire import bytes_of
+from support.inference_world import LABELS, ROUNDS, VALUES, gelu_task, question, with_terms
+from support.three_parties import encoded, parties, run, shared
 from support.three_parties import revealed as revealed_words
 
 COUNT = VALUES.numel()
@@ -46,6 +47,10 @@ def test_a_party_consents_in_its_own_words():
         (opened(terms=terms(model_digest=OTHER)), "another sharing"),
         (opened(terms=terms(fraction=18)), "another sharing"),
         (opened(terms=terms(program_digest=OTHER)), "program is another one"),
+        (
+            opened(terms=terms(protocol="Replicated3PCMalicious")),
+            "asks for Replicated3PCMalicious, this party computes",
+        ),
         (opened(tokens=COUNT + 1), "program is another one"),
         (opened(tokens=4097), "tokens: Input should be less than or equal to 4096"),
         (opened()[:-1] + b',"text":"hello"}', "text: Extra inputs are not permitted"),
@@ -57,6 +62,7 @@ def test_a_party_consents_in_its_own_words():
         "sharing",
         "fraction",
         "program",
+        "protocol",
         "tokens",
         "too many tokens",
         "unknown field",
@@ -206,3 +212,32 @@ def test_a_client_is_told_of_a_defects_place_and_not_of_its_text():
     assert (told.blames, told.code) == (2, 1)
     assert told.message.startswith("party 2: internal error: ValueError")
     assert "secret" not in told.message
+
+
+def answered_with_copies(change):
+    """A client under the protocol whose parties send both their components; `change` is what one of them does."""
+    asked = with_terms(question(), protocol="Replicated3PCMalicious")
+    inquiry = Inquiry(asked)
+    for party in range(3):
+        inquiry.agree(party, Ready(party=party, incarnation=1, terms_digest=asked.terms.digest).to_json())
+    kind = TensorHeader(dtype="int64", shape=(2, COUNT))
+    for party, each in enumerate(shared(encoded(VALUES))):
+        output = Output(session=asked.terms.session, tensor=kind, rounds=ROUNDS, bytes_sent=1)
+        (room,) = inquiry.announce(party, output.to_json())
+        content = torch.stack([each.own, each.next])
+        room[:] = bytes_of(change(content) if party == 1 else content)
+    return inquiry.reply()
+
+
+def test_a_client_puts_copies_together():
+    assert answered_with_copies(lambda content: content).values == pytest.approx(VALUES.tolist(), abs=2**-16)
+
+
+@pytest.mark.parametrize("component", [0, 1])
+def test_a_client_compares_the_copies_of_each_component(component):
+    def change(content):
+        content[component, 0] ^= -(2**63)
+        return content
+
+    with pytest.raises(JobFailed, match="different shares"):
+        answered_with_copies(change)

@@ -170,8 +170,8 @@ def is_a_word(cheater, number, to_next, tensor):
     return (exchange.to_next if to_next else exchange.to_previous)[tensor].numel() == 1 and number != 0
 
 
-# Errors that fit all of the cheater's own state: one that counts everywhere, and a high bit that does. Of a product with
-# a bit twice is taken, mod 2^16 or 2^32; of carries h bits, at least 32.
+# Errors that fit all of the cheater's own state: one that counts everywhere, and a high bit that does. A product with a
+# bit is doubled mod 2^16 or 2^32; carries have at least 32 bits.
 ERRORS = {"share": (1, TOP), "convert": (1, 2**14), "deal": (1, 2**20)}
 
 

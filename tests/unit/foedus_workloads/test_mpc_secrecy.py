@@ -252,7 +252,7 @@ def test_an_opening_shows_the_secret_and_no_more():
 
 # Each mask is needed: with the draws of one slot left out somebody sees something of the secret.
 LEFT_OUT = [
-    ("checked truncation, masked and dealt", 0, slot) for slot in range(2)
+    ("checked truncation, masked and dealt", 0, slot) for slot in range(3)
 ] + [("checked product, a factor opened", 0, 0), ("checked sign, two numbers", 0, 0), ("multiply, squares", 0, 0)
 ] + [("truncate", 0, slot) for slot in range(6)] + [("bit to arithmetic", 0, slot) for slot in range(3)]  # fmt: skip
 
