@@ -1,9 +1,9 @@
 """`Replicated3PCMalicious` beside `Replicated3PC`: time, bytes, and a thousand attempts to falsify an answer.
 
-Cost: two layers of MiniLM's size at 128 tokens (of the second, what follows attention has one row), three parties in one
-process whose operations run in step. Seconds are processor time of all three, bytes payloads. What the checks need and
-no input decides, random products and random converted bits, can be made ahead: it is counted apart, as preprocessing.
-The carries of masks could be, too, and count as online.
+Cost: two layers of MiniLM's size at 128 tokens (of the second, what follows attention has one row), three parties in
+one process whose operations run in step. Seconds are processor time of all three, bytes payloads. What the checks need
+and no input decides, random products and random converted bits, can be made ahead: it is counted apart, as
+preprocessing. The carries of masks could be, too, and count as online.
 
 Attempts: a small program (linear map and GELU), seeded; a cheater that sees the others' messages of a round first and
 whose own checks never fail changes a message, or computes on with an error and makes its shares and tags fit, or is

@@ -27,7 +27,8 @@ from foedus_workloads.mpc.malicious.audit import Audit
 from foedus_workloads.mpc.malicious.record import prepare as prepare_checked
 from foedus_workloads.mpc.party import Party, Shared
 from foedus_workloads.mpc.rounds import Exchange, Operation, Received
-from support.three_parties import encoded, parties, revealed, shared
+
+from .three_parties import encoded, parties, revealed, shared
 
 TOP = -(2**63)
 SESSION = b"s" * 16
