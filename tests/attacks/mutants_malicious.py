@@ -59,7 +59,7 @@ MALICIOUS_MUTANTS = {
         Patch(f"{MALICIOUS}/audit.py", "        for each in shared:\n", "        for each in ():\n"),
     ),
     "coins-chosen-late": fails(
-        f"{FILE}::test_coins_that_are_changed_end_the_session[1-True]",
+        f"{FILE}::test_coins_that_are_not_those_that_were_committed_to_end_the_session[revealed]",
         Patch(
             f"{MALICIOUS}/coins.py",
             "        if not hmac.compare_digest(commitment(session, number, other, nonces[other]), seen):",
