@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 SOURCES := operator:workloads:workloads/ring:sdk:tests:.
 ACTIONLINT := v1.7.12
 # The stamp carries the checksum of what the environment was made from, so a changed lock makes it anew.
-LOCKS := requirements.lock requirements-cuda.lock pyproject.toml
+LOCKS := requirements.lock requirements-cuda.lock requirements-crypten.lock pyproject.toml
 RING := workloads/ring
 RING_SOURCES := $(RING)/pyproject.toml $(RING)/hatch_build.py $(wildcard $(RING)/native/*.[ch])
 SUM := $(shell cat $(LOCKS) $(RING_SOURCES) | sha256sum | cut -c1-16)
@@ -22,6 +22,8 @@ STAMP := $(VENV)/.installed-$(SUM)
 # SHA-256 of torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl; `make lock` adds it to the default index's hashes.
 TORCH := 2.13.0
 TORCH_CPU_SHA256 := 6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
+# The version that workloads/foedus_workloads/mpc/crypten/shims.py is written for.
+CRYPTEN := 0.4.1
 # Threads of a test process: two cores are assumed, and a result must not depend on how many there are.
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
@@ -39,16 +41,21 @@ help: ## list the targets
 venv: $(STAMP) ## make the virtual environment from the hashed locks
 
 # A CPU wheel of torch in the folder that PIP_FIND_LINKS names comes first: from the lock alone pip would prefer the
-# index's wheel, whose hash it knows before it has the file.
+# index's wheel, whose hash it knows before it has the file. What pip says is no target's output: `make -s cluster-env`.
+# CrypTen comes last: what it says that it needs is neither to be had (its `sklearn` is a stub that no longer builds) nor
+# used, so the check is of all the rest, and for CrypTen that what is run of it can be imported.
 $(STAMP): | $(VENV)/bin/python
+	$(BIN)/pip uninstall --quiet --yes crypten >&2
 	if [[ -n "$${PIP_FIND_LINKS:-}" ]]; then \
 		$(BIN)/pip install --quiet --no-index --no-deps --require-hashes \
-			-r <(echo 'torch==$(TORCH) --hash=sha256:$(TORCH_CPU_SHA256)') || echo 'no CPU build of torch there'; fi
-	$(BIN)/pip install --require-hashes --no-deps -r requirements.lock
+			-r <(echo 'torch==$(TORCH) --hash=sha256:$(TORCH_CPU_SHA256)') || echo 'no CPU build of torch there' >&2; fi
+	$(BIN)/pip install --require-hashes --no-deps -r requirements.lock >&2
 	if [[ "$$($(BIN)/python -c 'import importlib.metadata as m; print(m.version("torch"))')" != *+cpu ]]; then \
-		$(BIN)/pip install --require-hashes --no-deps -r requirements-cuda.lock; fi
-	$(BIN)/pip install --no-deps --no-build-isolation -e . -e $(RING)
-	$(BIN)/pip check
+		$(BIN)/pip install --require-hashes --no-deps -r requirements-cuda.lock >&2; fi
+	$(BIN)/pip install --no-deps --no-build-isolation -e . -e $(RING) >&2
+	$(BIN)/pip check >&2
+	$(BIN)/pip install --require-hashes --no-deps -r requirements-crypten.lock >&2
+	$(BIN)/python -c 'import foedus_workloads.mpc.crypten.shims'
 	rm -f $(VENV)/.installed-*
 	touch $@
 
@@ -171,7 +178,7 @@ names = env -u PIP_FIND_LINKS $(BIN)/uv pip compile --quiet $(1) --constraint $(
 
 # Resolves for Linux x86-64 and Python 3.11; keeps the present pins unless UPGRADE=--upgrade is given.
 .PHONY: lock
-lock: $(STAMP) ## write both locks again from pyproject.toml (UPGRADE=--upgrade takes newer versions)
+lock: $(STAMP) ## write the locks again from pyproject.toml (UPGRADE=--upgrade takes newer versions)
 	mkdir -p $(BUILD)
 	sed '/$(TORCH_CPU_SHA256)/d' requirements.lock requirements-cuda.lock > $(BUILD)/all.lock
 	env -u PIP_FIND_LINKS $(BIN)/uv pip compile --quiet $(UPGRADE) pyproject.toml --all-extras --generate-hashes \
@@ -181,6 +188,8 @@ lock: $(STAMP) ## write both locks again from pyproject.toml (UPGRADE=--upgrade 
 		{print} /^torch==/ {print "    --hash=sha256:$(TORCH_CPU_SHA256) \\"}' $(BUILD)/all.lock > requirements.lock
 	awk '/^[^ ]/ {cuda = /^(cuda|nvidia)-/ || /^triton==/} cuda' $(BUILD)/all.lock > requirements-cuda.lock
 	grep -hoE '^[a-z0-9.-]+==[^ ]+' requirements.lock requirements-cuda.lock > $(BUILD)/pins.txt
+	echo 'crypten==$(CRYPTEN)' | env -u PIP_FIND_LINKS $(BIN)/uv pip compile --quiet --no-deps --generate-hashes \
+		--python-version 3.11 --no-annotate --no-header -o requirements-crypten.lock -
 	$(call names,pyproject.toml --extra operator) > images/operator.txt
 	$(call names,pyproject.toml --extra training) > images/workloads.txt
 	$(call names,pyproject.toml --extra training --extra examples) | grep -vxFf images/workloads.txt > images/examples.txt

@@ -18,7 +18,7 @@ from e2e.cluster.layout import REGISTRY
 from e2e.cluster.progress import Progress
 
 PROJECT = Path(__file__).parents[1]
-POLICIES = PROJECT / "charts/foedus/policies/ledger.yaml"
+POLICIES = PROJECT / "charts/foedus/policies"
 SYSTEM = "foedus-system"
 OPERATOR = f"system:serviceaccount:{SYSTEM}:foedus-operator"
 LEDGER = f"system:serviceaccount:{SYSTEM}:foedus-ledger"
@@ -57,6 +57,12 @@ def administrators(*users: str) -> dict[str, Any]:
         "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "cluster-admin"},
         "subjects": [{"apiGroup": group, "kind": "User", "name": user} for user in users],
     }
+
+
+def apply_policies(cluster: Cluster) -> None:
+    """Apply the chart's admission policies."""
+    for file in sorted(POLICIES.glob("*.yaml")):
+        apply(cluster, *yaml.safe_load_all(file.read_text("utf-8")))
 
 
 def apply(cluster: Cluster, *manifests: Mapping[str, Any]) -> None:

@@ -111,7 +111,7 @@ class Remembering:
         return self.kept[scale, count]
 
 
-def silent(_scale: float, count: int) -> Integers:
+def silent(scale: float, count: int) -> Integers:
     """Return no noise: what a colluder adds."""
     return np.zeros(count, dtype=np.int64)
 

@@ -1,13 +1,16 @@
 """What happens to the operator's work when its leader is killed, or stopped and woken again.
 
-Two operators run against a real API server, under the admission policies.
+Two operators run against a real API server, under the admission policies. A job runs all the while, with every child
+that a job has; there are no nodes, and of its pods is said what kubelets would say.
 
-killed   The leader gets SIGKILL, a job is created at once, and the clock runs until its status is there: the other one
-         has waited out the lease, looked at everything, and reconciled. ROUNDS times; the value is the longest.
+killed   The leader gets SIGKILL. At once the running job loses a child and another job is created, and the clock runs
+         until the child is back and the new job has a status: the other one has waited out the lease, looked at
+         everything, and reconciled. ROUNDS times; the value is the longest.
 stopped  The leader gets SIGSTOP in the middle of writes to ledgers: jobs that have ended hold accounts on four budgets,
-         which it closes one by one. After 60 s it is woken. The audit log must show no write of its to a ledger that
-         was accepted after the other one took over, it must have ended by itself, and one more pass of the new leader
-         over every object must change nothing.
+         which it closes one by one. The running job loses a child meanwhile, which the other one has to make again.
+         After 60 s the first one is woken. The audit log must show no write of its that was accepted after the other
+         one took over, it must have ended by itself, and one more pass of the new leader over every object must change
+         nothing.
 """
 
 from __future__ import annotations
@@ -18,16 +21,17 @@ import os
 import signal
 import socket
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import yaml
 from e2e.cluster.cluster import Cluster
 from e2e.cluster.kubectl import wait_for
 from e2e.cluster.progress import Progress
 from tests.support.brain import SILOS
+from tests.support.operator_world import World, start
 
-from benchmarks.api_cluster import OPERATOR, POLICIES, apply, control_plane, namespace
+from benchmarks.api_cluster import OPERATOR, apply, apply_policies, control_plane, namespace
 from benchmarks.harness import Benchmark, Outcome
 from benchmarks.jobs import create_all, end_all, privacy_budget, training_job
 from benchmarks.operators import (
@@ -48,8 +52,16 @@ ROUNDS = int(os.environ.get("ROUNDS", "5"))
 JOBS = 30  # that have ended and hold accounts: 120 ledger writes
 STOPPED_SECONDS = 60.0
 NAMESPACE = "bench-failover"
+RUNNING = "bench-failover-running"  # where the job is that runs: its plan takes all of its budgets
+CHILD = "demo-coordinator"  # its Service, which goes
+CANARY = "looked-at-last"
+# What looked at the model goes some time after the plan was made.
+OF_JOB = "foedus.dev/job=demo,app.kubernetes.io/component!=inspector"
 LEASE = "bench-lease"
-SETTLE_SECONDS = 10.0  # a pass over some forty objects takes one or two
+SETTLE_SECONDS = 5.0  # what was queued before the last one may still be under way
+CHILDREN = (
+    "jobs,pods,configmaps,secrets,services,serviceaccounts,networkpolicies,poddisruptionbudgets,persistentvolumeclaims"
+)
 WRITES = frozenset({"create", "update", "patch", "delete"})
 
 
@@ -57,17 +69,24 @@ def measure(folder: Path) -> Outcome:
     """Kill leaders, then stop one; the value is the longest time to the next reconcile."""
     progress = Progress()
     with control_plane(folder, progress) as cluster:
-        apply(cluster, namespace(NAMESPACE, {"foedus.dev/budgets": "kept"}))
+        for name in (NAMESPACE, RUNNING):
+            apply(cluster, namespace(name, {"foedus.dev/budgets": "kept"}))
         apply(cluster, *(privacy_budget(NAMESPACE, silo) for silo in SILOS))
-        apply(cluster, *yaml.safe_load_all(POLICIES.read_text("utf-8")))
+        apply_policies(cluster)
         with operators(cluster, folder, LEASE, "one", "two") as pair:
+            pair[0].start()
+            with progress.step("a job runs"):
+                asyncio.run(start_job(cluster))
+            children = count_children(cluster)
             seconds = [kill_leader(cluster, pair, number, progress) for number in range(ROUNDS)]
             for operator in pair:
                 operator.end()
             found = stop_leader(cluster, pair, progress)
     met = not found["acceptedLedgerWrites"] and not found["acceptedWrites"] and not found["changed"] and found["ended"]
     met = met and 0 < found["closedBefore"] < found["accounts"] == found["closedAfter"]
-    details = {"rounds": ROUNDS, "seconds": [round(each, 2) for each in seconds], "stopped": found}
+    met = met and len(children) == len(CHILDREN.split(",")) and children["Pod"] == len(SILOS) + 1
+    shown_seconds = [round(each, 2) for each in seconds]
+    details = {"rounds": ROUNDS, "seconds": shown_seconds, "children": children, "stopped": found}
     return Outcome(value=max(seconds), met=met, details=details)
 
 
@@ -85,11 +104,40 @@ def kill_leader(cluster: Cluster, pair: list[Operator], number: int, progress: P
     since = time.monotonic()
     first.signal(signal.SIGKILL)
     first.wait(10)
-    create_suspended(cluster, f"after-{number}")
+    lost = lose_child(cluster)
     name = f"after-{number}"
-    took = seconds_until(lambda: is_reconciled(cluster, name), since, "the next reconcile")
+    create_suspended(cluster, name)
+    took = seconds_until(
+        lambda: is_reconciled(cluster, name) and child(cluster) not in ("", lost), since, "the next reconcile"
+    )
     progress.say(f"the next reconcile came {took:.1f} s after SIGKILL")
     return took
+
+
+async def start_job(cluster: Cluster) -> None:
+    """Bring a job to where it runs, with all of its children."""
+    async with connect(await load_configuration(cluster.layout.kubeconfig)) as server:
+        world = World(server, RUNNING)
+        await world.make_budgets()
+        await start(world, aggregation={"joinTimeout": "6h"})  # its silos never come
+
+
+def child(cluster: Cluster) -> str:
+    """Return the UID of the running job's child that goes, nothing while it is gone."""
+    return cluster.kubectl.attempt("-n", RUNNING, "get", "service", CHILD, "-o=jsonpath={.metadata.uid}").stdout
+
+
+def lose_child(cluster: Cluster) -> str:
+    """Delete that child, and return the UID that it had."""
+    lost = child(cluster)
+    cluster.kubectl("-n", RUNNING, "delete", "service", CHILD)
+    return lost
+
+
+def count_children(cluster: Cluster) -> dict[str, int]:
+    """Return how many children of each kind the running job has."""
+    found = cluster.kubectl.get("-n", RUNNING, CHILDREN, "-l", OF_JOB)["items"]
+    return dict(sorted(Counter(item["kind"] for item in found).items()))
 
 
 def is_up(operator: Operator) -> bool:
@@ -122,10 +170,11 @@ def stop_leader(cluster: Cluster, pair: list[Operator], progress: Progress) -> d
     wait_for("some closings", lambda: closed(cluster) > accounts // 10, pause=0.02)
     old.signal(signal.SIGSTOP)
     stopped = time.monotonic()
-    before = closed(cluster)
+    before, lost = closed(cluster), lose_child(cluster)
     wait_for_leader(cluster, LEASE, new.name)
     progress.say(f"the leader was stopped after {before} of {accounts} closings")
     wait_for("all closings", lambda: closed(cluster) == accounts)
+    wait_for("the child is back", lambda: child(cluster) not in ("", lost))
     time.sleep(max(0.0, stopped + STOPPED_SECONDS - time.monotonic()))
     old.signal(signal.SIGCONT)
     ended = old.wait(60)
@@ -168,21 +217,30 @@ def closed(cluster: Cluster) -> int:
 
 
 def pass_again(cluster: Cluster) -> list[str]:
-    """Touch every job, let the leader look at it, and return which objects it changed."""
+    """Touch every job, let the leader look at them all, and return which objects it changed."""
     before = stamps(cluster)
-    cluster.kubectl("-n", NAMESPACE, "annotate", "federatedtrainingjobs", "--all", "bench=again", "--overwrite")
+    for place in (NAMESPACE, RUNNING):
+        cluster.kubectl("-n", place, "annotate", "federatedtrainingjobs", "--all", "bench=again", "--overwrite")
+    # Objects are looked at in the order of their news: once this one has a status, the others' turn has come.
+    create_suspended(cluster, CANARY)
+    wait_for("a pass over all objects", lambda: is_reconciled(cluster, CANARY))
     time.sleep(SETTLE_SECONDS)
     after = stamps(cluster)
+    after.pop(f"FederatedTrainingJob/{NAMESPACE}/{CANARY}")
     return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
 
 
 def stamps(cluster: Cluster) -> dict[str, str]:
-    """Return what every object says, the annotation that a pass is asked for with left out."""
-    kinds = "federatedtrainingjobs,privacybudgets,jobs,configmaps,services,persistentvolumeclaims"
+    """Return what every object says: jobs without the annotation by which a pass is asked for.
+
+    Whoever writes an object anew, even as it was, leaves another version; of jobs the status must be the same.
+    """
     found = {}
-    for item in cluster.kubectl.get("-n", NAMESPACE, kinds)["items"]:
-        told = {name: part for name, part in item.items() if name != "metadata"}
-        found[f"{item['kind']}/{item['metadata']['name']}"] = json.dumps(told, sort_keys=True)
+    for place in (NAMESPACE, RUNNING):
+        for item in cluster.kubectl.get("-n", place, f"federatedtrainingjobs,privacybudgets,{CHILDREN}")["items"]:
+            meta = item["metadata"]
+            said = item.get("status") if item["kind"] == "FederatedTrainingJob" else meta["resourceVersion"]
+            found[f"{item['kind']}/{place}/{meta['name']}"] = json.dumps([meta["uid"], said], sort_keys=True)
     return found
 
 

@@ -22,11 +22,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from e2e.cluster.cluster import Cluster
 from e2e.cluster.progress import Progress
 
-from benchmarks.api_cluster import LEDGER, OPERATOR, POLICIES, administrators, apply, control_plane, namespace
+from benchmarks.api_cluster import LEDGER, OPERATOR, administrators, apply, apply_policies, control_plane, namespace
 from benchmarks.harness import Benchmark, Outcome
 from benchmarks.ledger_history import Entry, Final, violations
 from benchmarks.ledger_restore import restore
@@ -46,7 +45,7 @@ def measure(folder: Path) -> Outcome:
     each = max(10, OPERATIONS // WRITERS)
     with control_plane(folder, progress) as cluster:
         apply(cluster, namespace(NAMESPACE, {"foedus.dev/budgets": "kept"}), administrators(OPERATOR, LEDGER))
-        apply(cluster, *yaml.safe_load_all(POLICIES.read_text("utf-8")))
+        apply_policies(cluster)
         session = Session(
             cluster,
             folder,

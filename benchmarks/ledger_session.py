@@ -19,7 +19,7 @@ from e2e.cluster.kubectl import wait_for
 
 from benchmarks.api_cluster import OPERATOR, apply
 from benchmarks.ledger_history import Entry, Final, limit_of, read_history
-from benchmarks.ledger_writer import ASK_KILL, HALF, KILL, POINTS, Task, committed
+from benchmarks.ledger_writer import ASK_KILL, HALF, KILL, POINTS, Task
 from foedus_engine.decide.plan import BudgetKey
 from foedus_ledger.mechanisms import Mechanism
 from foedus_ledger.records import BudgetRecord
@@ -209,6 +209,14 @@ async def read_records(session: Session) -> dict[str, BudgetRecord]:
         return {name: record for name, record in found.items() if record is not None}
 
     return await with_ledgers(session.cluster, read)
+
+
+def committed(record: BudgetRecord) -> float:
+    """Return Σ count/σ² of all that counts against the limit."""
+    return sum(
+        (each.reserved if each.state == "Open" else each.charged) / each.mechanism.noise_multiplier**2
+        for each in record.accounts.values()
+    )
 
 
 def final_of(record: BudgetRecord) -> Final:

@@ -250,7 +250,7 @@ def _nothing(*_: Any) -> Operation[None]:
 
 def switched_off(honest: Sequence[Any], cheaters: Any) -> Mapping[str, bool]:
     """Return, by check, whether with that check off some fault of its own kind falsifies the answer."""
-    real = audits.check_products
+    real = products.check_products
 
     def only(kinds: Sequence[Any]) -> Callable[..., Operation[None]]:
         return lambda party, kind, *rest: real(party, kind, *rest) if kind in kinds else _nothing()

@@ -81,8 +81,7 @@ def adopt(cluster: Cluster, folder: Path, name: str, count: int, progress: Progr
         time.sleep(QUIET_SECONDS)
         found = {"jobs": count, "seconds": round(seconds, 2), **memory_of(one), "idleShare": idle_share(one, progress)}
         found["processorSeconds"] = round(one.processor_seconds(), 1)
-        found["coldStart"] = cold_start(cluster, f"{LEASE}-{name}", one, two, progress)
-        return found
+        return {**found, "coldStart": cold_start(cluster, f"{LEASE}-{name}", one, two, progress)}
 
 
 def until_adopted(cluster: Cluster, name: str, count: int, operator: Operator, progress: Progress) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,13 +32,19 @@ def files() -> list[str]:
 
 def run(file: str, progress: Progress) -> bool:
     """Run the tests of one file on an API server made for it; tell whether they passed."""
+    progress.say(f"{file} …")
+    since = time.monotonic()
     cluster = start_cluster(FOLDER, cache_folder(os.environ), progress, with_nodes=False)
     try:
         command = [sys.executable, "-m", "pytest", "-q", "-rs", "-m", "e2e", file]
         environment = {**os.environ, "KUBECONFIG": str(cluster.layout.kubeconfig)}
-        return subprocess.run(command, cwd=PROJECT, env=environment, check=False).returncode == 0
+        passed = subprocess.run(command, cwd=PROJECT, env=environment, check=False).returncode == 0
     finally:
         down(cluster.layout, progress)
+    progress.say(
+        f"{file} {'passed' if passed else 'FAILED'} in {time.monotonic() - since:.0f} s, its API server included"
+    )
+    return passed
 
 
 def main(chosen: Sequence[str]) -> int:

@@ -4,6 +4,9 @@ import pytest
 
 from e2e.cluster.kubectl import wait_for
 from e2e.gpus import GPU, lend_gpus
+from e2e.release import installed
+from e2e.trainings import JOB_SECONDS, Trainings
+from support.small_job import LABELS, SILOS, build_small_job
 
 pytestmark = pytest.mark.e2e
 
@@ -57,3 +60,37 @@ def test_lent_gpus_are_gone_afterwards(target, node):
         before["capacity"].keys(),
         before["allocatable"].keys(),
     )
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return build_small_job(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture
+def trainings(target, node, small):
+    """A namespace whose silos' volumes are all on one node."""
+    with installed(target, trains=True) as release:
+        made = Trainings(target.kubectl, release.make_namespace(), target.image("busybox"))
+        made.fill(small.root / "volumes", [node])
+        release.rolled_out("foedus-operator")
+        release.rolled_out("foedus-ledger")
+        yield made
+        made.clear()
+
+
+def test_a_job_says_that_it_waits_for_gpus_and_trains_where_they_are(target, trainings, small, node):
+    manifest = small.manifest("devices", resources={"client": {"limits": {GPU: "1"}}})
+    trainings.submit(manifest, small.root / "volumes", LABELS)
+
+    def ready():
+        found = trainings.status("devices").get("conditions", ())
+        return next((each for each in found if each["type"] == "Ready"), {})
+
+    wait_for("the job says what it waits for", lambda: ready().get("reason") == "Unschedulable", JOB_SECONDS)
+    assert f"Insufficient {GPU}" in ready()["message"]
+    assert trainings.status("devices")["phase"] == "Pending"
+    with lend_gpus(target.kubectl, node, len(SILOS)):
+        assert trainings.ended("devices")["phase"] == "Complete"
+        pods = [pod for silo in SILOS for pod in trainings.pods("devices", silo)]
+        assert {pod["spec"]["nodeName"] for pod in pods} == {node}

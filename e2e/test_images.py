@@ -11,7 +11,7 @@ pytestmark = pytest.mark.e2e
 
 TOOLS = ("cc", "gcc", "g++", "c++", "clang", "tcc", "as", "ld", "make")
 PROGRAMS = {
-    "operator": "import foedus_operator.main",
+    "operator": "import foedus_operator.process",
     # A path other than torch's is refused where the kernels are missing.
     "workloads": "import foedus_workloads.entry, torch, peft, opendp, foedus_ring as ring; "
     "ring.pack(torch.ones(1, 1, dtype=int), path='plain')",
@@ -43,10 +43,12 @@ OWN_COMMAND = {
 
 
 def run_to_end(probes, image, **container):
-    """Return exit code and output of a pod with the fewest rights."""
+    """Return exit code and output of a pod with the fewest rights, and /tmp of its own as the pods of jobs have."""
     restricted = {**RESTRICTED, "runAsGroup": 65532}
-    containers = [{"name": "once", "image": image, "securityContext": restricted, **container}]
+    mounts = [{"name": "tmp", "mountPath": "/tmp"}]
+    containers = [{"name": "once", "image": image, "securityContext": restricted, "volumeMounts": mounts, **container}]
     spec = {"restartPolicy": "Never", "automountServiceAccountToken": False, "containers": containers}
+    spec["volumes"] = [{"name": "tmp", "emptyDir": {}}]
     probes.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "once"}, "spec": spec})
     wait_for("the pod's end", lambda: probes.get("pod", "once")["status"]["phase"] in ("Succeeded", "Failed"))
     (status,) = probes.get("pod", "once")["status"]["containerStatuses"]
@@ -62,7 +64,7 @@ def test_an_image_runs_without_rights(target, probes, name, imports):
         {
             "user": [65532, 65532],
             "tools": [],
-            "writable": [],
+            "writable": ["/tmp"],
             "development": [],
             "torch": name == "workloads",
         },

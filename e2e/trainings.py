@@ -7,7 +7,7 @@ import io
 import itertools
 import json
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -115,7 +115,7 @@ class Trainings:
         """Return the names of all nodes."""
         return [str(node["metadata"]["name"]) for node in self.kubectl.get("nodes")["items"]]
 
-    def fill(self, volumes: Path) -> None:
+    def fill(self, volumes: Path, nodes: Sequence[str] = ()) -> None:
         """Make a claim of each folder in `volumes`, on one node after the other; that of the base model is on all."""
         folders = sorted(folder for folder in volumes.iterdir() if folder.name != "base")
         self.apply(*(_claim(folder.name) for folder in folders))
@@ -126,7 +126,7 @@ class Trainings:
             with self._holder(folder.name, source, node) as pod:
                 self._write(pod, folder)
 
-        self._each(fill_one, folders, itertools.cycle(self.nodes))
+        self._each(fill_one, folders, itertools.cycle(nodes or self.nodes))
 
     def _share(self, folder: Path) -> None:
         """Put the base model on every node, and make the claim `base` of it."""

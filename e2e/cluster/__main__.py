@@ -10,21 +10,26 @@ from pathlib import Path
 
 from e2e.cluster import registry
 from e2e.cluster.assembly import ensure_parts, load_image, opened, start_cluster
-from e2e.cluster.binaries import cache_folder
+from e2e.cluster.binaries import cache_folder, check_compiler
+from e2e.cluster.cgroups import check_machine, check_user
 from e2e.cluster.cluster import down
-from e2e.cluster.errors import HarnessError
+from e2e.cluster.errors import HarnessError, UnsuitableMachine
 from e2e.cluster.layout import FIRST_NETWORK, REGISTRY, SLOTS, Layout
 from e2e.cluster.progress import Progress
 from e2e.cluster.project_images import TARGETS
 
 FOLDER = Path("build/e2e/cluster")
+UNSUITABLE = 3  # exit code: another machine or another user could
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Do what was asked for; 0 when it worked, 1 with one line on standard error when it did not."""
+    """Do what was asked for; 0 when it worked, 1 with one line on standard error when it did not, 3 where it cannot."""
     asked = _parser().parse_args(arguments)
     try:
         asked.run(asked)
+    except UnsuitableMachine as error:
+        print(f"error: no cluster on this machine: {error}", file=sys.stderr)
+        return UNSUITABLE
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -36,6 +41,11 @@ def _build(asked: argparse.Namespace) -> None:
     programs, images = ensure_parts(cache, Progress(), with_nodes=not asked.control_plane_only)
     for name, path in (*programs.items(), *((name, image.tar(cache)) for name, image in images.items())):
         print(f"{name:24} {path}")
+
+
+def _check(asked: argparse.Namespace) -> None:
+    check_compiler()
+    (check_user if asked.control_plane_only else check_machine)()
 
 
 def _up(asked: argparse.Namespace) -> None:
@@ -107,7 +117,8 @@ def _parser() -> argparse.ArgumentParser:
 
     build = command("build", _build, "build what is not in the cache, and list it")
     up = command("up", _up, "start a cluster, or what does not run of it")
-    for made in (build, up):
+    check = command("check", _check, "say whether this machine can have a cluster: 3 and the reason where it cannot")
+    for made in (build, up, check):
         made.add_argument("--control-plane-only", action="store_true", help="no nodes: an API server that runs no pod")
     remove = command("down", _down, "remove a cluster, or what a crash left of it; the logs stay")
     env = command("env", _env, "print shell lines that make kubectl and helm use a cluster")

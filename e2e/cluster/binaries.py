@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from e2e.cluster.errors import HarnessError
+from e2e.cluster.errors import HarnessError, UnsuitableMachine
 from e2e.cluster.progress import Progress
 
 PINS = Path(__file__).parent / "pins"
@@ -136,10 +136,15 @@ def _build(pin: Pin, folder: Path, progress: Progress) -> None:
 
 
 def _go_version() -> str:
-    try:
-        found = subprocess.run(
-            ["go", "version"], capture_output=True, text=True, check=True, env={**os.environ, "GOTOOLCHAIN": "local"}
-        )
-    except (FileNotFoundError, subprocess.CalledProcessError) as error:
-        raise HarnessError("Go 1.26 or newer is needed to build the cluster's programs; `go version` failed") from error
+    check_compiler()
+    environment = {**os.environ, "GOTOOLCHAIN": "local"}
+    found = subprocess.run(["go", "version"], capture_output=True, text=True, env=environment, check=False)
+    if found.returncode:
+        raise HarnessError(f"`go version` failed: {found.stderr.strip()}")
     return found.stdout.strip()
+
+
+def check_compiler() -> None:
+    """Refuse a machine without the compiler."""
+    if shutil.which("go") is None:
+        raise UnsuitableMachine("Go 1.26 or newer is needed to build the cluster's programs")

@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from e2e.cluster.errors import HarnessError
+from e2e.cluster.errors import HarnessError, UnsuitableMachine
 from e2e.cluster.layout import Layout, Node
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
@@ -25,11 +25,16 @@ CONTROL_PLANE_SHARES = 4096
 def check_machine() -> None:
     """Refuse a machine on which the nodes cannot work, and say what can."""
     cure = "E2E_CLUSTER=kind and =existing work elsewhere"
-    if os.geteuid() != 0:
-        raise HarnessError(f"the nodes' namespaces and cgroups need root; {cure}")
+    check_user()
     absent = [name for name in HIERARCHIES if not (CGROUP_ROOT / name / "cgroup.procs").exists()]
     if absent:
-        raise HarnessError(f"no cgroup v1 hierarchy for {', '.join(absent)} under {CGROUP_ROOT}; {cure}")
+        raise UnsuitableMachine(f"no cgroup v1 hierarchy for {', '.join(absent)} under {CGROUP_ROOT}; {cure}")
+
+
+def check_user() -> None:
+    """Refuse who may not start a cluster: where it is written down what runs, only root writes."""
+    if os.geteuid() != 0:
+        raise UnsuitableMachine("only root starts a cluster; E2E_CLUSTER=kind and =existing work for others")
 
 
 def group_folder(hierarchy: str, group: str) -> Path:

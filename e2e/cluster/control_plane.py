@@ -26,6 +26,8 @@ AUDIT_POLICY = {
     "kind": "Policy",
     "omitStages": ["RequestReceived"],
     "rules": [
+        # Whether the API server is ready is asked all the time; of pods it is a right.
+        {"level": "Metadata", "nonResourceURLs": ["/readyz"], "userGroups": ["system:serviceaccounts"]},
         {"level": "None", "nonResourceURLs": ["/healthz*", "/livez*", "/readyz*", "/version", "/openapi/*"]},
         {
             "level": "RequestResponse",

@@ -20,6 +20,7 @@ PRIVATE_FOLDERS = (
     "/etc/cni/net.d",
     "/run/netns",
     "/opt/local-path-provisioner",
+    "/var/tmp/foedus-e2e",  # what tests put on every node
 )
 
 

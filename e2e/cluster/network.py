@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from e2e.cluster.commands import run, run_quietly
 from e2e.cluster.layout import Layout, Node
+
+METADATA = "169.254.169.254"  # of the large clouds alike
 
 
 def make_network(layout: Layout) -> None:
@@ -64,3 +69,34 @@ def remove_network(layout: Layout) -> None:
         run_quietly("ip", "link", "delete", node.link)
         run_quietly("ip", "netns", "delete", node.namespace)
     run_quietly("ip", "link", "delete", layout.bridge)
+
+
+@contextmanager
+def metadata_server(layout: Layout) -> Iterator[str]:
+    """Yield the address at which clouds tell a machine's credentials, with a server there; afterwards it is gone.
+
+    It is a machine of its own beside the nodes, on their bridge: for no pod is it its own node.
+    """
+    name, place = f"{layout.name}-metadata", f"{layout.prefix}.0.250"
+    link, inside = f"fe{layout.slot}md", ("ip", "-n", name)
+    run("ip", "netns", "add", name)
+    try:
+        run("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", name)
+        run("ip", "link", "set", link, "master", layout.bridge, "up")
+        for address, device in ((f"{place}/24", "eth0"), (f"{METADATA}/32", "lo")):
+            run(*inside, "address", "add", address, "dev", device)
+            run(*inside, "link", "set", device, "up")
+        run(*inside, "route", "add", "default", "via", layout.bridge_address)
+        for node in layout.nodes:
+            run("ip", "-n", node.namespace, "route", "replace", f"{METADATA}/32", "via", place)
+        serve = ("ip", "netns", "exec", name, "busybox", "nc", "-ll", "-p", "80", "-e", "echo", "secret")
+        with subprocess.Popen(serve) as server:
+            try:
+                yield METADATA
+            finally:
+                server.kill()
+    finally:
+        for node in layout.nodes:
+            run_quietly("ip", "-n", node.namespace, "route", "delete", f"{METADATA}/32")
+        run_quietly("ip", "link", "delete", link)
+        run_quietly("ip", "netns", "delete", name)

@@ -1,15 +1,17 @@
 """The accountants as the engine asks them: off the event loop, once for the same question.
 
-The engine has no training framework, so what it must know of a base model comes from a reader that is injected.
+The engine has no training framework, so what it must know of a base model comes from a reader that is injected. Where
+the accountants run is injected, too: in a thread, or in a process of their own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -34,9 +36,20 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 EXHAUSTED_SHARE = 1e-4
-CACHED_ANSWERS = 1024  # a few hundred bytes each
+# Each running job's question and each budget's ledger has a place, so that none is computed again at every look; an
+# answer takes a few hundred bytes, and its key is a digest, for a ledger may take hundreds of thousands.
+CACHED_ANSWERS = 4096
+MEASURE_SECONDS = 30.0  # between two times that a budget is measured: a charge takes a third of a second of a processor
 
 Budgets = Mapping[BudgetKey, BudgetRecord]
+
+
+class Work(Protocol):
+    """Runs a function of this project's modules elsewhere than on the event loop."""
+
+    async def __call__(self, function: Callable[..., T], /, *args: object) -> T:
+        """Return what the function returns."""
+        ...
 
 
 class ModelReader(Protocol):
@@ -69,12 +82,20 @@ class Accounting:
     Without a reader it knows no models: where the engine does not see them, a pod looks at them.
     """
 
-    def __init__(self, read_model: ModelReader | None, executor: Executor | None = None) -> None:
+    def __init__(
+        self,
+        read_model: ModelReader | None,
+        *,
+        work: Work = asyncio.to_thread,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._read_model = read_model
-        self._executor = executor
+        self._work = work
+        self._clock = clock
         self._models: OrderedDict[str, ModelView] = OrderedDict()
-        self._answers: OrderedDict[Question, Calibrated | Unplannable] = OrderedDict()
-        self._used: OrderedDict[str, Used] = OrderedDict()
+        self._answers: OrderedDict[bytes, Calibrated | Unplannable] = OrderedDict()
+        self._used: OrderedDict[bytes, Used] = OrderedDict()
+        self._measured: OrderedDict[BudgetKey, float] = OrderedDict()  # when a budget was last measured
 
     async def model(self, source: ModelSource) -> ModelView | None:
         """Return what is known of the base model; one that cannot be read has a problem. None without a reader."""
@@ -82,7 +103,7 @@ class Accounting:
             return None
         key = source.model_dump_json()
         if key not in self._models:
-            view = await self._work(_read, self._read_model, source)
+            view = await asyncio.to_thread(_read, self._read_model, source)
             if view.problem:
                 return view
             _remember(self._models, key, view)
@@ -93,19 +114,25 @@ class Accounting:
     ) -> Calibrated | Unplannable:
         """Return the noise for `job` on what is left of `budgets`; what it has reserved already stays as it is."""
         question = make_question(job, uid, budgets, model)
-        if question not in self._answers:
-            _remember(self._answers, question, await self._work(answer, question))
-        return self._answers[question]
+        key = _digest(repr(question))
+        if (known := _recall(self._answers, key)) is not None:
+            return known
+        return _remember(self._answers, key, await self._work(answer, question))
 
-    async def used(self, record: BudgetRecord) -> Used:
-        """Return what is used of a budget."""
-        key = record.model_dump_json()
-        if key not in self._used:
-            _remember(self._used, key, await self._work(measure, record))
-        return self._used[key]
+    async def used(self, budget: BudgetKey, record: BudgetRecord) -> Used | None:
+        """Return what is used of a budget; None before it may be measured again, which `pause` says when it is."""
+        key = _digest(record.model_dump_json())
+        if (known := _recall(self._used, key)) is not None:
+            return known
+        if self.pause(budget) > 0:
+            return None
+        _remember(self._measured, budget, self._clock())
+        return _remember(self._used, key, await self._work(measure, record))
 
-    async def _work(self, function: Callable[..., T], *args: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
+    def pause(self, budget: BudgetKey) -> float:
+        """Return in how many seconds a budget may be measured again."""
+        last = self._measured.get(budget)
+        return 0.0 if last is None else max(0.0, last + MEASURE_SECONDS - self._clock())
 
 
 def measure(record: BudgetRecord) -> Used:
@@ -218,7 +245,19 @@ def _read(read_model: ModelReader, source: ModelSource) -> ModelView:
         return ModelView(problem=str(error))
 
 
-def _remember(cache: OrderedDict[K, V], key: K, value: V) -> None:
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _recall(cache: OrderedDict[K, V], key: K) -> V | None:
+    if key in cache:
+        cache.move_to_end(key)  # what is asked for again and again is never dropped for what was asked once
+    return cache.get(key)
+
+
+def _remember(cache: OrderedDict[K, V], key: K, value: V) -> V:
     cache[key] = value
+    cache.move_to_end(key)
     if len(cache) > CACHED_ANSWERS:
         cache.popitem(last=False)
+    return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 
 from foedus_contract.errors import Refused
@@ -11,6 +12,7 @@ from foedus_engine.accounting import Accounting
 from foedus_engine.api.budget import BudgetReason
 from foedus_engine.cluster.protocol import Cluster, Ledgers, Object, find
 from foedus_engine.decide.budget import LedgerProblem, decide_budget, decide_problem
+from foedus_engine.decide.ending import is_terminal
 from foedus_engine.decide.plan import BudgetKey, ObjectKey, Plan
 from foedus_engine.decide.pods import decide_pod
 from foedus_engine.reconcile import Kinds
@@ -23,19 +25,22 @@ def budget_kinds(cluster: Cluster, ledgers: Ledgers, accounting: Accounting, *, 
 
     async def decide(obj: Object) -> Plan:
         meta = obj["metadata"]
-        ledger = await _read(ledgers, BudgetKey(meta["namespace"], meta["name"]))
+        key = BudgetKey(meta["namespace"], meta["name"])
+        ledger = await _read(ledgers, key)
         if ledger is None:
             return Plan()
         if isinstance(ledger, LedgerProblem):
             return decide_problem(obj, ledger, now=clock())
         orphans = await _orphans(cluster, meta["namespace"], ledger)  # after the ledger
-        return decide_budget(obj, await accounting.used(ledger), orphans, now=clock())
+        used = None if orphans else await accounting.used(key, ledger)
+        plan = decide_budget(obj, used, orphans, now=clock())
+        return plan if orphans or used is not None else replace(plan, requeue_seconds=accounting.pause(key))
 
     return {(names.API_VERSION, names.BUDGET_KIND): decide}
 
 
 async def _orphans(cluster: Cluster, namespace: str, ledger: BudgetRecord) -> set[str]:
-    """Return the open accounts whose jobs are gone, or have given way to others of their name.
+    """Return the open accounts whose jobs are gone, are over, or have given way to others of their name.
 
     An account was opened for a job that was there, so one that is not there after the ledger was read is gone for good.
     What names no job of the namespace is left alone.
@@ -46,7 +51,7 @@ async def _orphans(cluster: Cluster, namespace: str, ledger: BudgetRecord) -> se
         if account.state != "Open" or place != namespace or not name:
             continue
         job = await find(cluster, ObjectKey(names.API_VERSION, names.TRAINING_KIND, namespace, name))
-        if job is None or job["metadata"]["uid"] != uid:
+        if job is None or job["metadata"]["uid"] != uid or is_terminal(job.get("status") or {}):
             orphans.add(uid)
     return orphans
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 
 from foedus_contract.errors import FoedusError, describe_defect
 from foedus_engine.cluster.execute import execute, is_transient
 from foedus_engine.cluster.protocol import Cluster, Conflict, Forbidden, Ledgers, Object, find
+from foedus_engine.decide.ending import is_at_rest
 from foedus_engine.decide.plan import RECONCILE_FAILED, ContentFactory, Event, ObjectKey, Plan
 from foedus_engine.workqueue import WorkQueue
 
 RESYNC_SECONDS = 600.0  # level-based: a lost change is seen after this at the latest
-WORKERS = 4  # passes wait for disk or network most of the time
+RESYNC_AGAIN_SECONDS = 30.0  # after a look that the cluster has cut short
+WORKERS = 16  # passes wait for disk or network most of the time, one for a lost node's log for some seconds
 
 Decide = Callable[[Object], Awaitable[Plan]]  # parse, gather, decide: reads, and never writes
 Kinds = Mapping[tuple[str, str], Decide]  # (apiVersion, kind) -> its function
@@ -28,7 +29,10 @@ _logger = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """Feeds changed keys to passes. `report` hears of each pass that ended in an error, a defect included."""
+    """Feeds changed keys to passes. `report` hears of each pass that ended in an error, a defect included.
+
+    `listed` hands out, once, what was just read of an object for whose pass that is enough.
+    """
 
     def __init__(
         self,
@@ -40,6 +44,7 @@ class Reconciler:
         clock: Callable[[], float],
         report: Report | None = None,
         labels: Labels | None = None,
+        listed: Callable[[ObjectKey], Object | None] = lambda _key: None,
     ) -> None:
         self._cluster = cluster
         self._ledgers = ledgers
@@ -48,8 +53,9 @@ class Reconciler:
         self._clock = clock
         self._report = report
         self._labels = labels or {}
+        self._listed = listed
         self._queue = WorkQueue()
-        self._news = asyncio.Event()
+        self._sleepers: list[asyncio.Event] = []  # of the workers that have nothing to do
 
     async def run(self) -> None:
         """Reconcile until cancelled; ends early only when the watch fails."""
@@ -63,11 +69,11 @@ class Reconciler:
         """Ask for a pass over one object; keys of other kinds are ignored."""
         if (key.api_version, key.kind) in self._kinds:
             self._queue.add(key, self._clock() + after_seconds)
-            self._news.set()
+            self._wake()
 
     async def reconcile(self, key: ObjectKey) -> float | None:
         """Do one pass over one object and return when it wants the next; nothing when the object is gone."""
-        obj = await find(self._cluster, key)
+        obj = self._listed(key) or await find(self._cluster, key)
         if obj is None:
             return None
         plan = await self._kinds[key.api_version, key.kind](obj)
@@ -81,10 +87,26 @@ class Reconciler:
         while True:
             await asyncio.sleep(RESYNC_SECONDS)
             for api_version, kind in self._kinds:
-                labels = self._labels.get((api_version, kind))
-                for obj in await self._cluster.list(api_version, kind, labels=labels):
+                while not await self._look_at_all(api_version, kind):
+                    await asyncio.sleep(RESYNC_AGAIN_SECONDS)
+
+    async def _look_at_all(self, api_version: str, kind: str) -> bool:
+        """Ask for a pass over each object of a kind of which something may be left to do; say whether all were seen.
+
+        A cluster that does not answer ends neither the loop nor the lead: what was not seen is looked at again.
+        """
+        try:
+            async for obj in self._cluster.scan(api_version, kind, self._labels.get((api_version, kind))):
+                if not is_at_rest(obj):
                     meta = obj["metadata"]
                     self.add(ObjectKey(api_version, kind, meta["namespace"], meta["name"]))
+        except FoedusError as error:
+            _logger.warning(
+                "the look at every %s was cut short: %s; again in %.0f s", kind, error, RESYNC_AGAIN_SECONDS
+            )
+            self._tell(ObjectKey(api_version, kind, "", ""), error)
+            return False
+        return True
 
     async def _work(self) -> None:
         while True:
@@ -92,18 +114,27 @@ class Reconciler:
             if key is None:
                 await self._rest()
             else:
+                self._wake()  # somebody else waits for what is due next
                 await self._pass(key)
-                self._news.set()  # a key that became due while it was busy is free now
+
+    def _wake(self) -> None:
+        """Let one worker look what is due. It is enough: one that finds something wakes another."""
+        if self._sleepers:
+            self._sleepers.pop().set()
 
     async def _rest(self) -> None:
         """Wait for news or for the next key that is due."""
-        self._news.clear()
         due = self._queue.next_due()
         timeout = None if due is None else max(0.0, due - self._clock())
-        with suppress(TimeoutError):
+        news = asyncio.Event()
+        self._sleepers.append(news)
+        try:
             # Not wait_for: before Python 3.12 it swallows a cancellation that meets the news, and the loop never ends.
             async with asyncio.timeout(timeout):
-                await self._news.wait()
+                await news.wait()
+        except TimeoutError:
+            if news in self._sleepers:
+                self._sleepers.remove(news)
 
     async def _pass(self, key: ObjectKey) -> None:
         """Do one pass and give the key back; the class of an error decides whether and when there is another."""

@@ -14,6 +14,7 @@ from foedus_engine.build.pods import Settings
 from foedus_engine.cluster.gather import gather_training
 from foedus_engine.cluster.protocol import Cluster, Ledgers, Object
 from foedus_engine.decide.observed import ObjectMeta
+from foedus_engine.decide.over import decide_rest
 from foedus_engine.decide.plan import Plan
 from foedus_engine.decide.training import decide_invalid, decide_training
 from foedus_engine.reconcile import Kinds
@@ -40,6 +41,8 @@ def training_kinds(
             return decide_invalid(meta, error, now=clock())
         if manager is not None and (job.spec.managed_by or names.OPERATOR) != manager:
             return Plan()
+        if (rest := decide_rest(job, meta, clock())) is not None:
+            return rest
         observed = await gather_training(cluster, ledgers, accounting, job, meta)
         return decide_training(job, observed, now=clock(), settings=settings)
 

@@ -1,4 +1,6 @@
-"""What a kubelet and a monitoring system ask: `/health`, `/ready`, `/metrics`.
+"""What a kubelet and a monitoring system ask: `/health`, `/ready`, `/metrics`, `/privacy/status`, `/security/status`.
+
+Whoever reaches the port may ask, so nothing here names a job, a budget, a silo or a person.
 
 Health fails when a restart helps: the watches are dead although this process leads, or its election is stuck. A process
 that waits for the lease is healthy, and ready to take over.
@@ -6,7 +8,7 @@ that waits for the lease is healthy, and ready to take over.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -14,9 +16,12 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from foedus_operator.census import Census, PrivacyStatus, SecurityStatus
+
 # The lease that this process renews every 2 s is watched, too: its news are the canary of all watches. kopf gives a
 # silent stream up after 70 s.
 SILENCE_SECONDS = 180.0
+WATCH_SECONDS = 360.0  # each watch is asked for anew every 120 s; a list of ten thousand jobs before it takes a minute
 
 
 @dataclass
@@ -26,7 +31,10 @@ class Health:
     clock: Callable[[], float]
     leads: Callable[[], bool]
     led: bool = False  # it has the lease and works, from then to its end
+    transitions_seen: int = 0  # of the lease
     last_news: float = 0.0
+    watches: dict[str, float] = field(default_factory=dict)  # by path: when it was last granted
+    census: Census = field(default_factory=Census)
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 
     def __post_init__(self) -> None:
@@ -35,20 +43,51 @@ class Health:
         self.transitions = Gauge(
             "foedus_operator_lease_transitions", "How often the lease has changed hands", registry=self.registry
         )
+        self.transitions.set_function(lambda: float(self.transitions_seen))
         self.news = Counter("foedus_operator_watch_events", "Events that the watches brought", registry=self.registry)
         self.faults = Counter(
             "foedus_operator_reconcile_faults", "Passes that ended in an error", ["error"], registry=self.registry
         )
 
-    def start(self) -> None:
-        """Begin to lead: from now on, silence and a lost lease are faults."""
+    def start(self, watches: Iterable[str]) -> None:
+        """Begin to lead: from now on silence, that of any one of the watches, and a lost lease are faults."""
         self.led = True
         self.last_news = self.clock()
+        self.watches = dict.fromkeys(watches, self.last_news)
+
+    def answered(self, watch: str) -> None:
+        """Take note that the API server has granted a watch, or a page of the list before it."""
+        if watch in self.watches:
+            self.watches[watch] = self.clock()
 
     def pulse(self) -> None:
         """Take note of an event from a watch."""
         self.last_news = self.clock()
         self.news.inc()
+
+    def privacy(self) -> PrivacyStatus:
+        """Return how many jobs and budgets are in which state."""
+        return PrivacyStatus(leads=self.leads(), jobs=self.census.jobs(), budgets=self.census.budgets())
+
+    def security(self) -> SecurityStatus:
+        """Return what tells whether this process acts alone, and hears of everything."""
+        faults = {
+            sample.labels["error"]: int(sample.value)
+            for sample in next(iter(self.faults.collect())).samples
+            if sample.name.endswith("_total")
+        }
+        return SecurityStatus(
+            leads=self.leads(),
+            lease_transitions=self.transitions_seen,
+            least_tls="1.3",
+            watches=len(self.watches),
+            dead_watches=tuple(watch for watch, silent in self._silences() if silent > WATCH_SECONDS),
+            faults=faults,
+        )
+
+    def _silences(self) -> Iterator[tuple[str, float]]:
+        now = self.clock()
+        return ((watch, now - last) for watch, last in self.watches.items())
 
     def problem(self) -> str:
         """Return why this process should be started anew; empty when it should not."""
@@ -57,7 +96,12 @@ class Health:
         if not self.leads():
             return "the lease is lost"
         silent = self.clock() - self.last_news
-        return f"the watches have been silent for {silent:.0f} s" if silent > SILENCE_SECONDS else ""
+        if silent > SILENCE_SECONDS:
+            return f"the watches have been silent for {silent:.0f} s"
+        for watch, silent in self._silences():
+            if silent > WATCH_SECONDS:
+                return f"the watch of {watch} has been dead for {silent:.0f} s"
+        return ""
 
 
 @asynccontextmanager
@@ -68,6 +112,12 @@ async def serve(health: Health, port: int) -> AsyncIterator[int]:
         problem = health.problem()
         return web.Response(status=503 if problem else 200, text=problem or "ok")
 
+    async def privacy(_: web.Request) -> web.Response:
+        return _page(health.privacy())
+
+    async def security(_: web.Request) -> web.Response:
+        return _page(health.security())
+
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=generate_latest(health.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
@@ -75,6 +125,8 @@ async def serve(health: Health, port: int) -> AsyncIterator[int]:
     app.router.add_get("/health", check)
     app.router.add_get("/ready", check)
     app.router.add_get("/metrics", metrics)
+    app.router.add_get("/privacy/status", privacy)
+    app.router.add_get("/security/status", security)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
@@ -83,3 +135,7 @@ async def serve(health: Health, port: int) -> AsyncIterator[int]:
         yield runner.addresses[0][1]
     finally:
         await runner.cleanup()
+
+
+def _page(page: PrivacyStatus | SecurityStatus) -> web.Response:
+    return web.Response(text=page.model_dump_json(by_alias=True), content_type="application/json")

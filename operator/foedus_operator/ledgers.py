@@ -25,7 +25,7 @@ from foedus_ledger.charges import check_reaches
 from foedus_ledger.mechanisms import Mechanism
 from foedus_ledger.records import Account, BudgetRecord, BudgetSpec
 from foedus_operator.api_server import ApiServer
-from foedus_operator.kube import STRICT, path_of
+from foedus_operator.kube import STRICT, path_of, without_owners
 
 MAX_CONFLICTS = 32  # each lost race means that another writer got on
 WRITER = "foedus-ledger"  # the field manager of every ledger write
@@ -130,7 +130,8 @@ class KubeLedgers:
         status = {**(obj.get("status") or {}), **fields}
         query = {"fieldManager": WRITER, **STRICT}
         try:
-            await self._server.request("PUT", f"{_path(budget)}/status", query=query, body={**obj, "status": status})
+            body = {**without_owners(obj), "status": status}
+            await self._server.request("PUT", f"{_path(budget)}/status", query=query, body=body)
         except (Busy, Forbidden) as error:
             raise _unavailable(budget, error) from None
         except InvalidInput as error:

@@ -20,11 +20,13 @@ def infer(
     model: str | Path,
     adapter: str | Path | None = None,
     protocol: str = "Replicated3PC",
+    parties: int | None = None,
     state: str | Path = ".foedus",
     show: Show | None = None,
 ) -> Inference:
-    """Label texts by a model, with three parties on this machine of which none sees texts or weights.
+    """Label texts by a model, with parties on this machine of which none sees texts or weights.
 
+    `protocol` and `parties` (by default the protocol's own number) say who computes, as `foedus infer` has them.
     `model` is a folder with config.json, or an installed package (`PACKAGE[:FOLDER]`); `adapter` a folder such as
     `foedus run` leaves. Below `state` lies what the parties need, for as long as this runs. Blocks until all texts are
     answered, in their order; where an event loop runs already, await `foedus.inference.local.infer_local` instead.
@@ -42,5 +44,5 @@ def infer(
 
     asked = check_texts((texts,) if isinstance(texts, str) else tuple(texts))
     folder = None if adapter is None else Path(adapter)
-    request = Request(asked, find_model(str(model)), folder, Path(state), protocol)
+    request = Request(asked, find_model(str(model)), folder, Path(state), protocol, parties)
     return asyncio.run(infer_local(request, show or Silent(), os.environ))

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from foedus.inference.answer import PROTOCOLS
 from foedus.table import aligned
 
 if TYPE_CHECKING:
-    from foedus_contract.mpc_wire import MpcProtocol
+    from foedus_contract.mpc_wire import ProtocolName
     from foedus_workloads.mpc.model import Cost, Plan
 
 _DEFAULT_TOKENS = 128
 _LAYER = re.compile(r"(?<=\.layer\.)\d+")
 _MB = 1e6
+PLANNED = ("Replicated3PC", "Replicated3PCMalicious")  # CrypTen makes a plan of its own
 
 
 @click.group()
@@ -35,11 +35,11 @@ def mpc() -> None:
     type=click.IntRange(min=1),
     help=f"Tokens of a text; it is padded as a client pads it.  [default: {_DEFAULT_TOKENS}, or the model's most]",
 )
-@click.option("--protocol", type=click.Choice(PROTOCOLS), default=PROTOCOLS[0], show_default=True)
+@click.option("--protocol", type=click.Choice(PLANNED), default=PLANNED[0], show_default=True)
 @click.option(
     "-o", "--output", type=click.Choice(["text", "json"]), default="text", help="json prints one object, on one line."
 )
-def plan(model: str, adapter: Path | None, tokens: int | None, protocol: MpcProtocol, output: str) -> None:
+def plan(model: str, adapter: Path | None, tokens: int | None, protocol: ProtocolName, output: str) -> None:
     """Say what a text's answer by MODEL will cost: rounds, and bytes that each party sends.
 
     MODEL is a classifier's folder or an installed package, PACKAGE[:FOLDER]. The figures are exact and need neither a

@@ -20,7 +20,11 @@ INFERENCE_MUTANTS = {
     ),
     "other-sharings-computed": fails(
         f"{REFUSES}[sharing]",
-        Patch(DESK, "        if asked.terms.model_digest != self._label.digest or ", "        if "),
+        Patch(
+            DESK,
+            "        if (terms.model_digest, terms.fraction) != (",
+            "        if (label.digest, terms.fraction) != (",
+        ),
     ),
     "other-programs-computed": fails(
         f"{REFUSES}[program]",
@@ -32,7 +36,7 @@ INFERENCE_MUTANTS = {
     ),
     "shares-sent-before-all-consent": fails(
         f"{MACHINES}::test_shares_leave_the_client_only_when_all_three_mean_the_same_session",
-        Patch(INQUIRY, "        if len(self._ready) < PARTIES:", "        if False:"),
+        Patch(INQUIRY, "        if len(self._ready) < len(self._members):", "        if False:"),
     ),
     "any-input-taken": fails(
         f"{MACHINES}::test_a_party_makes_room_only_for_the_input_that_the_program_takes[huge]",

@@ -11,6 +11,7 @@ import pytest
 from attacks.mutants import ROOT, Done, build, caught, patched, run
 from attacks.mutants_charges import CHARGES_MUTANTS
 from attacks.mutants_client import CLIENT_MUTANTS
+from attacks.mutants_crypten import CRYPTEN_MUTANTS
 from attacks.mutants_inference import INFERENCE_MUTANTS
 from attacks.mutants_ledger_service import LEDGER_SERVICE_MUTANTS
 from attacks.mutants_malicious import MALICIOUS_MUTANTS
@@ -28,6 +29,7 @@ MUTANTS = {
     **MPC_MUTANTS,
     **INFERENCE_MUTANTS,
     **MALICIOUS_MUTANTS,
+    **CRYPTEN_MUTANTS,
 }
 WORKERS = 2  # each mutant is a process of its own; two cores are assumed
 SECONDS_FOR_ALL = 1800.0  # of the tests of all mutants one after the other

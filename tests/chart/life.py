@@ -13,6 +13,7 @@ from foedus_engine import names
 from foedus_engine.accounting import Accounting
 from foedus_engine.budget import budget_kinds, pod_kinds
 from foedus_engine.cluster.feed import KeyFeed
+from foedus_engine.cluster.gather import COMPARED
 from foedus_engine.cluster.protocol import Conflict
 from foedus_engine.decide.plan import Event, ObjectKey
 from foedus_engine.pki import content_factory
@@ -26,6 +27,7 @@ from foedus_operator.ledgers import KubeLedgers
 from support.brain import MODEL, RECORDS, SILOS, manifest
 
 TTL_SECONDS = 60
+LABEL = "app.kubernetes.io/name"
 FINISHED = '{"outcome": "Complete", "rounds": 3}'
 
 
@@ -79,6 +81,7 @@ class Life:
         meta = {"name": "demo", "namespace": self._namespace}
         await self._admin.create({**job, "metadata": meta})
         await self._settle()
+        await self._let_others_change_what_is_there()
         await self._suspend_until_certificates_are_old()
         await self._end_the_coordinator()
         assert await self.phase() == "Complete"
@@ -102,9 +105,12 @@ class Life:
 
     async def _settle(self) -> None:
         """Do passes until one asks for no other at once."""
-        for _ in range(10):
-            if await self._loop.reconcile(self.key) != 0.0:
-                return
+        for _ in range(20):
+            try:
+                if await self._loop.reconcile(self.key) != 0.0:
+                    return
+            except Conflict:  # a controller was faster: what was decided on is no longer so
+                continue
         raise AssertionError("it never settles")
 
     async def _make_budgets(self) -> None:
@@ -135,6 +141,16 @@ class Life:
         await self._change(lambda spec: spec.update(suspend=False))
         await self._settle()
 
+    async def _let_others_change_what_is_there(self) -> None:
+        """Change an object of each kind that is mended."""
+        for kind in sorted(COMPARED - {"Job"}):
+            place = (names.CHILD_API_VERSIONS[kind], kind, self._namespace, {names.JOB_LABEL: "demo"})
+            found = (await self._admin.list(*place))[0]
+            meta = found["metadata"]
+            await self._admin.update({**found, "metadata": {**meta, "labels": meta["labels"] | {LABEL: "theirs"}}})
+            await self._settle()
+            assert (await self._admin.list(*place))[0]["metadata"]["labels"][LABEL] == "foedus"
+
     async def _change(self, change: Callable[[dict[str, Any]], None]) -> None:
         job = dict(await self._admin.get(self.key))
         change(job["spec"])
@@ -159,6 +175,8 @@ class Life:
             template = job["spec"]["template"]["metadata"]
             meta = {**template, "name": f"{name}-0", "namespace": self._namespace}
             meta["labels"] = {**template["labels"], **labels}
+            owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": job["metadata"]["uid"]}
+            meta["ownerReferences"] = [{**owner, "controller": True}]
             await self._admin.create({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {}})
         while not (found := await self._admin.list("v1", "Pod", self._namespace, labels)):
             await asyncio.sleep(0.1)

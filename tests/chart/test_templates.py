@@ -34,7 +34,7 @@ def test_templates_are_golden(helm: str, name: str) -> None:
     assert compose(helm, name) == (GOLDEN / f"{name}.yaml").read_text("utf-8")
 
 
-def test_kinds_and_policies_are_templates_that_stay(helm: str) -> None:
+def test_kinds_and_the_ledgers_policies_are_templates_that_stay(helm: str) -> None:
     made = {identity(each): each for each in render(helm)}
     kept = {key for key, each in made.items() if each["metadata"].get("annotations") == KEEP}
     assert kept == {
@@ -46,14 +46,17 @@ def test_kinds_and_policies_are_templates_that_stay(helm: str) -> None:
         "ValidatingAdmissionPolicyBinding ledger.foedus.dev",
     }
     files = [*(ROOT / "crds").glob("*.yaml"), *(CHART / "policies").glob("*.yaml")]
-    said = [document for file in files for document in yaml.safe_load_all(file.read_text("utf-8"))]
-    assert {identity(each): each for each in said} == {key: made[key] for key in kept}
+    said = {identity(each): each for file in files for each in yaml.safe_load_all(file.read_text("utf-8"))}
+    assert said == {key: made[key] for key in said}
+    assert said.keys() - kept == {
+        f"ValidatingAdmissionPolicy{kind} {name}.foedus.dev" for kind in ("", "Binding") for name in ("leases", "pods")
+    }
 
 
 def test_policies_name_the_identities_of_the_release(helm: str) -> None:
     text = yaml.safe_dump(render(helm, namespace="elsewhere"), width=1000)
-    assert text.count("system:serviceaccount:elsewhere:foedus-operator") == 1
-    assert text.count("system:serviceaccount:elsewhere:foedus-ledger") == 1
+    assert text.count("system:serviceaccount:elsewhere:foedus-operator") == 2
+    assert text.count("system:serviceaccount:elsewhere:foedus-ledger") == 2
     assert "foedus-system" not in text
 
 

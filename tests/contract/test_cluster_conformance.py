@@ -160,6 +160,22 @@ class TestObjects:
             await cluster.apply(manifest)  # what is gone is not made anew
         assert await find(cluster, key_of(made)) is None
 
+    async def test_apply_spares_another_version(self, cluster: Cluster) -> None:
+        made = await cluster.create(config_map(x="1"))
+        await cluster.update({**made, "data": {"x": "2"}}, field_manager="somebody")
+        manifest = config_map(x="3")
+        manifest["metadata"] |= {"uid": made["metadata"]["uid"], "resourceVersion": made["metadata"]["resourceVersion"]}
+        with pytest.raises(Conflict):
+            await cluster.apply(manifest)
+        assert (await cluster.get(key_of(made)))["data"] == {"x": "2"}
+
+    async def test_scan_finds_all_of_a_kind_by_labels(self, cluster: Cluster) -> None:
+        for name, role in (("c", "x"), ("a", "x"), ("b", "y")):
+            manifest = config_map(name)
+            await cluster.create({**manifest, "metadata": {**manifest["metadata"], "labels": {"role": role}}})
+        scanned = [obj async for obj in cluster.scan("v1", "ConfigMap", {"role": "x"})]
+        assert [(obj["kind"], obj["metadata"]["name"]) for obj in scanned] == [("ConfigMap", "a"), ("ConfigMap", "c")]
+
     async def test_list_selects_by_labels_in_name_order(self, cluster: Cluster) -> None:
         for name, role in (("c", "x"), ("a", "x"), ("b", "y")):
             manifest = config_map(name)
@@ -207,6 +223,14 @@ class TestApply:
     async def test_a_field_that_is_left_out_goes(self, cluster: Cluster) -> None:
         await cluster.apply(config_map(x="1", y="2"))
         assert (await cluster.apply(config_map(x="1")))["data"] == {"x": "1"}
+
+    async def test_a_field_that_was_created_and_is_left_out_goes(self, cluster: Cluster) -> None:
+        made = await cluster.create(config_map(x="1", y="2"))
+        theirs = await cluster.apply(config_map(z="3"), field_manager="somebody")
+        manifest = config_map(x="4")
+        manifest["metadata"] |= {key: theirs["metadata"][key] for key in ("uid", "resourceVersion")}
+        assert (await cluster.apply(manifest))["data"] == {"x": "4", "z": "3"}
+        assert made["metadata"]["uid"] == theirs["metadata"]["uid"]
 
     async def test_a_field_of_another_manager_stays(self, cluster: Cluster) -> None:
         await cluster.apply(config_map(x="1"), field_manager="one")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from foedus_engine.cluster.protocol import Forbidden, NotFound
+from foedus_engine.cluster.protocol import Forbidden, NotFound, Object
 from foedus_engine.decide.observed import PodsView
 from foedus_engine.decide.plan import Event, ObjectKey, key_of
 from foedus_operator import kube
@@ -77,8 +77,13 @@ async def test_the_latest_pods_result_is_read_from_its_termination_message(clust
     made = await cluster.create(job)
     another = await cluster.create({**job, "metadata": {"name": "another", "namespace": NAMESPACE}})
     assert (await cluster.pods([made]))["j"] == PodsView()
+    uid = made["metadata"]["uid"]
     for name, message in (("one", "no result"), ("two", '{"outcome": "Complete", "rounds": 3}')):
-        await make_finished_pod(name, made["metadata"]["uid"], message)
+        await make_finished_pod(name, uid, message, owner=made)
+    forged = '{"outcome": "Complete", "rounds": 9}'
+    await make_finished_pod("three", uid, forged)  # it bears the label, and was made by nobody
+    await make_finished_pod("four", uid, forged, owner=another)
+    await make_finished_pod("five", uid, forged, owner={**made, "kind": "ConfigMap", "apiVersion": "v1"})
     views = await cluster.pods([made, another])
     assert views == {"j": PodsView(result=b'{"outcome": "Complete", "rounds": 3}', started=True), "another": PodsView()}
 
@@ -106,12 +111,16 @@ async def test_a_job_whose_pods_a_quota_forbids_says_so(cluster: KubeCluster) ->
     assert trouble.message
 
 
-async def make_finished_pod(name: str, job_uid: str, message: str) -> None:
+async def make_finished_pod(name: str, job_uid: str, message: str, *, owner: Object | None = None) -> None:
     """Say of a pod what its node would say: there may be no node here."""
-    labels = {"batch.kubernetes.io/controller-uid": job_uid}
+    meta: dict[str, Any] = {"name": name, "labels": {"batch.kubernetes.io/controller-uid": job_uid}}
+    if owner is not None:
+        reference = {"apiVersion": owner["apiVersion"], "kind": owner["kind"], "controller": True}
+        reference |= {key: owner["metadata"][key] for key in ("name", "uid")}
+        meta["ownerReferences"] = [reference]
     # A node that does not exist: nothing else writes this pod's status.
     spec = {"nodeName": "none", "containers": [{"name": "workload", "image": "none"}]}
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": spec}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
     terminated = {"exitCode": 0, "message": message}
     ended = {"name": "workload", "image": "none", "imageID": "", "ready": False, "restartCount": 0}
     status = {"phase": "Succeeded", "containerStatuses": [{**ended, "state": {"terminated": terminated}}]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from foedus_contract.run_spec import Patience
 from foedus_workloads.inference.inquiry import Inquiry, Question, Reply
 from foedus_workloads.inference.party import PartyService
 from foedus_workloads.inference.shares import ShareLabel
-from foedus_workloads.inference.task import Task
+from foedus_workloads.inference.task import Task, replicated
 from foedus_workloads.mpc.activations import gelu
 from foedus_workloads.mpc.party import Party, Shared
 from foedus_workloads.mpc.rounds import Expected, Operation
@@ -41,33 +41,33 @@ LABELS = tuple(
 Program = Callable[[Party, Shared], Operation[Shared]]
 
 
-def gelu_task(tokens: int, program: Program = gelu) -> Task:
+def gelu_task(party: int, tokens: int, program: Program = gelu) -> Task:
     """GELU of as many values as there are tokens."""
 
-    def run(party: Party, inputs: dict[str, Tensor]) -> Operation[Shared]:
-        return (yield from program(party, Shared(inputs["own"], inputs["next"])))
+    def run(at: Party, inputs: dict[str, Tensor]) -> Operation[Shared]:
+        return (yield from program(at, Shared(inputs["own"], inputs["next"])))
 
     kinds = {"own": Expected(torch.int64, (tokens,)), "next": Expected(torch.int64, (tokens,))}
-    return Task(digest("test/gelu", {"tokens": tokens}), kinds, run)
+    return Task(digest("test/gelu", {"tokens": tokens}), kinds, replicated(party, run))
 
 
 def question(values: Tensor = VALUES, *, session: bytes = b"q" * 16) -> Question:
     shares = shared(encoded(values))
-    task = gelu_task(values.numel())
+    task = gelu_task(0, values.numel())
     return Question(
         tokens=values.numel(),
         model_digest=MODEL,
         terms=SessionTerms(session=session, model_digest=LABELS[0].digest, program_digest=task.digest, fraction=16),
-        shares=tuple({"own": each.own, "next": each.next} for each in shares),
+        shares={party: {"own": each.own, "next": each.next} for party, each in enumerate(shares)},
         output=(values.numel(),),
         rounds=ROUNDS,
     )
 
 
-def free_addresses() -> list[tuple[str, int]]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
-    addresses = [each.getsockname() for each in sockets]
-    for each in sockets:
+def free_addresses(members: Iterable[int] = range(3)) -> dict[int, tuple[str, int]]:
+    sockets = {member: socket.create_server(("127.0.0.1", 0)) for member in members}
+    addresses = {member: each.getsockname() for member, each in sockets.items()}
+    for each in sockets.values():
         each.close()
     return addresses
 
@@ -78,7 +78,7 @@ class World:
 
     folder: Path
     authority: Authority = field(default_factory=Authority.create)
-    addresses: list[tuple[str, int]] = field(default_factory=free_addresses)
+    addresses: dict[int, tuple[str, int]] = field(default_factory=free_addresses)
 
     def place(self, party: int) -> PartyPlace:
         name = x509.UniformResourceIdentifier(party_uri("lab", "bert", party))
@@ -101,7 +101,7 @@ class World:
             place=self.place(party),
             label=label or LABELS[party],
             incarnation=1,
-            tasks=lambda tokens: gelu_task(tokens, program),
+            tasks=lambda tokens: gelu_task(party, tokens, program),
             patience=patience,
             entropy=lambda count: bytes([party + 1]) * count,
             clock=time.monotonic,

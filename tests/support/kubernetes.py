@@ -15,8 +15,9 @@ from foedus_engine.cluster.feed import KeyFeed
 from foedus_engine.cluster.protocol import AlreadyExists, NotFound
 from foedus_engine.decide.plan import key_of
 from foedus_operator.api_server import SERVER_SIDE_APPLY, Answer, ApiServer, connect, load_configuration
-from foedus_operator.handlers import Watched, run_watches
+from foedus_operator.handlers import Watched
 from foedus_operator.kube import RESOURCES, KubeCluster
+from foedus_operator.watches import run_watches
 
 # Kept by the cluster itself: a namespace gets it again as soon as it is deleted.
 KEPT = {"kube-root-ca.crt"}

@@ -13,13 +13,15 @@ from typing import Any
 import pytest
 
 from foedus_contract.inspection import InspectedModel, Inspection
+from foedus_contract.size import bert_modules
 from foedus_engine.cluster.feed import KeyFeed
 from foedus_engine.cluster.protocol import Conflict, NotFound
 from foedus_engine.decide.plan import ObjectKey, key_of
 from foedus_operator.api_server import ApiServer
 from foedus_operator.kube import KubeCluster, path_of
-from support.brain import MODEL, SILOS, bert_modules, manifest
-from support.kubernetes import api_server, has_node, install_crds, kubeconfig, make_namespace
+
+from .brain import MODEL, SILOS, manifest
+from .kubernetes import api_server, has_node, install_crds, kubeconfig, make_namespace
 
 PATIENCE_SECONDS = 300.0  # of loops that wait for a state; no case measures time
 BUDGET = ("foedus.dev/v1alpha1", "PrivacyBudget")
@@ -178,12 +180,12 @@ async def until(read: Callable[[], Awaitable[Any]], want: Any) -> None:
             while (found := await read()) != want:
                 await asyncio.sleep(0.2)
     except TimeoutError:
-        pytest.fail(f"still {found!r}, not {want!r}")
+        raise AssertionError(f"still {found!r}, not {want!r}") from None
 
 
-async def start(world: World) -> None:
+async def start(world: World, **spec: Any) -> None:
     """Bring a job to where all its pods run."""
-    await world.make_job()
+    await world.make_job(**spec)
     await world.say("demo-inspector", message=FOUND.to_json().decode())
     for silo in SILOS:
         await world.say(f"demo-{silo}")

@@ -157,7 +157,7 @@ def play_stage(world: World, lost: Iterable[str] = (), *, gone: bool = False) ->
         else:
             continue
         state, effects = step.state, [*effects, *step.effects]
-    if lost and not gone and not of_kind(effects, SendTo | Released | Aborted):
+    if lost and not gone and not of_kind(effects, SendTo, Released, Aborted):
         now = state.deadline
         step = coordinator_times_out(state, now)
         state, effects = step.state, [*effects, *step.effects]
@@ -200,7 +200,7 @@ def play(world: World, losses: Mapping[str, int] | None = None, *, gone: bool = 
 
 
 def outcome(world: World) -> Released | Aborted | None:
-    ends = of_kind(world.coordinator_log, Released | Aborted)
+    ends: list[Released | Aborted] = of_kind(world.coordinator_log, Released, Aborted)
     assert len(ends) <= 1
     return ends[0] if ends else None
 
@@ -224,5 +224,5 @@ def unmask_answers(world: World) -> list[Unmask]:
     return of_kind(sent_messages(world), Unmask)
 
 
-def of_kind(things: Iterable[object], kind: type[EffectT]) -> list[EffectT]:
-    return [thing for thing in things if isinstance(thing, kind)]
+def of_kind(things: Iterable[object], *kinds: type[EffectT]) -> list[EffectT]:
+    return [thing for thing in things if isinstance(thing, kinds)]

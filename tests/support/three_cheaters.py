@@ -132,8 +132,9 @@ def play(
             exchanges = []
             for i, each in enumerate(running):
                 cheating.turn = i
+                came = received[i]
                 try:
-                    exchanges.append(next(each) if received[i] is None else each.send(received[i]))
+                    exchanges.append(next(each) if came is None else each.send(came))
                 except StopIteration as end:
                     results[i] = end.value
                 except JobFailed as error:

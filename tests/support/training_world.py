@@ -30,6 +30,7 @@ from foedus_contract.wire import JobOver
 from foedus_ledger.records import BudgetRecord, BudgetSpec
 from foedus_ledger.sqlite import SqliteLedger
 from foedus_workloads.privacy.noise import Sampler
+from foedus_workloads.privacy.quantise import Integers
 from foedus_workloads.training.base import check_base
 from foedus_workloads.training.client import run_client
 from foedus_workloads.training.coordinator import run_coordinator
@@ -52,7 +53,7 @@ MOST_COORDINATES = 4096  # more than the tiny model trains
 QUICK = ServerSettings(poll_seconds=2, silence_seconds=5.0)
 
 
-def no_noise(_scale: float, count: int) -> np.ndarray:
+def no_noise(scale: float, count: int) -> Integers:
     return np.zeros(count, dtype=np.int64)
 
 

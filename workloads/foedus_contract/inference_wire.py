@@ -1,11 +1,11 @@
-"""Messages between a client of a private inference and each of its three parties.
+"""Messages between a client of a private inference and each of its members: the parties, and the dealer if it has one.
 
 On the wire: `uint32 header length (big endian) || header || payload`, as between parties. The header is a message of
 this module as JSON; payloads of Input and Output are their tensors, little endian, one after the other. The order:
 
 client to party   Open
 party to client   Ready, or Failure and the end
-client to party   Input, once all three are ready for the same terms
+client to party   Input, once all are ready for the same terms; to the dealer one without tensors
 party to client   Computing, any number of times; then Output, or Failure
 """
 
@@ -68,7 +68,7 @@ class Computing(ContractModel):
 
 
 class Output(ContractModel):
-    """A party's summand of the result, under a mask that cancels in the sum of all three."""
+    """A party's summand of the result, under a mask that cancels in the sum of all; the dealer's is empty."""
 
     kind: Literal["Output"] = "Output"
     session: SessionId

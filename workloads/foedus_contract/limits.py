@@ -6,6 +6,7 @@ MAX_SILOS = 50  # the complete secure-aggregation graph costs n² shares; beyond
 MIN_SILOS = 4  # with fewer, t = ⌊2n/3⌋+1 tolerates no dropout
 MAX_COORDINATES = 1 << 24  # one masked vector is then 64 MiB, what a coordinator can hold for 50 silos
 MAX_ATTEMPTS = 10_000  # rounds plus spare attempts of one job
+MAX_ACCOUNTS = 1000  # jobs of one budget: at about 500 bytes each its object stays below half of etcd's 1.5 MiB
 MAX_CHARGES = 10_000_000  # releases in one budget: 1,000 accounts of MAX_ATTEMPTS
 MAX_RECORDS = 100_000  # a silo's records: δ = 1e-5 must stay below 1/N
 MAX_HEADER_BYTES = 256 * 1024  # a roster or share delivery of 50 silos is below 100 KiB

@@ -8,7 +8,7 @@ from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
 from foedus_contract.errors import InvalidInput
 from foedus_contract.models import ContractModel, Digest, SiloName, first_problem
-from foedus_contract.mpc_wire import PARTIES, MpcProtocol, PartyIndex
+from foedus_contract.mpc_wire import DEALER, MAX_PARTIES, MIN_PARTIES, PartyIndex
 from foedus_contract.plan import TrainingPlan
 
 KEY_FILE = "identity.key"  # a silo's identity key, in its ledger's folder
@@ -108,22 +108,28 @@ class Patience(ContractModel):
 
 
 class PartyRunSpec(ContractModel):
-    """What one party of an inference is told."""
+    """What one member of an inference, a party or the dealer, is told."""
 
     role: Literal["Party"] = "Party"
     party: PartyIndex
     incarnation: Annotated[int, Field(ge=0)] = 0  # which start of its pod this is; a party counts its own in its state
     namespace: Annotated[str, StringConstraints(min_length=1, max_length=63)]
     cluster: Annotated[str, StringConstraints(min_length=1, max_length=63)]
-    parties: Annotated[tuple[PartyAddress, ...], Field(min_length=PARTIES, max_length=PARTIES)]
+    parties: Annotated[tuple[PartyAddress, ...], Field(min_length=MIN_PARTIES, max_length=MAX_PARTIES)]
+    dealer: PartyAddress | None = None
     tls: TlsFiles
-    protocol: MpcProtocol = "Replicated3PC"
     model_digest: Digest  # of the model whose shares must lie in `weights`
     weights: str  # safetensors file with this party's shares alone, and what they are shares of
     state: str  # folder that outlives the process: its incarnation
     patience: Patience = Patience()
     progress: str
     threads: Annotated[int, Field(ge=1, le=256)] = 1
+
+    @property
+    def addresses(self) -> dict[int, PartyAddress]:
+        """Where each member listens, by its number."""
+        dealer = {} if self.dealer is None else {DEALER: self.dealer}
+        return {**dict(enumerate(self.parties)), **dealer}
 
 
 AnyRunSpec = CoordinatorRunSpec | ClientRunSpec | InspectorRunSpec | PartyRunSpec

@@ -64,6 +64,10 @@ def reserve(record: BudgetRecord, job_uid: str, mechanism: Mechanism, count: int
     existing = record.accounts.get(job_uid)
     if existing is not None:
         return _again(record, job_uid, existing, account)
+    if len(record.accounts) >= limits.MAX_ACCOUNTS:
+        # None is dropped to make room: that a closed account is there keeps its job from charging once more.
+        cure = "ask its holder for a new budget"
+        raise Refused(f"the ledger holds {limits.MAX_ACCOUNTS} accounts and has no room for another", cure=cure)
     if not admits(record.spec, record.accounts.values(), (account,)):
         raise Refused(_does_not_fit(record, account), cure="ask for less, or let open jobs end")
     return _with_account(record, job_uid, account)

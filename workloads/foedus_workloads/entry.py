@@ -22,6 +22,7 @@ from foedus_contract.durable import unwritable
 from foedus_contract.errors import FoedusError, InvalidInput, describe_defect
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.inspection import Inspection
+from foedus_contract.mpc_wire import member_name
 from foedus_contract.progress import ProcessFailed, TrainingResult
 from foedus_contract.run_spec import (
     AnyRunSpec,
@@ -115,9 +116,11 @@ async def run_until_told(spec: AnyRunSpec, around: Surroundings) -> Result | Non
     if isinstance(spec, InspectorRunSpec):
         return await asyncio.to_thread(run_inspector, spec, around)
     if isinstance(spec, PartyRunSpec):
+        from foedus_workloads.inference.memory import give_large_blocks_back
         from foedus_workloads.inference.model import make_tasks
         from foedus_workloads.inference.party import run_party
 
+        give_large_blocks_back()
         await run_party(spec, around, make_tasks)
         return None
     if spec.ledger_service is not None:
@@ -206,7 +209,7 @@ def _role(spec: AnyRunSpec | None) -> str:
     if spec is None:
         return "foedus"
     if isinstance(spec, PartyRunSpec):
-        return f"party {spec.party}"
+        return member_name(spec.party)
     return f"silo {spec.silo}" if isinstance(spec, ClientRunSpec) else spec.role.lower()
 
 

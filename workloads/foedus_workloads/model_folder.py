@@ -9,17 +9,22 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
+from pydantic import Field, StringConstraints
+
+from foedus_contract import limits
+from foedus_contract.canonical import digest
 from foedus_contract.durable import read_at_most
 from foedus_contract.errors import InvalidInput
 from foedus_contract.exit_codes import ExitCode
+from foedus_contract.models import ContractModel, Digest
 from foedus_contract.size import bert_modules
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
-LABELS_FILE = "labels.json"  # of an adapter: its classes in the order of the head's rows, which peft does not keep
+ORIGIN_FILE = "foedus.json"  # of an adapter: what peft does not keep
 MAX_JSON_BYTES = 64 * 1024 * 1024  # a tokenizer of 250,000 words is below 20 MiB
 MAX_SAFETENSORS_HEADER = 100_000_000  # the safetensors format's own bound
 WEIGHT_TYPES = frozenset({"F32", "F16", "BF16"})
@@ -100,15 +105,33 @@ def read_json(file: Path) -> dict[str, Any]:
     return value
 
 
-def read_labels(folder: Path) -> tuple[str, ...] | None:
-    """Return the names of an adapter's classes, None where its folder does not say them."""
-    file = folder / LABELS_FILE
+Label = Annotated[str, StringConstraints(min_length=1, max_length=limits.MAX_LABEL_LENGTH)]
+
+
+class Origin(ContractModel):
+    """What an adapter's folder says beside peft's files: its classes in the order of the head's rows, its base model.
+
+    `base_model` is the digest that `base_digest` gives: merged into another model, an adapter answers nonsense.
+    """
+
+    labels: Annotated[tuple[Label, ...], Field(min_length=1, max_length=limits.MAX_LABELS)]
+    base_model: Digest
+
+
+def read_origin(folder: Path) -> Origin | None:
+    """Return what an adapter's folder says of it, None where peft alone has written it."""
+    file = folder / ORIGIN_FILE
     if not file.exists():
         return None
-    value = _parsed(file)
-    if not isinstance(value, list) or not all(isinstance(label, str) for label in value):
-        refuse(str(file), "the file is not a list of labels", "take a complete copy of the adapter")
-    return tuple(value)
+    try:
+        return Origin.from_json(json.dumps(_parsed(file)))
+    except InvalidInput as error:
+        refuse(str(file), f"the file is damaged ({error.what})", "take a complete copy of the adapter")
+
+
+def base_digest(folder: Path) -> str:
+    """Return the digest that names a base model: of its config, weights and tokenizer."""
+    return digest("foedus/model", file_digests(folder, (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE)))
 
 
 def _parsed(file: Path) -> Any:
@@ -137,11 +160,14 @@ def open_tokenizer(folder: Path) -> Any:
 
 
 def file_digests(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
-    """Return the SHA-256 of each file, in hex."""
+    """Return the SHA-256 of each file, in hex; raises InvalidInput for one that cannot be read."""
     digests = {}
     for name in names:
-        with (folder / name).open("rb") as stream:
-            digests[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+        try:
+            with (folder / name).open("rb") as stream:
+                digests[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError:
+            refuse(str(folder / name), "the file cannot be read", "take a complete copy of the model")
     return digests
 
 

@@ -12,7 +12,6 @@ from foedus_engine.api.common import ATOMIC, BY_TYPE, READY, Column, Count, Delt
 from foedus_engine.api.meta import ApiModel, Condition, Rule, Sha256, Transition, unique
 from foedus_engine.api.training_parts import Label
 
-MAX_ACCOUNTS = 1000  # at about 500 bytes each the object stays below half of etcd's 1.5 MiB
 MAX_BUDGET_NAME = 63 - len("-ledger")  # the ledger's volume claim is `<budget>-ledger`
 
 
@@ -165,7 +164,7 @@ class PrivacyBudgetStatus(ApiModel):
 
     observed_generation: Count | None = None
     """The metadata.generation that this status describes."""
-    accounts: Annotated[dict[str, AccountStatus], Field(max_length=MAX_ACCOUNTS)] = Field(default_factory=dict)
+    accounts: Annotated[dict[str, AccountStatus], Field(max_length=limits.MAX_ACCOUNTS)] = Field(default_factory=dict)
     """Accounts by the UID of the job."""
     epsilon_spent: Spent | None = None
     """ε of everything charged."""

@@ -58,6 +58,7 @@ class TrainingReason(StrEnum):
     QUOTA_EXCEEDED = "QuotaExceeded"
     CANNOT_START = "CannotStart"  # a node took the pod and cannot start its container
     FORBIDDEN = "Forbidden"  # the operator may not make what the job needs
+    NAME_TAKEN = "NameTaken"  # an object of somebody else bears the name of one that the job needs
     PREPARING = "Preparing"
     TRAINING = "Training"
     FINISHED = "Finished"
@@ -166,6 +167,8 @@ class FederatedTrainingJobStatus(ApiModel):
     """Since when a quorum of silos has had a process; joinTimeout counts from here."""
     completion_time: Timestamp | None = None
     """When the job ended."""
+    settled_time: Timestamp | None = None
+    """When nothing of the ended job was left to do: no account is open, no process runs. From then on it rests."""
     round: Annotated[int, Field(ge=0, le=limits.MAX_ATTEMPTS)] | None = None
     """Rounds finished."""
     rounds: Annotated[int, Field(ge=0, le=limits.MAX_ATTEMPTS)] | None = None

@@ -121,6 +121,11 @@ class EmbeddedCluster:
         """Return the objects of a kind in name order: of one namespace or of all, bearing all of `labels`."""
         return tuple(self._store.list(api_version, kind, namespace, labels or {}))
 
+    async def scan(self, api_version: str, kind: str, labels: Mapping[str, str] | None = None) -> AsyncIterator[Object]:
+        """Yield the objects of a kind of all namespaces, bearing all of `labels`; one machine has few."""
+        for obj in self._store.list(api_version, kind, None, labels or {}):
+            yield obj
+
     async def create(self, manifest: Manifest) -> Object:
         """Create the object; raises AlreadyExists, or InvalidInput for what this engine cannot honour."""
         fields.check_supported(manifest)

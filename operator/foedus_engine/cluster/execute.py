@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from foedus_contract.errors import FoedusError, InvalidInput, Refused, Unavailable
+from foedus_engine.api.training_status import TrainingReason as Reason
 from foedus_engine.cluster.pods import decode_content
 from foedus_engine.cluster.protocol import (
     AlreadyExists,
@@ -22,6 +23,7 @@ from foedus_engine.cluster.protocol import (
     Conflict,
     Forbidden,
     Ledgers,
+    NameTaken,
     NotFound,
     Object,
     find,
@@ -35,6 +37,7 @@ from foedus_engine.decide.plan import (
     Ensure,
     Event,
     KeepHead,
+    Manifest,
     ObjectKey,
     Plan,
     Reserve,
@@ -67,7 +70,7 @@ async def execute(
     try:
         await _change(plan, cluster, factory)
     except (Forbidden, InvalidInput) as error:
-        await _report(replace(plan, status=blocked(plan.status, error)), obj, cluster)
+        await _report(replace(plan, status=blocked(plan.status, _reason(error), str(error))), obj, cluster)
         raise
     except BaseException:
         await _report(plan, obj, cluster)
@@ -108,7 +111,7 @@ async def _change(plan: Plan, cluster: Cluster, factory: ContentFactory) -> None
     for ensure in plan.ensure:
         await _ensure(ensure, cluster, factory)
     for manifest in plan.apply:
-        await cluster.apply(manifest)
+        await _apply(manifest, cluster)
     for obj in plan.update:
         await cluster.update(obj)
     for key in plan.delete:
@@ -117,23 +120,57 @@ async def _change(plan: Plan, cluster: Cluster, factory: ContentFactory) -> None
 
 async def _ensure(ensure: Ensure, cluster: Cluster, factory: ContentFactory) -> None:
     """Create the object unless it is there, or renew its content; else the factory does not run."""
-    key = key_of(ensure.manifest)
-    there = await find(cluster, key) is not None
-    if there and not ensure.renew:
-        return
     manifest: Mapping[str, Any] = ensure.manifest
+    if not ensure.renew and (found := await find(cluster, key_of(manifest))) is not None:
+        if not ensure.anybodys:
+            _check_same_owner(manifest, found)
+        return
     if ensure.content is not None:
         issuer = None if ensure.content.issuer is None else decode_content(await cluster.get(ensure.content.issuer))
         content = factory(ensure.content, issuer)
         data = {name: base64.b64encode(value).decode("ascii") for name, value in content.items()}
         manifest = {**manifest, "data": data}
-    if there:
+    await _apply(manifest, cluster)
+
+
+async def _apply(manifest: Manifest, cluster: Cluster) -> None:
+    """Change the object that was seen, in the very version that was decided on; make one that was not there.
+
+    What is there after all was made by a pass whose answer was lost, or is somebody's and stays as it is.
+    """
+    if "uid" in manifest["metadata"]:
         await cluster.apply(manifest)
         return
     try:
         await cluster.create(manifest)
     except AlreadyExists:
-        return  # somebody was faster; theirs is as good
+        _check_same_owner(manifest, await cluster.get(key_of(manifest)))
+
+
+def _check_same_owner(manifest: Manifest, found: Object) -> None:
+    """Raise NameTaken unless what was found has the controller that the manifest names."""
+    if _controller(found) == _controller(manifest):
+        return
+    owner = _controller(found)
+    whose = f"{owner[0]} {owner[1]}" if owner else "nobody that Foedus knows"
+    cure = "delete it if it is not needed, or create this object again under another name"
+    raise NameTaken(f"is there already and belongs to {whose}", where=str(key_of(manifest)), cure=cure)
+
+
+def _controller(obj: Object) -> tuple[str, str, str] | None:
+    for reference in obj["metadata"].get("ownerReferences", ()):
+        if reference.get("controller", False):
+            return reference["kind"], reference["name"], reference["uid"]
+    return None
+
+
+def _reason(error: Forbidden | InvalidInput) -> Reason:
+    """Return why the cluster refused to make something, in a word."""
+    if isinstance(error, InvalidInput):
+        return Reason.INVALID_SPEC
+    if isinstance(error, NameTaken):
+        return Reason.NAME_TAKEN
+    return Reason.QUOTA_EXCEEDED if "exceeded quota" in error.what else Reason.FORBIDDEN
 
 
 async def _delete(key: ObjectKey, cluster: Cluster) -> None:

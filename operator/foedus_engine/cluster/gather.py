@@ -16,7 +16,7 @@ from foedus_engine import names
 from foedus_engine.accounting import Accounting
 from foedus_engine.api.training import FederatedTrainingJob
 from foedus_engine.cluster.pods import decode_content
-from foedus_engine.cluster.protocol import Cluster, Ledgers, Object, find
+from foedus_engine.cluster.protocol import Cluster, Ledgers, Object
 from foedus_engine.decide.children import child_keys
 from foedus_engine.decide.ending import is_idle, is_terminal
 from foedus_engine.decide.inspection import inspected_model, model_in_status
@@ -103,13 +103,12 @@ def _result(coordinator: PodsView) -> TrainingResult | None:
 async def _children(
     cluster: Cluster, job: FederatedTrainingJob, meta: ObjectMeta
 ) -> tuple[dict[tuple[str, str], Object], tuple[ObjectKey, ...]]:
-    """Return the children that are there, and what bears a child's name without being one."""
+    """Return the children that are there, and what bears a child's name and our label without being one."""
     ours: dict[tuple[str, str], Object] = {}
     foreign: list[ObjectKey] = []
     listed = await _list_labelled(cluster, meta)
     for key in child_keys(job, meta.namespace):
-        # What bears a child's name without its label matters to a job that is still to make its own.
-        found = listed.get((key.kind, key.name)) or (None if is_terminal(meta.status) else await find(cluster, key))
+        found = listed.get((key.kind, key.name))
         if found is None:
             continue
         if _is_owned(found, meta.uid):
@@ -145,6 +144,7 @@ def _child(found: Mapping[str, Any], authority: Mapping[str, Any] | None) -> Chi
     secret = decode_content(found) if found["kind"] == "Secret" else None
     return ChildView(
         uid=found["metadata"]["uid"],
+        version=found["metadata"].get("resourceVersion", ""),
         content=found if found["kind"] in COMPARED else {},
         active=status.get("active", 0),
         succeeded=status.get("succeeded", 0),
@@ -234,6 +234,7 @@ def _view(key: BudgetKey, record: BudgetRecord | None, uid: str) -> BudgetView |
         holders=tuple(sorted(others)),
         labels=spec.labels,
         least_colluders=spec.least_colluders,
+        accounts=len(record.accounts),
     )
 
 

@@ -81,6 +81,17 @@ def merge_apply(live: Mapping[str, Any], manifest: Mapping[str, Any], *, manager
     return with_owners(merged, {**kept, mine: frozenset(wanted)})
 
 
+def hand_over(live: Mapping[str, Any], *, manager: str) -> dict[str, Any]:
+    """Return `live` with what `manager` owns by creating or updating it as if it had applied it.
+
+    Else a field that it leaves out later would stay for ever: it would still own it by the other way.
+    """
+    owners = owners_of(live)
+    updated = owners.pop((manager, "Update"), frozenset())
+    owners[manager, "Apply"] = owners.get((manager, "Apply"), frozenset()) | updated
+    return with_owners(live, owners)
+
+
 def merge_update(live: Mapping[str, Any], replacement: Mapping[str, Any], *, manager: str) -> dict[str, Any]:
     """Return `replacement` with the server's metadata and status of `live`; the manager owns what it changed."""
     mine = (manager, "Update")

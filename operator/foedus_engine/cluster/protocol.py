@@ -8,7 +8,8 @@ ClusterFault
 ├── AlreadyExists   create found the name taken
 ├── Conflict        a stale resourceVersion, another uid, or a field of another manager; read again and decide again
 ├── Forbidden       rights, a quota or a namespace that is ending say no; a person must act, then it works
-│   └── Unauthenticated    the credentials are missing, wrong or have expired
+│   ├── Unauthenticated    the credentials are missing, wrong or have expired
+│   └── NameTaken          another object bears the name of what is to be made
 └── Busy            the cluster cannot answer now; an answer that was lost may still have taken effect
 
 A manifest that the cluster refuses for what it says is InvalidInput and never tried again.
@@ -58,6 +59,10 @@ class Unauthenticated(Forbidden):
     """The cluster does not know who asks: credentials are missing, wrong or have expired."""
 
 
+class NameTaken(Forbidden):
+    """An object that is not ours bears the name of one that is to be made; it is never taken over."""
+
+
 class Busy(ClusterFault):
     """No answer now; what was asked may or may not have happened."""
 
@@ -75,6 +80,10 @@ class Cluster(Protocol):
         """Return the objects of a kind in name order: of one namespace or of all, bearing all of `labels`."""
         ...
 
+    def scan(self, api_version: str, kind: str, labels: Mapping[str, str] | None = None) -> AsyncIterator[Object]:
+        """Yield the objects of a kind of all namespaces, bearing all of `labels`: never more than a page in memory."""
+        ...
+
     async def create(self, manifest: Manifest) -> Object:
         """Create the object; raises AlreadyExists. A `status` in the manifest is ignored."""
         ...
@@ -83,7 +92,8 @@ class Cluster(Protocol):
         """Make the fields of `manifest` so, and drop those that this manager applied before and left out now.
 
         A field that another manager owns and that would change raises Conflict unless `force` takes it over. With a
-        `metadata.uid` it raises Conflict unless the object is there and bears it.
+        `metadata.uid` it raises Conflict unless the object is there and bears it, with a `metadata.resourceVersion`
+        unless that is the current one. What this manager has created and then applies so counts as applied before.
         """
         ...
 

@@ -162,7 +162,10 @@ class ObjectStore:
             raise Conflict("the object has another uid", where=str(key_of(manifest)), cure="read it again")
         if live is None:
             return self.create(manifest, manager=manager, operation="Apply")
-        merged = ownership.merge_apply(live, _plain(manifest), manager=manager, force=force)
+        before = live
+        if manifest["metadata"].get("resourceVersion"):
+            before = ownership.hand_over(self._current(manifest), manager=manager)
+        merged = ownership.merge_apply(before, _plain(manifest), manager=manager, force=force)
         return self._replace(live, merged)
 
     def update(self, obj: Object, *, manager: str) -> Object:

@@ -44,17 +44,19 @@ def decide_problem(obj: Mapping[str, Any], problem: LedgerProblem, *, now: datet
     return Plan(status=_status(ObjectMeta.from_document(obj), {}, condition, now), requeue_seconds=RETRY_SECONDS)
 
 
-def decide_budget(obj: Mapping[str, Any], used: Used, orphans: Collection[str], *, now: datetime) -> Plan:
-    """Return what is to be done: close the accounts of the jobs `orphans`, or say what is used.
+def decide_budget(obj: Mapping[str, Any], used: Used | None, orphans: Collection[str], *, now: datetime) -> Plan:
+    """Return what is to be done: close the accounts of the jobs `orphans`, or say what is used, where that is known.
 
-    A budget has a claim of its own for what its silo keeps of it; a job's pod mounts it.
+    A budget has a claim of its own for what its silo keeps of it; a job's pod mounts it. Its holder may have made it.
     """
     meta = ObjectMeta.from_document(obj)
     if orphans:
         # The write changes the object, and its next pass says what is left.
         key = BudgetKey(meta.namespace, meta.name)
         return Plan(ledger=tuple(Close(key, uid) for uid in sorted(orphans)))
-    claim = Ensure(build_ledger_claim(meta.namespace, meta.name, meta.uid))
+    claim = Ensure(build_ledger_claim(meta.namespace, meta.name, meta.uid), anybodys=True)
+    if used is None:
+        return Plan(ensure=(claim,))
     fields = {"epsilonSpent": used.spent, "epsilonReserved": used.reserved}
     return Plan(ensure=(claim,), status=_status(meta, fields, _condition(used), now))
 

@@ -22,7 +22,7 @@ def are_due(job: FederatedTrainingJob, observed: Observed, now: datetime) -> boo
 
     Processes read their certificates when they start, so all of them get new ones together or none does.
     """
-    if job.spec.suspend or _any_active(observed):
+    if job.spec.suspend or any_active(observed):
         return False
     end = valid_until(observed)
     return end is not None and end - now < _needed(job)
@@ -37,7 +37,7 @@ def valid_until(observed: Observed) -> datetime | None:
 def have_ended(job: FederatedTrainingJob, observed: Observed, now: datetime) -> bool:
     """Return whether processes run, and are to run on, whose certificates nobody accepts any more."""
     end = valid_until(observed)
-    return not job.spec.suspend and end is not None and now >= end and _any_active(observed)
+    return not job.spec.suspend and end is not None and now >= end and any_active(observed)
 
 
 def find_broken(observed: Observed) -> str:
@@ -67,5 +67,6 @@ def _needed(job: FederatedTrainingJob) -> timedelta:
     return LEAST if seconds is None else timedelta(seconds=seconds)
 
 
-def _any_active(observed: Observed) -> bool:
+def any_active(observed: Observed) -> bool:
+    """Return whether a process of the job runs."""
     return any(child.active for child in observed.children.values())

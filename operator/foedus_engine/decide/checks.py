@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from foedus_contract import limits
 from foedus_contract.scale import finest_grid, kappa
 from foedus_contract.size import named_by
 from foedus_engine.api.training import FederatedTrainingJob
@@ -74,6 +75,19 @@ def check_budgets(job: FederatedTrainingJob, observed: Observed) -> Problem | No
                 Reason.BUDGET_NOT_FOUND,
                 f"silo {client.name}: PrivacyBudget {observed.meta.namespace}/{name} does not exist; its data holder "
                 f"makes it with: foedus budget create {name} --data FILE --epsilon EPSILON --delta DELTA",
+            )
+    return None
+
+
+def check_room(_job: FederatedTrainingJob, observed: Observed) -> Problem | None:
+    """Every ledger has room for the job's account, or has it already."""
+    for silo, budget in _budgets(observed).items():
+        if budget.account is None and budget.accounts >= limits.MAX_ACCOUNTS:
+            return Problem(
+                ConditionType.BUDGET_AVAILABLE,
+                Reason.BUDGET_INSUFFICIENT,
+                f"silo {silo}: PrivacyBudget {budget.key} holds the accounts of {limits.MAX_ACCOUNTS} jobs and has no "
+                "room for another; ask its holder for a new budget",
             )
     return None
 
@@ -242,6 +256,7 @@ CHECKS_WITHOUT_MODEL: tuple[Check, ...] = (
     check_children_are_ours,
     check_ledgers,
     check_budgets,
+    check_room,
     check_labels,
     check_colluders,
     check_datasets,

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from foedus_contract.errors import FoedusError, InvalidInput
 from foedus_engine.api.budget import BudgetConditionType, BudgetReason
 from foedus_engine.api.training_status import TrainingConditionType as ConditionType
 from foedus_engine.api.training_status import TrainingReason as Reason
@@ -47,7 +46,7 @@ def merge_conditions(
     return list(kept.values())
 
 
-def blocked(status: Mapping[str, Any] | None, error: FoedusError) -> dict[str, Any] | None:
+def blocked(status: Mapping[str, Any] | None, reason: Reason, message: str) -> dict[str, Any] | None:
     """Return the status with why the cluster refused to make what the object needs, as the reason why it is not ready.
 
     An object that is ready needs nothing more.
@@ -55,11 +54,7 @@ def blocked(status: Mapping[str, Any] | None, error: FoedusError) -> dict[str, A
     not_ready = (str(ConditionType.READY), "False")
     if status is None or not_ready not in {(each["type"], each["status"]) for each in status.get("conditions", ())}:
         return None if status is None else dict(status)
-    if isinstance(error, InvalidInput):
-        reason = Reason.INVALID_SPEC
-    else:
-        reason = Reason.QUOTA_EXCEEDED if "exceeded quota" in error.what else Reason.FORBIDDEN
-    said = {"reason": str(reason), "message": str(error)[:MAX_MESSAGE]}
+    said = {"reason": str(reason), "message": message[:MAX_MESSAGE]}
     conditions = [
         {**each, **said} if (each["type"], each["status"]) == not_ready else each
         for each in status.get("conditions", ())

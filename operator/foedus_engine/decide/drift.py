@@ -26,8 +26,13 @@ def drifted(manifests: Sequence[Manifest], observed: Observed) -> tuple[Manifest
         if seen is None:
             found.append(_marked(manifest))
         elif (wanted := _settled(manifest, seen)) is not None:
-            found.append({**wanted, "metadata": {**wanted["metadata"], "uid": seen.uid}})
+            found.append(for_the_seen(wanted, seen))
     return tuple(found)
+
+
+def for_the_seen(manifest: Manifest, seen: ChildView) -> Manifest:
+    """Return the manifest for the very version of the object that was seen."""
+    return {**manifest, "metadata": {**manifest["metadata"], "uid": seen.uid, "resourceVersion": seen.version}}
 
 
 def _settled(manifest: Manifest, seen: ChildView) -> Manifest | None:

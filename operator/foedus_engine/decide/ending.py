@@ -65,19 +65,44 @@ def is_idle(job: FederatedTrainingJob, status: Mapping[str, Any]) -> bool:
 
 
 def is_at_rest(obj: Mapping[str, Any]) -> bool:
-    """Say of a stored object whether a pass would change nothing: a job that is idle, of which that has been said.
+    """Say of a stored object whether a pass would change nothing: it costs none, neither now nor in a later look.
 
-    What another version of Foedus would say of it is found by the next look at all objects.
+    That is a job that is idle, of which that has been said, and one that is over, of which nothing is left to do. What
+    another version of Foedus would say of it is said when it changes.
     """
+    if obj.get("kind") != names.TRAINING_KIND:
+        return False
     spec, status, meta = obj.get("spec") or {}, obj.get("status") or {}, obj["metadata"]
+    if is_terminal(status):
+        return is_settled(status) and not clears_up(spec.get("ttlSecondsAfterFinished"), status)
+    has_been_said = status.get("phase") == "Suspended" and status.get("observedGeneration") == meta.get("generation")
+    return has_been_said and is_idle_object(obj)
+
+
+def is_idle_object(obj: Mapping[str, Any]) -> bool:
+    """Say of a stored object what `is_idle` says of a job: a pass writes its status and reads nothing else."""
+    spec, status = obj.get("spec") or {}, obj.get("status") or {}
     return (
         obj.get("kind") == names.TRAINING_KIND
         and spec.get("suspend") is True
-        and status.get("phase") == "Suspended"
-        and status.get("observedGeneration") == meta.get("generation")
+        and status.get("phase") in {None, "Suspended"}
         and not status.get("startTime")
         and not status.get("plan")
+        and not obj["metadata"].get("deletionTimestamp")
     )
+
+
+def is_settled(status: Mapping[str, Any]) -> bool:
+    """Say of a job that is over whether nothing was left of it when it was last looked at: no account, no process."""
+    return "settledTime" in status
+
+
+def clears_up(ttl: int | None, status: Mapping[str, Any]) -> datetime | None:
+    """Return when the children of a settled job are to go; None when they stay, or it was settled after that."""
+    if ttl is None or "completionTime" not in status:
+        return None
+    due = parse_timestamp(status["completionTime"]) + timedelta(seconds=ttl)
+    return due if parse_timestamp(status["settledTime"]) < due else None
 
 
 def find_ending(job: FederatedTrainingJob, observed: Observed, now: datetime) -> Ending | None:

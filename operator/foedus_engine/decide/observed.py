@@ -72,6 +72,7 @@ class BudgetView:
     holders: tuple[str, ...] = ()  # the claimants of other jobs' open accounts
     labels: tuple[str, ...] = ()  # all that records may bear, as their holder declared
     least_colluders: int = 1  # that the holder wants assumed
+    accounts: int = 0  # of all jobs that have ever reserved
 
 
 @dataclass(frozen=True)
@@ -158,12 +159,14 @@ class PodsView:
 class ChildView:
     """One child: whether it is there, for a Job how its pods do, for a certificate until when it is valid.
 
+    `version` is the object's as it was read: a change that was decided on it is none of a later one.
     `problem` is what makes a certificate useless, as the rest of a sentence about its Secret.
     `content` is the object as it was read where its fields are compared with what they should be; `ended` is when a Job
     was over.
     """
 
     uid: str
+    version: str = field(default="", compare=False)
     content: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     active: int = 0
     succeeded: int = 0
@@ -180,7 +183,8 @@ class Observed:
     """The world around one training job at one moment.
 
     `children` are the objects that this job owns, by (kind, name). `foreign` are objects under the names of our
-    children that belong to somebody else: another job, or an earlier one of this name that is still being deleted.
+    children that bear our label and belong to an earlier job of this name, which is still being deleted. What bears
+    such a name without the label is found when the child is to be made.
     A budget in `ledger_faults`, by silo, cannot be used and is None in `budgets`.
     `model` is None while nobody has looked at the base model. `progress` is the coordinator's; `identities` and
     `failures` are what the silos' processes reported, by silo. `started` are the Jobs with a process so far; `troubles`

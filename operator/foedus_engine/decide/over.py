@@ -10,8 +10,8 @@ from foedus_engine.api.training_status import Phase
 from foedus_engine.api.training_status import TrainingConditionType as ConditionType
 from foedus_engine.api.training_status import TrainingReason as Reason
 from foedus_engine.decide.conditions import Condition, parse_timestamp, timestamp
-from foedus_engine.decide.ending import Ending
-from foedus_engine.decide.observed import ChildView, Observed
+from foedus_engine.decide.ending import Ending, clears_up, is_settled, is_terminal
+from foedus_engine.decide.observed import ChildView, ObjectMeta, Observed
 from foedus_engine.decide.plan import Close, Event, ObjectKey, Plan
 from foedus_engine.decide.status import make_status, progress_fields, result_fields
 
@@ -41,21 +41,43 @@ def decide_end(job: FederatedTrainingJob, observed: Observed, ending: Ending, no
     )
 
 
+def decide_rest(job: FederatedTrainingJob, meta: ObjectMeta, now: datetime) -> Plan | None:
+    """Return what is to be done about a job that rests after its end: nothing, until it is time to clear up.
+
+    None: it does not rest, and what belongs to it must be read.
+    """
+    if not is_terminal(meta.status) or not is_settled(meta.status):
+        return None
+    due = clears_up(job.spec.ttl_seconds_after_finished, meta.status)
+    if due is None:
+        return Plan()
+    return Plan(requeue_seconds=(due - now).total_seconds()) if now < due else None
+
+
 def decide_afterwards(job: FederatedTrainingJob, observed: Observed, now: datetime) -> Plan:
-    """Close what is still open, stop who did not leave, and clear up when the time has come. The status stays."""
+    """Close what is still open, stop who did not leave, and clear up when the time has come.
+
+    Of the status only that is new that nothing is left to do.
+    """
     finished = parse_timestamp(str(observed.meta.status.get("completionTime") or timestamp(now)))
     ttl = job.spec.ttl_seconds_after_finished
     due = finished + timedelta(seconds=ttl) if ttl is not None else None
-    if due is not None and now >= due:
-        again = RETRY_SECONDS if observed.ledger_faults else None
-        return Plan(ledger=open_accounts(observed), delete=_disposable(observed), requeue_seconds=again)
     leave = finished + timedelta(seconds=LEAVE_SECONDS)
-    unfinished = _unfinished_jobs(observed)
-    retry = now + timedelta(seconds=RETRY_SECONDS) if observed.ledger_faults else None  # an account may be open there
-    waits = [moment for moment in (due, leave if unfinished else None, retry) if moment is not None and moment > now]
+    accounts, unfinished = open_accounts(observed), _unfinished_jobs(observed)
+    if due is not None and now >= due:
+        delete = _disposable(observed)
+    else:
+        delete = (*_guards(observed), *(unfinished if now >= leave else ()))
+    # Whether that is done is looked at again; and an account may be open in a ledger that does not answer.
+    again = now + timedelta(seconds=RETRY_SECONDS) if accounts or delete or observed.ledger_faults else None
+    is_done = again is None and not unfinished
+    clearing = clears_up(ttl, observed.meta.status) if is_settled(observed.meta.status) else now
+    is_news = clearing is not None and clearing <= now
+    waits = [moment for moment in (due, leave if unfinished else None, again) if moment is not None and moment > now]
     return Plan(
-        ledger=open_accounts(observed),
-        delete=(*_guards(observed), *(unfinished if now >= leave else ())),
+        ledger=accounts,
+        delete=delete,
+        status={**observed.meta.status, "settledTime": timestamp(now)} if is_done and is_news else None,
         requeue_seconds=min((moment - now).total_seconds() for moment in waits) if waits else None,
     )
 

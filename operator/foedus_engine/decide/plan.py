@@ -114,12 +114,14 @@ class ContentFactory(Protocol):
 class Ensure:
     """An object to create when it is absent and to leave alone when it is there, unless its content is to be new.
 
-    `content` fills `data` from a factory at creation; None creates the manifest as it stands.
+    `content` fills `data` from a factory at creation; None creates the manifest as it stands. One to be renewed bears
+    the uid and version that were seen. `anybodys`: one that somebody else has made is as good.
     """
 
     manifest: Manifest
     content: ContentRequest | None = None
     renew: bool = False
+    anybodys: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,7 @@ class Event:
 class Plan:
     """Everything one reconcile is to do. `status` None leaves the status as it is.
 
+    `apply` makes what was not there, and changes what was: such a manifest bears the uid and version that were seen.
     `update` replaces objects of others, each in the very version that was decided on.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 
 from foedus_contract.plan import TrainingPlan
@@ -12,11 +13,11 @@ from foedus_engine.api.training_status import Phase
 from foedus_engine.api.training_status import TrainingConditionType as ConditionType
 from foedus_engine.api.training_status import TrainingReason as Reason
 from foedus_engine.build.pods import Settings
-from foedus_engine.decide.certificates import are_due
+from foedus_engine.decide.certificates import any_active, are_due
 from foedus_engine.decide.checks import check_ledgers
 from foedus_engine.decide.children import applied_children, ensured_children, owner_of, policy_child, told_children
 from foedus_engine.decide.conditions import Condition, timestamp
-from foedus_engine.decide.drift import drifted
+from foedus_engine.decide.drift import drifted, for_the_seen
 from foedus_engine.decide.ending import (
     failed_silos,
     first_failure,
@@ -54,8 +55,13 @@ def decide_run(
         delete=superfluous_inspector(observed, now),
         status=status,
         events=news(observed, status),
-        requeue_seconds=settings.poll_seconds,
+        requeue_seconds=_next_look(job, observed, settings),
     )
+
+
+def _next_look(job: FederatedTrainingJob, observed: Observed, settings: Settings) -> float | None:
+    """Return when to look for progress; that a suspended job's last process has ended is news by itself."""
+    return None if job.spec.suspend and not any_active(observed) else settings.poll_seconds
 
 
 def _untold(job: FederatedTrainingJob, observed: Observed, settings: Settings) -> tuple[Manifest, ...]:
@@ -77,7 +83,12 @@ def _makeable(wanted: tuple[Ensure, ...], observed: Observed) -> tuple[Ensure, .
 
 def _absent(wanted: tuple[Ensure, ...], observed: Observed) -> Iterator[Ensure]:
     """Return what is not there yet, or is to be renewed: what is there is else never looked at again."""
-    return (each for each in wanted if each.renew or _child_of(each.manifest) not in observed.children)
+    for each in wanted:
+        seen = observed.children.get(_child_of(each.manifest))
+        if seen is None:
+            yield each
+        elif each.renew:
+            yield replace(each, manifest=for_the_seen(each.manifest, seen))
 
 
 def _child_of(manifest: Manifest) -> tuple[str, str]:

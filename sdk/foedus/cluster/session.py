@@ -32,6 +32,7 @@ from foedus_ledger.charges import LedgerBehind
 from foedus_ledger.records import Account, BudgetRecord
 from foedus_operator.api_server import ApiServer, connect, load_user_configuration
 from foedus_operator.kube import RESOURCES, KubeCluster, collection, path_of, snapshot
+from foedus_operator.pod_logs import PodLogs, every
 
 if TYPE_CHECKING:
     from foedus.report.gather import Source
@@ -70,7 +71,7 @@ class Session:
         self._server = server
         self._host = host
         self.namespace = namespace
-        self.cluster = KubeCluster(server, KeyFeed())
+        self.cluster = KubeCluster(server, KeyFeed(), PodLogs(server, key=every))
 
     @property
     def one_namespace(self) -> str:

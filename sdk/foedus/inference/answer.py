@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp
 
-PROTOCOLS = ("Replicated3PC", "Replicated3PCMalicious")
+PROTOCOLS = ("Replicated3PC", "Replicated3PCMalicious", "CrypTen")
+PARTIES = {"Replicated3PC": 3, "Replicated3PCMalicious": 3, "CrypTen": 2}  # where nobody says how many
 KNOWN = "to the parties: the architecture, each text's length up to the next power of two, and when it was asked"
 
 
@@ -20,7 +21,7 @@ class Answer:
     tokens: int
     seconds: float
     rounds: int
-    bytes_sent: tuple[int, ...]  # by party
+    bytes_sent: tuple[int, ...]  # by member: the parties, then the dealer if there is one
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,13 @@ class Inference:
     answers: tuple[Answer, ...]
     seconds: Mapping[str, float]
     protocol: str
+    parties: int
     model_digest: str
     assumption: str
 
     @property
     def bytes_sent(self) -> int:
-        """What the party that sent most has sent, without greetings."""
+        """What the member that sent most has sent, without greetings."""
         return max((sum(each) for each in zip(*(answer.bytes_sent for answer in self.answers), strict=True)), default=0)
 
     @property

@@ -19,11 +19,12 @@ from foedus.options import state_option
 from foedus_contract import limits
 from foedus_contract.errors import InvalidInput
 from foedus_contract.exit_codes import ExitCode
+from foedus_contract.mpc_wire import MAX_PARTIES, MIN_PARTIES
 
 
 @click.command()
 @click.argument("texts", nargs=-1)
-@click.option("--local", is_flag=True, help="Run the three parties on this machine: a demonstration.")
+@click.option("--local", is_flag=True, help="Run all parties on this machine: a demonstration.")
 @click.option("--model", required=True, help="A folder with config.json, or an installed package: PACKAGE[:FOLDER].")
 @click.option(
     "--adapter",
@@ -31,6 +32,11 @@ from foedus_contract.exit_codes import ExitCode
     help="Folder of a LoRA adapter, such as `foedus run` leaves.",
 )
 @click.option("--protocol", type=click.Choice(PROTOCOLS), default=PROTOCOLS[0], show_default=True)
+@click.option(
+    "--parties",
+    type=click.IntRange(MIN_PARTIES, MAX_PARTIES),
+    help="How many parties: 3 for Replicated3PC; 2, if you do not say, to 4 for CrypTen, and a dealer.",
+)
 @click.option(
     "-f", "--file", "file", type=click.File("rb"), help="One text a line; - reads standard input.", metavar="FILE"
 )
@@ -42,6 +48,7 @@ def infer(
     model: str,
     adapter: Path | None,
     protocol: str,
+    parties: int | None,
     file: BinaryIO | None,
     output: str,
     state: Path,
@@ -58,7 +65,7 @@ def infer(
         raise click.UsageError("no text is given; write it behind the options, or name a file with --file")
     from foedus.inference.local import Request, infer_local
 
-    request = Request(check_texts(asked), find_model(model), adapter, state, protocol)
+    request = Request(check_texts(asked), find_model(model), adapter, state, protocol, parties)
     show = make_show(output)
 
     async def work() -> None:

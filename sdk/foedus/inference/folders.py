@@ -1,4 +1,4 @@
-"""Folders of the parties of one call on this machine: made for it, gone with it."""
+"""Folders of the members of one call on this machine: made for it, gone with it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Literal
 
 from foedus_contract import paths
 from foedus_contract.durable import in_use, open_locked, unwritable
-from foedus_contract.mpc_wire import PARTIES, MpcProtocol
+from foedus_contract.mpc_wire import DEALER, member_name
 from foedus_contract.run_spec import PartyAddress, PartyRunSpec, TlsFiles
 from foedus_engine.cluster.embedded import make_private
 from foedus_engine.cluster.endpoints import LOOPBACK
@@ -28,8 +28,7 @@ from foedus_workloads.transport.tls import TlsPaths, caller_uri, party_uri
 
 FOLDER = "infer"  # below the state folder
 NAMESPACE, CLUSTER, CALLER = "local", "infer", "owner"
-PORT = 8443  # of each party's Service; the endpoints file says which port of this machine stands for it
-SERVICES = tuple(PartyAddress(service=f"party-{party}", port=PORT) for party in range(PARTIES))
+PORT = 8443  # of each member's Service; the endpoints file says which port of this machine stands for it
 TLS = paths.TLS_FOLDER
 TLS_FILES = TlsFiles(
     certificate=f"{TLS}/{CERTIFICATE_KEY}", key=f"{TLS}/{PRIVATE_KEY_KEY}", ca=f"{TLS}/{CA_CERTIFICATE_KEY}"
@@ -67,8 +66,13 @@ def _sweep(above: Path) -> None:
 
 
 def pod_folder(folder: Path, party: int) -> Path:
-    """Return the folder of one party's process."""
-    return folder / f"party-{party}"
+    """Return the folder of one member's process."""
+    return folder / service(party).service
+
+
+def service(party: int) -> PartyAddress:
+    """Return where a member is found: the endpoints file says which port of this machine stands for it."""
+    return PartyAddress(service=member_name(party).replace(" ", "-"), port=PORT)
 
 
 def inside(folder: Path, party: int, path: str) -> Path:
@@ -86,8 +90,10 @@ def shares_path(folder: Path, party: int) -> Path:
     return below / WEIGHTS_FILE
 
 
-def lay_out(folder: Path, ports: Sequence[int], spec: PartyRunSpec, *, now: datetime, entropy: Entropy) -> CallerPlace:
-    """Write run specs, endpoints and certificates of all parties, and the client's; return the client's place.
+def lay_out(
+    folder: Path, ports: Mapping[int, int], spec: PartyRunSpec, *, now: datetime, entropy: Entropy
+) -> CallerPlace:
+    """Write run specs, endpoints and certificates of all members, and the client's; return the client's place.
 
     `spec` is party 0's. The authority's key is never written: no other certificate can be made for this call.
     """
@@ -100,29 +106,27 @@ def lay_out(folder: Path, ports: Sequence[int], spec: PartyRunSpec, *, now: date
         return _write_tls(into, make_leaf(request, authority, now=now, entropy=entropy))
 
     try:
-        for party in range(PARTIES):
-            leaf("PeerLeaf", f"party-{party}", party_uri(NAMESPACE, CLUSTER, party), inside(folder, party, TLS))
+        for party in ports:
+            leaf("PeerLeaf", service(party).service, party_uri(NAMESPACE, CLUSTER, party), inside(folder, party, TLS))
             text = spec.model_copy(update={"party": party}).to_json()
             _write(inside(folder, party, f"{paths.SPEC_FOLDER}/{paths.RUN_SPEC_KEY}"), text)
-        services = {
-            f"{each.service}:{each.port}": f"{LOOPBACK}:{port}" for each, port in zip(SERVICES, ports, strict=True)
-        }
+        services = {f"{service(party).service}:{PORT}": f"{LOOPBACK}:{port}" for party, port in ports.items()}
         _write(endpoints_path(folder), json.dumps(services).encode("utf-8"))
         files = leaf("ClientLeaf", CALLER, caller_uri(NAMESPACE, CLUSTER, CALLER), folder / "caller")
     except OSError as error:
         raise unwritable(folder, error) from None
-    return CallerPlace(NAMESPACE, CLUSTER, [(LOOPBACK, port) for port in ports], files)
+    return CallerPlace(NAMESPACE, CLUSTER, {party: (LOOPBACK, port) for party, port in ports.items()}, files)
 
 
-def build_spec(model_digest: str, protocol: MpcProtocol, threads: int) -> PartyRunSpec:
+def build_spec(model_digest: str, threads: int, members: Collection[int]) -> PartyRunSpec:
     """Return the run spec of party 0; the others differ by their number alone."""
     return PartyRunSpec(
         party=0,
         namespace=NAMESPACE,
         cluster=CLUSTER,
-        parties=SERVICES,
+        parties=tuple(service(party) for party in members if party != DEALER),
+        dealer=service(DEALER) if DEALER in members else None,
         tls=TLS_FILES,
-        protocol=protocol,
         model_digest=model_digest,
         weights=f"{paths.WEIGHTS_FOLDER}/{WEIGHTS_FILE}",
         state=paths.STATE_FOLDER,

@@ -1,4 +1,4 @@
-"""`foedus infer --local`: the owner of a model shares it, starts three parties on this machine, and asks them.
+"""`foedus infer --local`: the owner of a model shares it, starts the parties on this machine, and asks them.
 
 Whatever happens, processes are ended and everything that was written is removed: at an error, at Ctrl-C, at a party's
 death. When this process itself is killed, the parties end with it, and the next call removes what it left; shares of
@@ -14,24 +14,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import TypeVar
 
-from foedus.inference.answer import PROTOCOLS, Answer, Inference, scores
+from foedus.inference.answer import PARTIES, PROTOCOLS, Answer, Inference, scores
 from foedus.inference.folders import build_spec, call_folder, lay_out, shares_path
 from foedus.inference.parties import LocalParties
 from foedus.inference.show import Show
 from foedus_contract.errors import InvalidInput
-from foedus_contract.mpc_wire import PARTIES, MpcProtocol
+from foedus_contract.mpc_wire import members
 from foedus_engine.cluster.embedded import utc_now
 from foedus_engine.cluster.endpoints import find_free_port
 from foedus_workloads.inference.inquiry import Inquiry, Question, Reply
 from foedus_workloads.inference.model import Owner
+from foedus_workloads.inference.schemes import Scheme, find_scheme
 from foedus_workloads.inference.shares import write_shares
-from foedus_workloads.mpc.model import ASSUMPTIONS, EmbeddedText
+from foedus_workloads.mpc.model import EmbeddedText
 from foedus_workloads.transport.caller import Call, CallerPatience, CallerPlace
 
 T = TypeVar("T")
-_PROTOCOLS: Mapping[str, MpcProtocol] = {name: name for name in get_args(MpcProtocol)}
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Request:
     adapter: Path | None
     state: Path
     protocol: str = PROTOCOLS[0]
+    parties: int | None = None  # the protocol's own number
 
 
 class Stopwatch:
@@ -65,28 +66,33 @@ class Stopwatch:
 
 async def infer_local(request: Request, show: Show, environ: Mapping[str, str]) -> Inference:
     """Answer all texts; raises FoedusError with one line that says what went wrong."""
-    protocol = _PROTOCOLS.get(request.protocol)
-    if protocol is None:
+    if request.protocol not in PROTOCOLS:
         raise InvalidInput(f"{request.protocol!r} is no protocol", where="protocol", cure=f"use {', '.join(PROTOCOLS)}")
     watch = Stopwatch(show)
     with watch.phase("reading", "reading the model"):
-        owner = await in_thread(lambda: Owner(request.model, request.adapter))
+        scheme = await in_thread(lambda: find_scheme(request.protocol, request.parties or PARTIES[request.protocol]))
+        owner = await in_thread(lambda: Owner(request.model, request.adapter, scheme))
         await in_thread(lambda: check_lengths(owner, request.texts))
     with call_folder(request.state) as folder:
-        with watch.phase("sharing", "sharing the weights among three parties"):
+        with watch.phase("sharing", f"sharing the weights among {scheme.parties} parties"):
             digest = await in_thread(lambda: share(owner, folder))
-        place = await make_place(folder, owner.digest, protocol)
-        parties = LocalParties(folder)
+        place = await make_place(folder, owner.digest, scheme)
+        parties = LocalParties(folder, place.addresses)
         try:
-            with watch.phase("starting", "starting three parties"):
+            with watch.phase("starting", f"starting {told(scheme)}"):
                 await parties.start(environ)
                 await parties.watched(parties.listening())
                 parties.drop_shares()
-            asking = Asking(owner, digest, place, protocol, watch, show)
+            asking = Asking(owner, digest, place, watch, show)
             answers = await parties.watched(asking.all(request.texts))
         finally:
             await parties.stop()
-    return Inference(tuple(answers), watch.seconds, protocol, owner.digest, ASSUMPTIONS[protocol])
+    return Inference(tuple(answers), watch.seconds, scheme.protocol, scheme.parties, owner.digest, scheme.assumption)
+
+
+def told(scheme: Scheme) -> str:
+    """Return who takes part, as people are told."""
+    return f"{scheme.parties} parties{' and a dealer' if scheme.protocol == 'CrypTen' else ''}"
 
 
 def check_lengths(owner: Owner, texts: Sequence[str]) -> None:
@@ -101,17 +107,17 @@ def check_lengths(owner: Owner, texts: Sequence[str]) -> None:
 def share(owner: Owner, folder: Path) -> str:
     """Share the weights, write each party's file, return the digest of the sharing; raises Unavailable."""
     sharing = owner.share(os.urandom)
-    for label, shares in zip(sharing.labels, sharing.shares, strict=True):
-        write_shares(shares_path(folder, label.party), shares, label)
+    for member, label in sharing.labels.items():
+        write_shares(shares_path(folder, member), sharing.shares[member], label)
     return sharing.digest
 
 
-async def make_place(folder: Path, model_digest: str, protocol: MpcProtocol) -> CallerPlace:
-    """Choose ports of this machine and write what parties and client need to find and to know each other."""
-    ports: list[int] = []
-    while len(ports) < PARTIES:
-        ports.append(await find_free_port(set(ports)))
-    spec = build_spec(model_digest, protocol, threads=max(1, (os.cpu_count() or 1) // PARTIES))
+async def make_place(folder: Path, model_digest: str, scheme: Scheme) -> CallerPlace:
+    """Choose ports of this machine and write what members and client need to find and to know each other."""
+    ports: dict[int, int] = {}
+    for member in members(scheme.protocol, scheme.parties):
+        ports[member] = await find_free_port(set(ports.values()))
+    spec = build_spec(model_digest, max(1, (os.cpu_count() or 1) // len(ports)), ports.keys())
     return lay_out(folder, ports, spec, now=utc_now(), entropy=os.urandom)
 
 
@@ -122,7 +128,6 @@ class Asking:
     owner: Owner
     sharing: str
     place: CallerPlace
-    protocol: MpcProtocol
     watch: Stopwatch
     show: Show
 
@@ -137,7 +142,7 @@ class Asking:
 
     async def _answer(self, number: int, texts: int, embedded: EmbeddedText) -> Answer:
         begin = time.monotonic()
-        question = self.owner.ask(embedded, self.sharing, os.urandom, self.protocol)
+        question = self.owner.ask(embedded, self.sharing, os.urandom)
         reply = await self._ask(question, _rounds_shown(self.show, number, texts, question.rounds))
         labels = self.owner.labels
         return Answer(

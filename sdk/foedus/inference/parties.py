@@ -1,11 +1,11 @@
-"""The three parties of one call as processes of this machine: started together, watched, ended with the call."""
+"""The members of one call as processes of this machine: started together, watched, ended with the call."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
-from collections.abc import Coroutine, Mapping
+from collections.abc import Collection, Coroutine, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ from foedus.inference.folders import endpoints_path, inside, pod_folder
 from foedus_contract import paths
 from foedus_contract.errors import FoedusError, JobFailed, Unavailable
 from foedus_contract.exit_codes import ExitCode
-from foedus_contract.mpc_wire import PARTIES
+from foedus_contract.mpc_wire import member_name
 from foedus_contract.progress import Preparing
 from foedus_engine.cluster.pods import last_words, progress_file, read_progress
 from foedus_engine.cluster.processes import PodProcess, build_environment
@@ -29,18 +29,18 @@ KILLED = 128  # exit codes above it are signals
 
 
 class LocalParties:
-    """Three processes; `stop` ends them and all they have started."""
+    """A process for each member; `stop` ends them and all they have started."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, members: Collection[int]) -> None:
+        self._folder, self._members = folder, members
         self._pipe = os.pipe()  # they end at once when its other end is gone, and it goes with this process
         self._processes: dict[int, PodProcess] = {}
         self._ends: dict[int, asyncio.Task[int]] = {}
 
     async def start(self, environ: Mapping[str, str]) -> None:
-        """Start all three; raises Unavailable when this machine starts no process."""
+        """Start all; raises Unavailable when this machine starts no process."""
         spec = f"{paths.SPEC_FOLDER}/{paths.RUN_SPEC_KEY}"
-        for party in range(PARTIES):
+        for party in self._members:
             pod = pod_folder(self._folder, party)
             environment = build_environment(
                 environ, {}, root=pod / "root", endpoints=endpoints_path(self._folder), pipe=self._pipe[0]
@@ -49,21 +49,21 @@ class LocalParties:
             try:
                 self._processes[party] = await PodProcess.start(pod, arguments, environment, pipe=self._pipe[0])
             except OSError as error:
-                raise Unavailable(f"cannot start a process ({error.strerror})", where=f"party {party}") from None
+                raise Unavailable(f"cannot start a process ({error.strerror})", where=member_name(party)) from None
             self._ends[party] = asyncio.create_task(self._processes[party].wait())
 
     async def listening(self) -> None:
-        """Wait until all three listen: they have read their shares; raises JobFailed when they take too long."""
-        for party in range(PARTIES):
+        """Wait until all listen: they have read their shares; raises JobFailed when they take too long."""
+        for party in self._members:
             deadline = asyncio.get_running_loop().time() + START_SECONDS
             while not self._listens(party):
                 if asyncio.get_running_loop().time() > deadline:
-                    raise JobFailed("does not begin", where=f"party {party}", code=ExitCode.DEADLINE_EXCEEDED)
+                    raise JobFailed("does not begin", where=member_name(party), code=ExitCode.DEADLINE_EXCEEDED)
                 await asyncio.sleep(LOOK_SECONDS)
 
     def drop_shares(self) -> None:
         """Remove the files of shares, which all processes have read: what a killed call leaves holds none."""
-        for party in range(PARTIES):
+        for party in self._members:
             for file in inside(self._folder, party, paths.WEIGHTS_FOLDER).iterdir():
                 file.unlink()
 
@@ -112,5 +112,6 @@ class LocalParties:
             else f"its process ended with exit code {code}"
         )
         known = ExitCode(code) if code in {int(each) for each in ExitCode} else ExitCode.QUORUM_LOST
-        words = said if said.startswith(f"party {party}: ") else f"party {party}: {said or ended}"
+        name = member_name(party)
+        words = said if said.startswith(f"{name}: ") else f"{name}: {said or ended}"
         return JobFailed(words, code=known if said else ExitCode.QUORUM_LOST)

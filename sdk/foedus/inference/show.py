@@ -151,9 +151,9 @@ def summary_lines(inference: Inference) -> list[str]:
     times = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in inference.seconds.items())
     return [
         f"time      {times}",
-        f"cost      {inference.rounds} rounds and {megabytes(inference.bytes_sent)} sent by the party that sent most, "
+        f"cost      {inference.rounds} rounds and {megabytes(inference.bytes_sent)} sent by the member that sent most, "
         f"for {count} text{'s' if count > 1 else ''}",
-        f"private   {inference.protocol}: {inference.assumption}",
+        f"private   {inference.protocol} by {inference.parties} parties: {inference.assumption}",
         f"known     {KNOWN}",
         f"here      {ISOLATION}",
     ]

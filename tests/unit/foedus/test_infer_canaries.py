@@ -19,16 +19,19 @@ from tokenizers import Tokenizer
 
 from foedus.inference.local import Request, infer_local
 from foedus.inference.show import Silent
+from foedus_contract.mpc_wire import members
+from foedus_contract.run_spec import Patience
 from foedus_workloads.inference.inquiry import Inquiry
 from foedus_workloads.inference.model import Owner, make_tasks
 from foedus_workloads.inference.party import PartyService
-from foedus_workloads.transport.caller import Call
-from support.inference_world import PATIENT, QUICK, World
+from foedus_workloads.inference.schemes import find_scheme
+from foedus_workloads.transport.caller import Call, CallerPatience
+from support.inference_world import World, free_addresses
 from support.tiny_classifier import write_classifier
 
 CANARY = "the striker told parliament about a faster computer chip"
 BITS = 16
-BIAS = "encoder.layer.0.intermediate.dense.bias.2"
+BIAS = "encoder.layer.0.intermediate.dense.bias"
 WEIGHT = "bert.encoder.layer.0.intermediate.dense.weight"
 
 
@@ -83,24 +86,24 @@ def memory(pid: int) -> bytes:
     return b"\0".join(parts)
 
 
-def child(state: Path, party: int) -> int:
-    """Return the process of a party."""
+def child(state: Path, name: str) -> int:
+    """Return the process of a member."""
     for entry in Path("/proc").iterdir():
         try:
             folder = entry.joinpath("cwd").resolve()
         except OSError:
             continue
-        if entry.name.isdigit() and folder.is_relative_to(state) and folder.name == f"party-{party}":
+        if entry.name.isdigit() and folder.is_relative_to(state) and folder.name == name:
             return int(entry.name)
-    raise LookupError(party)
+    raise LookupError(name)
 
 
 class Looking(Silent):
     """Copies the parties' memories in the middle of a computation and at the end, and what lies in their files."""
 
-    def __init__(self, state: Path) -> None:
-        self._state = state
-        self.memories: list[tuple[int, bytes]] = []  # with the party's number
+    def __init__(self, state: Path, names: tuple[str, ...]) -> None:
+        self._state, self._names = state, names
+        self.memories: list[tuple[str, bytes]] = []  # with the member's name
         self.files: list[bytes] = []
 
     def rounds(self, text: int, texts: int, begun: int, total: int) -> None:
@@ -111,30 +114,35 @@ class Looking(Silent):
         self.look()
 
     def look(self) -> None:
-        processes = [child(self._state, party) for party in range(3)]
+        processes = [child(self._state, name) for name in self._names]
         for process in processes:
             os.kill(process, signal.SIGSTOP)  # so that nothing is let go before it is copied
-        self.memories += [(party, memory(process)) for party, process in enumerate(processes)]
+        self.memories += [(name, memory(process)) for name, process in zip(self._names, processes, strict=True)]
         for process in processes:
             os.kill(process, signal.SIGCONT)
         self.files += [path.read_bytes() for path in self._state.rglob("*") if path.is_file()]
 
 
-def test_no_partys_memory_and_no_file_holds_a_canary(model, tmp_path, monkeypatch):
-    show, share, sharings = Looking(tmp_path / "state"), Owner.share, []
+# With names of members, and who was sent a canary's share in full, under which name.
+PROTOCOLS = {
+    "Replicated3PC": (3, ("party-0", "party-1", "party-2"), {"party-1", "party-2"}, f"{BIAS}.2", "embedded.2"),
+    "CrypTen": (2, ("party-0", "party-1", "dealer"), {"party-1"}, f"{BIAS}.share", "embedded.share"),
+}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_no_members_memory_and_no_file_holds_a_canary(model, tmp_path, monkeypatch, protocol):
+    parties, names, holders, bias, _ = PROTOCOLS[protocol]
+    show, share, sharings = Looking(tmp_path / "state", names), Owner.share, []
     monkeypatch.setattr(Owner, "share", lambda *a: sharings.append(share(*a)) or sharings[-1])
-    asyncio.run(infer_local(Request((CANARY,), model, None, tmp_path / "state"), show, os.environ))
+    request = Request((CANARY,), model, None, tmp_path / "state", protocol, parties)
+    asyncio.run(infer_local(request, show, os.environ))
     planted = secrets(model)
-    assert [(party, found(planted, content)) for party, content in show.memories] == [(p, []) for p in range(3)] * 2
+    assert [(name, found(planted, content)) for name, content in show.memories] == [(name, []) for name in names] * 2
     assert [found(planted, content) for content in show.files if found(planted, content)] == []
-    # The look itself works: parties 1 and 2, which were sent this component in full, have it in their memories, and
-    # this process has the text.
-    known = [sharings[0].shares[party].get(BIAS) for party, _ in show.memories]
-    holds = [
-        each is not None and each.numpy().tobytes() in content
-        for each, (_, content) in zip(known, show.memories, strict=True)
-    ]
-    assert holds == [False, True, True] * 2
+    # The look itself works: who was sent this share in full has it in its memory, and this process has the text.
+    whole = sharings[0].shares[1][bias].numpy().tobytes()
+    assert [name for name, content in show.memories if whole in content] == [n for n in names if n in holders] * 2
     assert CANARY.encode() in memory(os.getpid())
 
 
@@ -153,24 +161,27 @@ def frames(monkeypatch):
     return sent
 
 
-def test_no_frame_between_client_and_parties_holds_a_canary(model, tmp_path, frames):
-    world, owner = World(tmp_path), Owner(model, None)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_no_frame_between_client_and_members_holds_a_canary(model, tmp_path, frames, protocol):
+    parties, _, _, _, embedded = PROTOCOLS[protocol]
+    owner = Owner(model, None, find_scheme(protocol, parties))
+    world = World(tmp_path, addresses=free_addresses(members(protocol, parties)))
     sharing = owner.share(os.urandom)
     question = owner.ask(owner.embed(CANARY), sharing.digest, os.urandom)
     with ExitStack() as stack:
-        for label, shares in zip(sharing.labels, sharing.shares, strict=True):
-            tasks = make_tasks(label, shares)
-            service = PartyService(world.place(label.party), label, 1, tasks, QUICK, os.urandom, time.monotonic)
+        for label in sharing.labels.values():
+            tasks = make_tasks(label, sharing.shares[label.party])
+            service = PartyService(world.place(label.party), label, 1, tasks, Patience(), os.urandom, time.monotonic)
             thread = threading.Thread(target=service.serve)
             thread.start()
             stack.callback(thread.join)
             stack.callback(service.close)
-        call, inquiry = Call(world.caller(), PATIENT), Inquiry(question)
+        call, inquiry = Call(world.caller(), CallerPatience()), Inquiry(question)
         call.agree(inquiry)
         reply = call.ask(inquiry, lambda _: None)
     content = b"".join(frames)
     assert len(reply.values) == 3
     assert found(secrets(model), content) == []
     assert sum(reply.bytes_sent) < len(content)  # every frame was seen
-    assert question.shares[1]["embedded.2"][0].numpy().tobytes() in content
-    assert b"Replicated3PC" in content
+    assert question.shares[1][embedded][0].numpy().tobytes() in content
+    assert protocol.encode() in content

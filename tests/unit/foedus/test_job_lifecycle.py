@@ -81,7 +81,7 @@ def test_a_killed_run_is_deleted_and_the_next_job_trains(
     assert set(out) == {
         "adapter_config.json",
         "adapter_model.safetensors",
-        "labels.json",
+        "foedus.json",
         "metrics.json",
         "README.md",
         "report.html",

@@ -146,6 +146,34 @@ async def test_the_same_question_is_answered_once(monkeypatch: pytest.MonkeyPatc
     assert len(asked) == 2
 
 
+async def test_what_is_asked_again_and_again_is_never_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounting, "CACHED_ANSWERS", 3)
+    asked: list[float] = []
+    monkeypatch.setattr(accounting, "answer", lambda question: asked.append(question.epsilon) or SHORT)
+    desk = Accounting(lambda _: MODEL)
+    for epsilon in (2.0, 3.0, 4.0, 5.0):
+        for each in (1.0, epsilon):
+            await desk.calibration(job(privacy={"epsilon": each}), UID, budgets(), MODEL)
+    assert asked == [1.0, 2.0, 3.0, 4.0, 5.0]
+
+
+async def test_a_budget_is_measured_every_half_minute_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(accounting, "measure", lambda record: len(record.accounts))
+    desk = Accounting(None, clock=lambda: now)
+    here, there = BudgetKey("team-a", "here"), BudgetKey("team-a", "there")
+    used = account(30.0, 4)
+    (record, *_), (more, *_) = budgets().values(), budgets(*[{UID: used}] * 4).values()
+
+    assert await desk.used(here, record) == 0  # type: ignore[comparison-overlap]
+    now = 10.0
+    assert (await desk.used(here, more), desk.pause(here)) == (None, 20.0)
+    assert await desk.used(here, record) == 0  # type: ignore[comparison-overlap]  # known
+    assert await desk.used(there, more) == 1  # type: ignore[comparison-overlap]
+    now = 30.0
+    assert await desk.used(here, more) == 1  # type: ignore[comparison-overlap]
+
+
 async def test_a_model_is_read_once_but_a_failure_again() -> None:
     views = [InvalidInput("no config.json", where="/m", cure="name a model folder", code=ExitCode.INVALID_MODEL), MODEL]
 

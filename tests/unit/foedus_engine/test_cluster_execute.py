@@ -12,7 +12,9 @@ from foedus_contract.errors import InvalidInput, Refused, Unavailable
 from foedus_contract.wire import LedgerHead
 from foedus_engine.cluster.embedded import EmbeddedCluster
 from foedus_engine.cluster.execute import AGAIN_SECONDS, execute
-from foedus_engine.cluster.protocol import Busy, Conflict, Forbidden, Object, find
+from foedus_engine.cluster.protocol import Busy, Conflict, Forbidden, NameTaken, Object, find
+from foedus_engine.decide.drift import for_the_seen
+from foedus_engine.decide.observed import ChildView
 from foedus_engine.decide.plan import BudgetKey, Close, ContentRequest, Ensure, Event, KeepHead, Plan, Reserve, key_of
 from foedus_ledger.ledger import BudgetRecord
 from foedus_ledger.mechanisms import Mechanism
@@ -83,11 +85,12 @@ QUOTA = "configmaps is forbidden: exceeded quota: small"
 async def test_what_the_cluster_refuses_to_make_is_why_the_object_is_not_ready(
     cluster: EmbeddedCluster, monkeypatch: pytest.MonkeyPatch, error: Exception, status: dict[str, Any], reason: str
 ) -> None:
-    async def apply(_cluster: EmbeddedCluster, _manifest: Mapping[str, Any]) -> Object:
+    job = await owner(cluster)
+
+    async def create(_cluster: EmbeddedCluster, _manifest: Mapping[str, Any]) -> Object:
         raise error
 
-    monkeypatch.setattr(EmbeddedCluster, "apply", apply)
-    job = await owner(cluster)
+    monkeypatch.setattr(EmbeddedCluster, "create", create)
     with pytest.raises(type(error)):
         await execute(
             Plan(apply=(CHILD,), status=status), obj=job, cluster=cluster, ledgers=Journal({}), factory=no_factory
@@ -197,9 +200,12 @@ async def test_content_that_is_to_be_new_is_made_again_from_what_is_there(cluste
     signed = ContentRequest("ServerLeaf", "server", issuer=key_of(authority))
     first = Plan(ensure=(Ensure(authority, root), Ensure(leaf, signed)))
     itself = replace(root, issuer=key_of(authority))
-    renewal = Plan(ensure=(Ensure(authority, itself, renew=True), Ensure(leaf, signed, renew=True)))
-    for plan in (first, renewal):
-        await execute(plan, obj=job, cluster=cluster, ledgers=Journal({}), factory=factory)
+    await execute(first, obj=job, cluster=cluster, ledgers=Journal({}), factory=factory)
+    seen = [for_the_seen(each, await view(cluster, each)) for each in (authority, leaf)]
+    renewal = Plan(ensure=(Ensure(seen[0], itself, renew=True), Ensure(seen[1], signed, renew=True)))
+    await execute(renewal, obj=job, cluster=cluster, ledgers=Journal({}), factory=factory)
+    with pytest.raises(Conflict):  # what was decided on an old version renews nothing
+        await execute(renewal, obj=job, cluster=cluster, ledgers=Journal({}), factory=factory)
     found = [base64.b64decode((await cluster.get(key_of(each)))["data"]["key"]) for each in (authority, leaf)]
     assert found == [b"first again", b"first again again"]
 
@@ -228,3 +234,72 @@ async def test_a_status_decided_on_an_old_object_is_not_written(cluster: Embedde
     plan = Plan(status={"phase": "Training"})
     with pytest.raises(Conflict):
         await execute(plan, obj=job, cluster=cluster, ledgers=Journal({}), factory=no_factory)
+
+
+async def view(cluster: EmbeddedCluster, manifest: Mapping[str, Any]) -> ChildView:
+    meta = (await cluster.get(key_of(manifest)))["metadata"]
+    return ChildView(meta["uid"], version=meta["resourceVersion"])
+
+
+def owned(manifest: Mapping[str, Any], by: Object, **changes: Any) -> dict[str, Any]:
+    reference = {"apiVersion": by["apiVersion"], "kind": by["kind"], "controller": True}
+    reference |= {key: by["metadata"][key] for key in ("name", "uid")} | changes
+    return {**manifest, "metadata": {**manifest["metadata"], "ownerReferences": [reference]}}
+
+
+NAMES_TAKEN = "ConfigMap default/child: is there already and belongs to {}; delete it if it is not needed"
+
+
+@pytest.mark.parametrize("ensured", [True, False])
+@pytest.mark.parametrize(
+    ("owners", "whose"),
+    [
+        ([], "nobody that Foedus knows"),
+        ([{"controller": False}], "nobody that Foedus knows"),
+        ([{"name": "another", "uid": "u-2"}], "FederatedTrainingJob another"),
+        ([{"uid": "u-2"}], "FederatedTrainingJob job"),  # an earlier one of the name
+    ],
+)
+async def test_what_bears_a_childs_name_without_being_one_is_never_taken_over(
+    cluster: EmbeddedCluster, owners: list[dict[str, Any]], whose: str, ensured: bool
+) -> None:
+    job = await owner(cluster)
+    keeper = await cluster.create(obj("ConfigMap", "keeper"))  # else what has no owner is collected
+    there = owned(obj("ConfigMap", "child", data={"x": "theirs"}), keeper, controller=False)
+    for changes in owners:
+        there["metadata"]["ownerReferences"] += owned(CHILD, job, **changes)["metadata"]["ownerReferences"]
+    before = await cluster.create(there)
+    child = owned(obj("ConfigMap", "child", data={"x": "ours"}), job)
+    plan = Plan(**({"ensure": (Ensure(child),)} if ensured else {"apply": (child,)}), status=NOT_READY)
+
+    with pytest.raises(NameTaken, match=NAMES_TAKEN.format(whose)):
+        await execute(plan, obj=job, cluster=cluster, ledgers=Journal({}), factory=no_factory)
+    assert await cluster.get(key_of(child)) == before
+    (condition,) = (await cluster.get(key_of(job)))["status"]["conditions"]
+    assert condition["reason"] == "NameTaken"
+    assert "or create this object again under another name" in condition["message"]
+
+
+@pytest.mark.parametrize("ensured", [True, False])
+async def test_a_child_that_an_earlier_pass_has_made_is_ours(cluster: EmbeddedCluster, ensured: bool) -> None:
+    job = await owner(cluster)
+    child = owned(obj("ConfigMap", "child", data={"x": "ours"}), job)
+    before = await cluster.create(child)
+    plan = Plan(ensure=(Ensure(child),)) if ensured else Plan(apply=(child,))
+    await execute(plan, obj=job, cluster=cluster, ledgers=Journal({}), factory=no_factory)
+    assert await cluster.get(key_of(child)) == before
+
+
+async def test_a_change_is_made_of_the_version_that_was_seen_and_of_no_other(cluster: EmbeddedCluster) -> None:
+    job = await owner(cluster)
+    child = owned(obj("ConfigMap", "child", data={"x": "old", "y": "old"}), job)
+    await cluster.create(child)
+    seen = await view(cluster, child)
+    wanted = for_the_seen({**child, "data": {"x": "new"}}, seen)
+    plan = Plan(apply=(wanted,))
+    await execute(plan, obj=job, cluster=cluster, ledgers=Journal({}), factory=no_factory)
+    found = await cluster.get(key_of(child))
+    assert found["data"] == {"x": "new"}  # what we made and leave out goes
+    with pytest.raises(Conflict):
+        await execute(plan, obj=job, cluster=cluster, ledgers=Journal({}), factory=no_factory)
+    assert await cluster.get(key_of(child)) == found

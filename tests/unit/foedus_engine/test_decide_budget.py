@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,14 +30,16 @@ OBJECT = {
 
 
 class FakeCluster:
-    """Jobs by name; whatever else is asked for does not exist."""
+    """Jobs by name, of which some are `over`; whatever else is asked for does not exist."""
 
-    def __init__(self, jobs: Mapping[str, str]) -> None:
+    def __init__(self, jobs: Mapping[str, str], over: Collection[str] = ()) -> None:
         self.jobs = jobs
+        self.over = over
 
     async def get(self, key: ObjectKey) -> dict[str, Any]:
         if (key.kind, key.namespace) == ("FederatedTrainingJob", "team-a") and key.name in self.jobs:
-            return {"metadata": {"uid": self.jobs[key.name]}}
+            conditions = [{"type": "Complete", "status": "True"}] if key.name in self.over else []
+            return {"metadata": {"uid": self.jobs[key.name]}, "status": {"conditions": conditions}}
         raise NotFound("not there")
 
 
@@ -57,8 +59,10 @@ def account(claimant: str = "team-a/demo", **changes: Any) -> Account:
     return Account.model_validate(fields | changes)
 
 
-async def decide(found: BudgetRecord | Exception | None, jobs: Mapping[str, str] | None = None) -> Plan:
-    cluster: Any = FakeCluster(jobs or {})
+async def decide(
+    found: BudgetRecord | Exception | None, jobs: Mapping[str, str] | None = None, over: Collection[str] = ()
+) -> Plan:
+    cluster: Any = FakeCluster(jobs or {}, over)
     ledgers: Any = FakeLedgers(found)
     return await budget_kinds(cluster, ledgers, Accounting(None), clock=lambda: NOW)[KEY](OBJECT)
 
@@ -96,6 +100,19 @@ async def test_what_is_spent_and_what_may_still_be_spent_is_said_in_epsilon() ->
     PrivacyBudgetStatus.model_validate(status)
 
 
+async def test_a_budget_that_was_just_measured_is_looked_at_again_and_its_orphans_are_closed_at_once() -> None:
+    jobs: Any = FakeCluster({"demo": "uid-1"})
+    ledgers: Any = FakeLedgers(record())
+    decide = budget_kinds(jobs, ledgers, Accounting(None, clock=lambda: 7.0), clock=lambda: NOW)[KEY]
+    assert (await decide(OBJECT)).status is not None
+
+    ledgers.found = record(uid_1=account())
+    plan = await decide(OBJECT)
+    assert (plan.status, plan.requeue_seconds, len(plan.ensure)) == (None, 30.0, 1)
+    jobs.jobs = {}
+    assert (await decide(OBJECT)).ledger == (Close(BudgetKey("team-a", "b"), "uid-1"),)
+
+
 # The noise with which four releases fill a budget of ε = 1 at δ = 1e-5, as `foedus_ledger.calibration` finds it.
 FILLING = Mechanism(noise_multiplier=7.462713)
 
@@ -125,6 +142,12 @@ async def test_an_account_is_closed_when_its_job_is_gone(
 
     assert plan.ledger == ((Close(BudgetKey("team-a", "b"), "uid-1"),) if closed else ())
     assert (plan.status is None) is closed
+
+
+async def test_an_account_is_closed_when_its_job_is_over() -> None:
+    plan = await decide(record(uid_1=account()), {"demo": "uid-1"}, over={"demo"})
+
+    assert plan.ledger == (Close(BudgetKey("team-a", "b"), "uid-1"),)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def as_read(manifest: Manifest) -> ChildView:
     if live["kind"] == "Job":
         live["spec"] |= {"completionMode": "NonIndexed", "selector": {"matchLabels": {"x": "y"}}}
         live["spec"]["template"]["spec"] |= {"dnsPolicy": "ClusterFirst", "schedulerName": "default-scheduler"}
-    return ChildView(live["metadata"]["uid"], content=live)
+    return ChildView(live["metadata"]["uid"], version="7", content=live)
 
 
 def changed(world: Observed, kind: str, name: str, path: str, value: Any) -> Observed:

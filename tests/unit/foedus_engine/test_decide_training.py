@@ -21,6 +21,7 @@ from foedus_engine.decide.observed import (
     Observed,
     Unplannable,
 )
+from foedus_engine.decide.over import decide_rest
 from foedus_engine.decide.plan import BudgetKey, Close, KeepHead, ObjectKey, Plan, Reserve, key_of
 from foedus_engine.decide.training import decide_invalid, decide_training
 from support.brain import (
@@ -75,6 +76,13 @@ LARGE = replace(CALIBRATED, noise_multiplier=400.0, fresh_noise_multiplier=400.0
         (fresh(foreign=(FOREIGN,)), {}, "Accepted", "Pending", "Secret team-a/demo-ca belongs to another object"),
         (fresh(budgets=without("silo-3")), {}, "Accepted", "BudgetNotFound", "foedus budget create budget-silo-3"),
         (fresh(budgets=without("silo-3")), {}, "Accepted", "BudgetNotFound", "silo silo-3"),
+        (
+            fresh(budgets={silo: replace(budget(silo), accounts=1000) for silo in SILOS}),
+            {},
+            "BudgetAvailable",
+            "BudgetInsufficient",
+            "PrivacyBudget team-a/budget-silo-1 holds the accounts of 1000 jobs and has no room for another; ask its",
+        ),
         (
             fresh(budgets={silo: replace(budget(silo), digest=MODEL.digest) for silo in SILOS}),
             {},
@@ -490,6 +498,15 @@ DONE = {"completionTime": "2026-03-01T12:00:00Z", "conditions": [{"type": "Compl
 LEFT = {**jobs(coordinator="Complete"), ("PersistentVolumeClaim", "demo-coordinator-output"): ChildView("u")}
 
 
+CLOSED = replace(ACCOUNT, state="Closed")
+OUTPUT = {("PersistentVolumeClaim", "demo-coordinator-output"): ChildView("u")}
+ENDED = OUTPUT | jobs(coordinator="Complete", **dict.fromkeys(("silo_1", "silo_2", "silo_3", "silo_4"), "Complete"))
+
+
+def closed(children: dict[tuple[str, str], ChildView]) -> Observed:
+    return reserved(budgets={silo: budget(silo, CLOSED) for silo in SILOS}, children=children)
+
+
 @pytest.mark.parametrize("condition_type", ["Complete", "Failed"])
 def test_a_terminal_state_is_never_left(condition_type: str) -> None:
     over = meta({**DONE, "conditions": [{"type": condition_type, "status": "True"}]})
@@ -503,16 +520,69 @@ def test_a_terminal_state_is_never_left(condition_type: str) -> None:
     ("later", "ttl", "deleted", "requeue"),
     [
         (0, None, 0, 30.0),
-        (30, None, 4, None),  # silos that did not leave
+        (30, None, 4, 15.0),  # silos that did not leave
         (0, 10, 0, 10.0),
-        (10, 10, 5, None),  # every child but the claim with the adapter
+        (10, 10, 5, 15.0),  # every child but the claim with the adapter
     ],
 )
 def test_clears_up_after_the_end(later: float, ttl: int | None, deleted: int, requeue: float | None) -> None:
-    plan = decide(running(meta=meta(DONE), children=LEFT), later=later, ttlSecondsAfterFinished=ttl)
+    plan = decide(replace(closed(LEFT), meta=meta(DONE)), later=later, ttlSecondsAfterFinished=ttl)
 
     assert (len(plan.delete), plan.requeue_seconds) == (deleted, requeue)
     assert "demo-coordinator-output" not in {key.name for key in plan.delete}
+
+
+@pytest.mark.parametrize(
+    ("world", "later", "ttl", "settles", "requeue"),
+    [
+        (closed(ENDED), 0, None, True, None),
+        (closed(ENDED), 0, 60, True, 60.0),  # until it is time to clear up
+        (closed(ENDED), 60, 60, False, 15.0),
+        (closed(OUTPUT), 60, 60, True, None),
+        (closed(LEFT), 0, None, False, 30.0),  # silos may still leave
+        (reserved(children=ENDED), 0, None, False, 15.0),  # accounts are open
+        (replace(closed(ENDED), ledger_faults={"silo-3": AWAY}), 0, None, False, 15.0),
+    ],
+)
+def test_a_job_that_is_over_is_settled_once_nothing_is_left_to_do(
+    world: Observed, later: float, ttl: int | None, settles: bool, requeue: float | None
+) -> None:
+    plan = decide(replace(world, meta=meta(DONE)), later=later, ttlSecondsAfterFinished=ttl)
+    settled = {**DONE, "settledTime": f"2026-03-01T12:0{later // 60}:00Z"}
+    assert (plan.status, plan.requeue_seconds) == (settled if settles else None, requeue)
+
+
+@pytest.mark.parametrize(
+    ("said", "ttl", "want"),
+    [
+        ({}, None, "2026-03-01T12:01:30Z"),
+        ({"settledTime": "2026-03-01T12:00:30Z"}, None, None),  # said once, and not again with each look
+        ({"settledTime": "2026-03-01T12:00:30Z"}, 600, None),
+        ({"settledTime": "2026-03-01T12:00:30Z"}, 60, "2026-03-01T12:01:30Z"),  # its children have gone since
+        ({"settledTime": "2026-03-01T12:01:10Z"}, 60, None),
+    ],
+)
+def test_that_a_job_is_settled_is_said_once(said: dict[str, str], ttl: int | None, want: str | None) -> None:
+    plan = decide(replace(closed(OUTPUT), meta=meta(DONE | said)), later=90, ttlSecondsAfterFinished=ttl)
+    assert (plan.status or {}).get("settledTime") == want
+
+
+@pytest.mark.parametrize(
+    ("status", "ttl", "later", "want"),
+    [
+        (DONE, None, 0, None),  # what belongs to it is to be read
+        ({**DONE, "settledTime": "2026-03-01T12:00:30Z"}, None, 0, Plan()),
+        ({**DONE, "settledTime": "2026-03-01T12:00:30Z"}, 60, 50, Plan(requeue_seconds=10.0)),
+        ({**DONE, "settledTime": "2026-03-01T12:00:30Z"}, 60, 60, None),
+        ({**DONE, "settledTime": "2026-03-01T12:01:00Z"}, 60, 60, Plan()),  # its children are gone, too
+        ({"settledTime": "2026-03-01T12:01:00Z"}, None, 0, None),  # it is not over
+    ],
+)
+def test_a_settled_job_rests_until_it_is_time_to_clear_up(
+    status: dict[str, Any], ttl: int | None, later: int, want: Plan | None
+) -> None:
+    found = decide_rest(job(ttlSecondsAfterFinished=ttl), meta(status), NOW + timedelta(seconds=later))
+    assert found == want
 
 
 @pytest.mark.parametrize(

@@ -230,12 +230,12 @@ async def test_a_job_is_seen_as_it_is(status: dict[str, Any], expected: ChildVie
     assert observed.children == {("Job", "demo-silo-1"): expected}
 
 
-@pytest.mark.parametrize("labelled", [True, False])
-async def test_what_somebody_else_owns_is_foreign(labelled: bool) -> None:
+@pytest.mark.parametrize(("labelled", "foreign"), [(True, ["Secret team-a/demo-ca"]), (False, [])])
+async def test_what_somebody_else_owns_is_no_child(labelled: bool, foreign: list[str]) -> None:
     observed = await gather(child("demo-ca", "Secret", uid="somebody", labelled=labelled))
 
     assert observed.children == {}
-    assert [str(key) for key in observed.foreign] == ["Secret team-a/demo-ca"]
+    assert [str(key) for key in observed.foreign] == foreign
 
 
 async def test_a_certificate_says_until_when_it_is_valid() -> None:

@@ -11,9 +11,10 @@ import pytest
 
 from foedus_contract.errors import FoedusError, InvalidInput, Unavailable
 from foedus_contract.exit_codes import ExitCode
+from foedus_engine import reconcile
 from foedus_engine.cluster.embedded import EmbeddedCluster
 from foedus_engine.cluster.embedded_ledgers import EmbeddedLedgers
-from foedus_engine.cluster.protocol import Conflict, Object
+from foedus_engine.cluster.protocol import Busy, Conflict, Object
 from foedus_engine.decide.plan import ContentRequest, Event, ObjectKey, Plan
 from foedus_engine.reconcile import Decide, Reconciler
 
@@ -169,6 +170,57 @@ async def test_one_object_never_has_two_passes_at_a_time(tmp_path: Path) -> None
     async with looping(tmp_path, decide) as cluster:
         await cluster.create(job())
         await until(lambda: passes >= 5)
+
+
+OVER = {"completionTime": "2026-03-01T12:00:00Z", "conditions": [{"type": "Complete", "status": "True"}]}
+
+
+async def test_a_look_at_all_objects_finds_what_no_news_told_and_leaves_alone_what_rests(tmp_path: Path) -> None:
+    async with EmbeddedCluster(tmp_path, environ={}) as cluster:
+        for name, status in {"new": {}, "over": OVER, "rests": {**OVER, "settledTime": OVER["completionTime"]}}.items():
+            await cluster.update_status({**await cluster.create(job(name)), "status": status})
+        loop = Reconciler(cluster, EmbeddedLedgers(tmp_path), no_factory, {KIND: idle}, clock=time.monotonic)
+        assert await loop._look_at_all(*KIND)
+        assert [key.name for key in taken(loop)] == ["new", "over"]
+
+
+async def idle(_obj: Object) -> Plan:
+    return Plan()
+
+
+def taken(loop: Reconciler) -> list[ObjectKey]:
+    keys = []
+    while (key := loop._queue.take(time.monotonic())) is not None:
+        keys.append(key)
+    return sorted(keys)
+
+
+async def test_a_look_that_the_cluster_cuts_short_is_told_and_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(reconcile, "RESYNC_SECONDS", 0.0)
+    monkeypatch.setattr(reconcile, "RESYNC_AGAIN_SECONDS", 0.0)
+    scan, looks, reports = EmbeddedCluster.scan, [], list[FoedusError]()
+
+    async def scan_later(cluster: EmbeddedCluster, *kind: Any) -> AsyncIterator[Object]:
+        looks.append(len(looks))
+        if len(looks) < 3:
+            raise Busy("the API server does not answer", where="/apis")
+        async for obj in scan(cluster, *kind):
+            yield obj
+
+    passes: list[int] = []
+
+    async def decide(_obj: Object) -> Plan:
+        passes.append(len(looks))
+        return Plan()
+
+    monkeypatch.setattr(EmbeddedCluster, "scan", scan_later)
+    async with looping(tmp_path, decide, reports) as cluster:
+        await cluster.create(job())
+        await until(lambda: max(passes, default=0) > 3)
+    assert [str(error) for error in reports] == ["/apis: the API server does not answer"] * 2
+    assert "the look at every FederatedTrainingJob was cut short" in caplog.text
 
 
 async def test_an_object_that_is_gone_is_left_alone(tmp_path: Path) -> None:

@@ -54,6 +54,17 @@ def test_the_reservation_that_would_pass_the_limit_is_refused():
     assert caught.value.code is ExitCode.BUDGET_REFUSED
 
 
+def test_a_thousand_jobs_fill_a_ledger_and_none_of_them_is_forgotten_for_another():
+    spent = Account(mechanism=Mechanism(noise_multiplier=1e5), reserved=1, charged=1, last_attempt=0, claimant="engine")
+    closed = spent.model_copy(update={"state": "Closed"})
+    full = BudgetRecord(spec=SPEC, accounts={f"job-{number}": closed for number in range(999)} | {"last": spent})
+    with pytest.raises(Refused, match="holds 1000 accounts and has no room for another; ask its holder"):
+        reserve(full, "job-a", COARSE, 1, "engine")
+    assert close(full, "last").accounts["last"].state == "Closed"
+    one_less = BudgetRecord(spec=SPEC, accounts={uid: full.accounts[uid] for uid in list(full.accounts)[1:]})
+    assert len(reserve(one_less, "job-a", COARSE, 1, "engine").accounts) == 1000
+
+
 @pytest.mark.parametrize(
     ("first", "second", "fits"),
     [

@@ -49,6 +49,11 @@ SAID = {"phase": "Suspended", "observedGeneration": 1}
 SUSPENDED = {**manifest(suspend=True), "status": SAID}
 
 
+def over(spec: dict[str, int] | None = None, **said: str) -> dict[str, Any]:
+    ended = {"completionTime": "2026-03-01T12:00:00Z", "conditions": [{"type": "Complete", "status": "True"}]}
+    return {**manifest(**(spec or {})), "status": ended | said}
+
+
 @pytest.mark.parametrize(
     ("body", "rests"),
     [
@@ -60,8 +65,12 @@ SUSPENDED = {**manifest(suspend=True), "status": SAID}
         ({**SUSPENDED, "status": SAID | {"phase": "Failed"}}, False),
         ({**manifest(suspend=False), "status": SAID}, False),
         ({**SUSPENDED, "kind": "Job"}, False),
+        (over(), False),  # an account may still be open
+        (over(settledTime="2026-03-01T12:00:30Z"), True),
+        (over({"ttlSecondsAfterFinished": 60}, settledTime="2026-03-01T12:00:30Z"), False),
+        (over({"ttlSecondsAfterFinished": 60}, settledTime="2026-03-01T12:01:00Z"), True),
         (child(), False),
     ],
 )
-def test_a_suspended_job_of_which_all_is_said_is_no_news(body: dict[str, Any], rests: bool) -> None:
+def test_a_job_of_which_nothing_is_to_be_said_or_done_is_no_news(body: dict[str, Any], rests: bool) -> None:
     assert is_at_rest(body) is rests

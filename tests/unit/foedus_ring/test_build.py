@@ -95,7 +95,7 @@ def test_with_a_compiler_the_wheel_holds_the_kernels(tmp_path):
 
 def test_without_kernels_torch_computes(monkeypatch, tmp_path):
     monkeypatch.setattr(native, "_LIBRARY", tmp_path / "none.so")
-    monkeypatch.setattr(native, "_library", native._library.__wrapped__)
+    monkeypatch.setattr(native, "library", native.library.__wrapped__)
     monkeypatch.setattr(native, "available", native.available.__wrapped__)
     assert native.available() == ("torch",)
     with pytest.raises(foedus_ring.OperandRefused, match="path 'amx' does not run here: torch do"):

@@ -88,7 +88,7 @@ def test_a_missing_party_is_named(world):
     impatient = CallerPatience(connect_seconds=2)
     with serving(world.service(0), world.service(1)):
         code, line = refusal(lambda: world.call(patience=impatient))
-    assert (code, line) == (ExitCode.UNAVAILABLE, "party 2: the party is not there; start all three parties")
+    assert (code, line) == (ExitCode.UNAVAILABLE, "party 2: is not there; start all members")
 
 
 def stops_after(rounds, act):

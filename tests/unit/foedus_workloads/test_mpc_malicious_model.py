@@ -7,8 +7,9 @@ import os
 import pytest
 
 from foedus_contract.errors import JobFailed
-from foedus_workloads.inference.task import Task, to_client
+from foedus_workloads.inference.task import checked_to_client
 from foedus_workloads.mpc.malicious import audit
+from foedus_workloads.mpc.malicious.audit import Audit
 from foedus_workloads.mpc.malicious.record import prepare
 from foedus_workloads.mpc.model import (
     compile_program,
@@ -38,14 +39,12 @@ def asked(tmp_path_factory):
     weights = [prepare_weights(i, program, shares[i], prepare=prepare) for i in range(3)]
 
     def run_at(party, index):
-        task = Task(
-            digest=program.digest,
-            inputs={},
-            run=lambda p, mine: execute(p, program, weights[index], mine),
-            protocol="Replicated3PCMalicious",
-            dealt=lambda p, mine: dealt(index, program, weights[index], mine),
+        return checked_to_client(
+            Audit(party, TERMS.session, os.urandom),
+            party,
+            dealt(index, program, weights[index], inputs[index]),
+            execute(party, program, weights[index], inputs[index]),
         )
-        return to_client(party, task, inputs[index], session=TERMS.session, entropy=os.urandom)
 
     return program, evaluate(model, program, embedded), run_at
 

@@ -155,7 +155,7 @@ REFUSALS = {
     "no head": (tensors(**{"classifier.weight": None}), "no classification head (classifier.weight)"),
     "another vocabulary": (tokenizer_of_another_model, "the tokenizer has"),
     "another padding": (config(pad_token_id=7), "the token 7 is not the tokenizer's padding"),
-    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json cannot be loaded"),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json: the file cannot be read"),
 }  # fmt: skip
 
 
@@ -192,9 +192,18 @@ def adapter_tensors(rename):
     return change
 
 
+def origin(**changes):
+    def change(folder):
+        file = folder / "foedus.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+    return change
+
+
 ADAPTER_REFUSALS = {
-    "more labels": (lambda folder: (folder / "labels.json").write_text('["a"]'), "names 1 labels, its head has 2"),
-    "no labels": (lambda folder: (folder / "labels.json").write_text("{}"), "is not a list of labels"),
+    "more labels": (origin(labels=["a"]), "names 1 labels, its head has 2"),
+    "no labels": (origin(labels=[]), "foedus.json: the file is damaged (labels: "),
+    "another base model": (origin(baseModel="sha256:" + "0" * 64), f"was trained on sha256:{'0' * 64}, the model is"),
     "another method": (adapter_config(peft_type="IA3"), "peft_type 'IA3'"),
     "DoRA": (adapter_config(use_dora=True), "use_dora True"),
     "another scale": (adapter_config(use_rslora=True), "use_rslora True"),

@@ -55,9 +55,9 @@ def test_the_folder_holds_adapter_card_and_metrics_and_no_path_of_this_machine(f
     plan, model, _ = trained(folder, QUERY_VALUE)
     out = export_adapter(model, tmp_path / "out" / "adapter", plan=plan, metrics={"accuracy": 0.75}, base_name="tiny")
     files = {file.name: file.read_bytes() for file in out.iterdir()}
-    written = {"adapter_model.safetensors", "adapter_config.json", "labels.json", "README.md", "metrics.json"}
+    written = {"adapter_model.safetensors", "adapter_config.json", "foedus.json", "README.md", "metrics.json"}
     assert set(files) == written
-    assert json.loads(files["labels.json"]) == ["business", "sport"]
+    assert json.loads(files["foedus.json"]) == {"labels": ["business", "sport"], "baseModel": plan.model.digest}
     assert json.loads(files["metrics.json"]) == {"accuracy": 0.75}
     assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "tiny"
     assert not any(str(tmp_path).encode() in content or str(folder).encode() in content for content in files.values())

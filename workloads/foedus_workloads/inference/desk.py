@@ -28,10 +28,12 @@ from foedus_contract.inference_wire import (
     Output,
     Ready,
 )
-from foedus_contract.mpc_wire import PARTIES, SessionTerms
+from foedus_contract.mpc_wire import DEALER, SessionTerms, member_name
 from foedus_workloads.inference.shares import ShareLabel
 from foedus_workloads.inference.task import SAME_FILES, Task, Tasks, named_header
 from foedus_workloads.mpc.wire import buffer, bytes_in, kind_of, tensor_header
+
+_MEMBERS = {member: member_name(member) for member in range(DEALER + 1)}
 
 
 class Desk:
@@ -66,11 +68,15 @@ class Desk:
             raise self._refused(
                 f"the client asks for the model {asked.model_digest}, here are shares of {self._label.model_digest}"
             )
-        if asked.terms.model_digest != self._label.digest or asked.terms.fraction != self._label.fraction:
+        terms, label = asked.terms, self._label
+        if (terms.protocol, terms.parties) != (label.protocol, label.parties):
+            raise self._refused(
+                f"the client asks for {terms.protocol} by {terms.parties} parties, here are shares for "
+                f"{label.protocol} by {label.parties}"
+            )
+        if (terms.model_digest, terms.fraction) != (label.digest, label.fraction):
             raise self._refused("the client asks for another sharing of the model")
         task = self._tasks(asked.tokens)
-        if asked.terms.protocol != task.protocol:
-            raise self._refused(f"the client asks for {asked.terms.protocol}, this party computes {task.protocol}")
         if asked.terms.program_digest != task.digest:
             raise self._refused("the client's program is another one")
         self._asked, self._task = asked, task
@@ -102,7 +108,7 @@ class Desk:
         return Output(session=self.terms.session, tensor=tensor, rounds=rounds, bytes_sent=bytes_sent).to_json()
 
     def _refused(self, what: str) -> Refused:
-        return Refused(what, where=f"party {self._label.party}", cure=SAME_FILES, code=ExitCode.INVALID_MODEL)
+        return Refused(what, where=member_name(self._label.party), cure=SAME_FILES, code=ExitCode.INVALID_MODEL)
 
 
 def failure(party: int, error: Exception) -> bytes:
@@ -110,12 +116,12 @@ def failure(party: int, error: Exception) -> bytes:
     blamed, code = party, ExitCode.INTERNAL
     if isinstance(error, FoedusError):
         blamed, code = _blamed(error, party), error.code
-        where = error.where if error.where.startswith("party ") else f"party {party}"
+        where = error.where if error.where in _MEMBERS.values() else member_name(party)
         words = str(FoedusError(error.what, where=where, cure=error.cure))
     else:
-        words = f"party {party}: {describe_defect(error)}"
+        words = f"{member_name(party)}: {describe_defect(error)}"
     return Failure(blames=blamed, code=int(code), message=words[:MAX_WORDS]).to_json()
 
 
 def _blamed(error: FoedusError, party: int) -> int:
-    return next((each for each in range(PARTIES) if error.where == f"party {each}"), party)
+    return next((each for each, name in _MEMBERS.items() if error.where == name), party)

@@ -1,15 +1,14 @@
-"""A client's session with the three parties, as a state machine without effects.
+"""A client's session with the members of an inference, as a state machine without effects.
 
-1. Ask each party in turn with the same terms, and take its Ready. The session's number is drawn by the client; each
+1. Ask each member in turn with the same terms, and take its Ready. The session's number is drawn by the client; each
    party answers with its own digest of the terms, so all four mean the same session, model, sharing and program, or the
    session ends here: nothing secret has been sent.
 2. Send each party its shares of the input.
-3. Take what they say of their rounds, and their summands of the result; where one of them may lie, both components of
-   each, of which every two copies must be equal.
+3. Take what they say of their rounds, and their summands of the result.
 
 Parties are asked in the order of their numbers, and each serves one session at a time: so of two clients one waits
 for the other, and neither holds what the other needs. Adversary: whoever is not in the TLS certificates is nobody; of
-the parties, one may look at all it has, and follows the protocol unless the protocol is made against that.
+the parties, one may look at all it has, and follows the protocol.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from foedus_contract.inference_wire import (
     Ready,
     parse_party_message,
 )
-from foedus_contract.mpc_wire import PARTIES, SessionTerms
+from foedus_contract.mpc_wire import DEALER, SessionTerms, member_name, members
 from foedus_workloads.inference.task import SAME_FILES, named_header
 from foedus_workloads.mpc.model.sharing import reveal, revealed
 from foedus_workloads.mpc.party import Shared
@@ -44,12 +43,15 @@ from foedus_workloads.mpc.wire import buffer, bytes_in, bytes_of, kind_of, tenso
 
 @dataclass(frozen=True)
 class Question:
-    """What a client asks: for how many tokens, under which terms, with which shares for each party."""
+    """What a client asks: for how many tokens, under which terms, with which shares for each party.
+
+    A dealer is asked too, and is given none.
+    """
 
     tokens: int
     model_digest: str
     terms: SessionTerms
-    shares: tuple[Mapping[str, Tensor], ...] = field(repr=False)
+    shares: Mapping[int, Mapping[str, Tensor]] = field(repr=False)  # by party
     output: tuple[int, ...]
     rounds: int  # of the program, as planned
 
@@ -70,18 +72,19 @@ class Reply:
 
     values: tuple[float, ...]
     rounds: int
-    bytes_sent: tuple[int, ...]
+    bytes_sent: tuple[int, ...]  # by member: the parties in their order, then the dealer
 
 
 class Inquiry:
-    """One question to three parties."""
+    """One question to all members."""
 
     def __init__(self, question: Question) -> None:
         self._question = question
         self._ready: set[int] = set()
         self._rooms: dict[int, np.ndarray] = {}
         self._outputs: dict[int, Output] = {}
-        self._rounds = dict.fromkeys(range(PARTIES), 0)
+        self._members = members(question.terms.protocol, question.terms.parties)
+        self._rounds = dict.fromkeys(self._members, 0)
 
     @property
     def rounds(self) -> int:
@@ -103,11 +106,11 @@ class Inquiry:
         if not isinstance(message, Ready):
             raise _wrong(party, "sent another message than its consent")
         if message.party != party:
-            raise _wrong(party, f"says that it is party {message.party}")
+            raise _wrong(party, f"says that it is {member_name(message.party)}")
         if message.terms_digest != self._question.terms.digest:
             raise Refused(
                 "would compute under other terms",
-                where=f"party {party}",
+                where=member_name(party),
                 cure=SAME_FILES,
                 code=ExitCode.INVALID_MODEL,
             )
@@ -115,9 +118,9 @@ class Inquiry:
 
     def inputs(self, party: int) -> tuple[bytes, tuple[memoryview, ...]]:
         """Return header and payload of a party's shares, once all parties have consented."""
-        if len(self._ready) < PARTIES:
-            raise RuntimeError("shares are sent only when all parties mean the same session")
-        shares = self._question.shares[party]
+        if len(self._ready) < len(self._members):
+            raise RuntimeError("shares are sent only when all mean the same session")
+        shares = self._question.shares.get(party, {})
         tensors: tuple[NamedTensor, ...] = tuple(named_header(name, kind_of(each)) for name, each in shares.items())
         header = Input(session=self._question.terms.session, tensors=tensors).to_json()
         return header, tuple(bytes_of(each) for each in shares.values())
@@ -136,7 +139,7 @@ class Inquiry:
         self._rounds[party] = message.rounds
         if isinstance(message, Computing):
             return ()
-        kind = Expected(torch.int64, self._question.sent)
+        kind = Expected(torch.int64, (0,) if party == DEALER else self._question.sent)
         if message.tensor != tensor_header(kind):
             raise _wrong(party, "sent a result of another type or shape")
         self._rooms[party] = buffer(kind)
@@ -145,14 +148,13 @@ class Inquiry:
 
     def reply(self) -> Reply:
         """Return what the summands add up to, once all have answered and their payloads have come."""
-        outputs = [self._outputs[party] for party in range(PARTIES)]
+        outputs = [self._outputs[party] for party in self._members]
         if len({each.rounds for each in outputs}) != 1:
             raise JobFailed("the parties counted different rounds", where="session", cure="start a new session")
-        sent = [torch.from_numpy(self._rooms[party]) for party in range(PARTIES)]
+        sent = [torch.from_numpy(self._rooms[party]) for party in self._members if party != DEALER]
         fraction = self._question.terms.fraction
-        values = (
-            reveal([Shared(*each) for each in sent], fraction) if self._question.copies else revealed(sent, fraction)
-        )
+        copies = [Shared(*each) for each in sent] if self._question.copies else []
+        values = reveal(copies, fraction) if copies else revealed(sent, fraction)
         return Reply(tuple(values), outputs[0].rounds, tuple(each.bytes_sent for each in outputs))
 
     def _parsed(self, party: int, header: bytes) -> PartyMessage:
@@ -180,7 +182,7 @@ def told(party: int, message: Failure) -> PartyFailed:
     words = "".join(letter if letter.isprintable() else " " for letter in message.message)
     known = message.code in {int(code) for code in ExitCode}
     code = ExitCode(message.code) if known else ExitCode.INTERNAL
-    words = words if words.startswith("party ") else f"party {party}: {words}"
+    words = words if words.startswith(("party ", f"{member_name(DEALER)}: ")) else f"{member_name(party)}: {words}"
     return PartyFailed(words, blames=message.blames, code=code)
 
 
@@ -198,9 +200,10 @@ def root_cause(errors: Mapping[int, FoedusError]) -> FoedusError:
         if party not in errors:
             return error
         if errors[party] in heard:
-            late = [each for each in heard if each.code is ExitCode.DEADLINE_EXCEEDED]
+            circle = heard[heard.index(errors[party]) :]
+            late = [each for each in circle if each.code is ExitCode.DEADLINE_EXCEEDED]
             return error if errors[party] is error or not late else late[0]
 
 
 def _wrong(party: int, what: str) -> JobFailed:
-    return JobFailed(what, where=f"party {party}", cure="start a new session")
+    return JobFailed(what, where=member_name(party), cure="start a new session")

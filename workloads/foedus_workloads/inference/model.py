@@ -11,36 +11,20 @@ from torch import Tensor
 
 from foedus_contract.errors import InvalidInput
 from foedus_contract.exit_codes import ExitCode
-from foedus_contract.mpc_wire import PARTIES, SESSION_BYTES, MpcProtocol, SessionTerms
+from foedus_contract.mpc_wire import SESSION_BYTES, SessionTerms
 from foedus_workloads.inference.inquiry import Question
+from foedus_workloads.inference.schemes import Replicated, Scheme, Shares, find_scheme
 from foedus_workloads.inference.shares import SHARING_BYTES, ShareLabel
-from foedus_workloads.inference.task import Task, Tasks
-from foedus_workloads.mpc.malicious.record import prepare as prepare_checked
-from foedus_workloads.mpc.model import (
-    Architecture,
-    EmbeddedText,
-    PlainModel,
-    Program,
-    compile_program,
-    dealt,
-    execute,
-    plan,
-    prepare_weights,
-    read_model,
-    share_input,
-    share_weights,
-    shipped,
-)
+from foedus_workloads.inference.task import Tasks
+from foedus_workloads.mpc.model import Architecture, EmbeddedText, PlainModel, Program, compile_program, read_model
 from foedus_workloads.mpc.model.program import MIN_TOKENS
-from foedus_workloads.mpc.semi_honest import SEMI_HONEST
 
 FRACTION = 16  # bits after the point; labels of MiniLM come out as in floating point, and sums have room
 LENGTHS = 8  # programs that a party keeps: as many as there are padded lengths up to 2,048 tokens
 Entropy = Callable[[int], bytes]
-_PREPARE = {"Replicated3PC": SEMI_HONEST.prepare, "Replicated3PCMalicious": prepare_checked}
 
 
-def make_tasks(label: ShareLabel, shares: Mapping[str, Tensor], protocol: MpcProtocol = "Replicated3PC") -> Tasks:
+def make_tasks(label: ShareLabel, shares: Mapping[str, Tensor]) -> Tasks:
     """Return what a party computes with its shares, by the number of tokens; raises InvalidInput where they misfit."""
     try:
         architecture = Architecture.from_json(label.architecture)
@@ -48,42 +32,32 @@ def make_tasks(label: ShareLabel, shares: Mapping[str, Tensor], protocol: MpcPro
         what = f"its shares are of an architecture that this version does not know ({error.what})"
         raise InvalidInput(what, where="shares", cure="share the model again", code=ExitCode.INVALID_MODEL) from None
     # Weights are the same for every length.
-    smallest = compile_program(architecture, MIN_TOKENS, label.fraction)
-    weights = prepare_weights(label.party, smallest, shares, prepare=_PREPARE[protocol])
-
-    def make(tokens: int) -> Task:
-        program = compile_program(architecture, tokens, label.fraction)
-        return Task(
-            digest=program.digest,
-            inputs=shipped(program.inputs, label.party),
-            run=lambda party, inputs: execute(party, program, weights, inputs),
-            protocol=protocol,
-            dealt=lambda party, inputs: dealt(party.index, program, weights, inputs),
-        )
-
-    return functools.lru_cache(LENGTHS)(make)
+    shortest = compile_program(architecture, MIN_TOKENS, label.fraction)
+    task = find_scheme(label.protocol, label.parties).tasks(label.party, shortest, shares)
+    return functools.lru_cache(LENGTHS)(lambda tokens: task(compile_program(architecture, tokens, label.fraction)))
 
 
 @dataclass(frozen=True)
 class Sharing:
-    """One sharing of a model: what its three files have in common, and each party's shares."""
+    """One sharing of a model: each member's label, and its shares."""
 
-    labels: tuple[ShareLabel, ...]
-    shares: tuple[Mapping[str, Tensor], ...] = field(repr=False)
+    labels: Mapping[int, ShareLabel]
+    shares: Shares = field(repr=False)
 
     @property
     def digest(self) -> str:
-        """What the parties of a session must have in common."""
+        """What the members of a session must have in common."""
         return self.labels[0].digest
 
 
 class Owner:
     """Whoever holds the model in the clear: shares it, and asks about texts."""
 
-    def __init__(self, base: Path, adapter: Path | None) -> None:
+    def __init__(self, base: Path, adapter: Path | None, scheme: Scheme | None = None) -> None:
         """Read the model; raises InvalidInput naming what of it is not supported or does not fit."""
+        self.scheme = scheme or Replicated()
         self._model: PlainModel = read_model(base, adapter)
-        self._programs: dict[tuple[int, MpcProtocol], tuple[Program, int]] = {}
+        self._programs: dict[int, tuple[Program, int]] = {}
 
     @property
     def digest(self) -> str:
@@ -100,34 +74,31 @@ class Owner:
         return self._model.encode_text(text)
 
     def share(self, entropy: Entropy) -> Sharing:
-        """Share the weights among three parties."""
+        """Share the weights among all members."""
         architecture = self._model.architecture
         sharing = entropy(SHARING_BYTES)
-        labels = tuple(
-            ShareLabel(
-                party=party,
+        shares = self.scheme.share_weights(self._model, compile_program(architecture, MIN_TOKENS, FRACTION), entropy)
+        labels = {
+            member: ShareLabel(
+                protocol=self.scheme.protocol,
+                parties=self.scheme.parties,
+                party=member,
                 model_digest=self.digest,
                 sharing=sharing,
                 fraction=FRACTION,
                 architecture=architecture.to_json().decode("utf-8"),
             )
-            for party in range(PARTIES)
-        )
-        shares = share_weights(self._model, compile_program(architecture, MIN_TOKENS, FRACTION), entropy)
+            for member in shares
+        }
         return Sharing(labels, shares)
 
-    def ask(
-        self,
-        embedded: EmbeddedText,
-        sharing_digest: str,
-        entropy: Entropy,
-        protocol: MpcProtocol = "Replicated3PC",
-    ) -> Question:
+    def ask(self, embedded: EmbeddedText, sharing_digest: str, entropy: Entropy) -> Question:
         """Return the question about a text to the parties that hold a sharing."""
-        program, rounds = self._program(embedded.tokens, protocol)
+        program, rounds = self._program(embedded.tokens)
         terms = SessionTerms(
             session=entropy(SESSION_BYTES),
-            protocol=protocol,
+            protocol=self.scheme.protocol,
+            parties=self.scheme.parties,
             model_digest=sharing_digest,
             program_digest=program.digest,
             fraction=FRACTION,
@@ -136,13 +107,13 @@ class Owner:
             tokens=embedded.tokens,
             model_digest=self.digest,
             terms=terms,
-            shares=share_input(embedded, program, entropy),
+            shares=self.scheme.share_input(embedded, program, entropy),
             output=program.output,
             rounds=rounds,
         )
 
-    def _program(self, tokens: int, protocol: MpcProtocol) -> tuple[Program, int]:
-        if (tokens, protocol) not in self._programs:
+    def _program(self, tokens: int) -> tuple[Program, int]:
+        if tokens not in self._programs:
             program = compile_program(self._model.architecture, tokens, FRACTION)
-            self._programs[tokens, protocol] = program, plan(program, protocol).total.rounds
-        return self._programs[tokens, protocol]
+            self._programs[tokens] = program, self.scheme.rounds(program)
+        return self._programs[tokens]

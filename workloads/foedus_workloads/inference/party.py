@@ -1,4 +1,4 @@
-"""One party of private inferences: it loads its shares, listens, and serves one client after another.
+"""One member of private inferences: it loads its shares, listens, and serves one client after another.
 
 A session's keys are drawn for it alone and are bound to this start of the process (`mpc/session.py`). So a party that
 is started again could not use a stream twice even with the number of an earlier start; the number is claimed on its
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +21,12 @@ from torch import Tensor
 from foedus_contract.durable import append_durably, open_lines, unwritable
 from foedus_contract.errors import FoedusError, InvalidInput, JobFailed, describe_defect
 from foedus_contract.exit_codes import ExitCode
-from foedus_contract.mpc_wire import MpcProtocol
+from foedus_contract.mpc_wire import member_name
 from foedus_contract.progress import Preparing
 from foedus_contract.run_spec import PartyRunSpec, Patience
 from foedus_workloads.inference.desk import Desk, failure
 from foedus_workloads.inference.shares import ShareLabel, read_shares
-from foedus_workloads.inference.task import Tasks, to_client
-from foedus_workloads.mpc.session import Session
+from foedus_workloads.inference.task import Start, Tasks
 from foedus_workloads.mpc.wire import bytes_of
 from foedus_workloads.training.surroundings import Surroundings
 from foedus_workloads.transport.frames import Clock, Connection
@@ -39,7 +38,7 @@ INCARNATIONS_FILE = "incarnations"  # below the state folder: a line for each st
 REPORT_SECONDS = 0.5  # between two reports of rounds to a client
 REPORTED_SECONDS = 10.0  # until one has left: a client that takes none has gone
 Entropy = Callable[[int], bytes]
-MakeTasks = Callable[[ShareLabel, dict[str, Tensor], MpcProtocol], Tasks]
+MakeTasks = Callable[[ShareLabel, Mapping[str, Tensor]], Tasks]
 
 _logger = logging.getLogger(__name__)
 
@@ -50,7 +49,7 @@ async def run_party(spec: PartyRunSpec, around: Surroundings, make_tasks: MakeTa
     progress.write(Preparing(at=around.wall_clock(), what="loading its shares"))
     label, shares = await asyncio.to_thread(read_shares, around.path(spec.weights), spec.party, spec.model_digest)
     with claim_incarnation(around.path(spec.state), spec.party) as incarnation:
-        tasks = make_tasks(label, shares, spec.protocol)
+        tasks = make_tasks(label, shares)
         service = PartyService(
             build_place(spec, around), label, incarnation, tasks, spec.patience, around.entropy, around.clock
         )
@@ -61,7 +60,7 @@ async def run_party(spec: PartyRunSpec, around: Surroundings, make_tasks: MakeTa
 def build_place(spec: PartyRunSpec, around: Surroundings) -> PartyPlace:
     """Return who this party is and where all of them listen; raises InvalidInput for a Service that is not known."""
     try:
-        addresses = [around.address(each.service, each.port) for each in spec.parties]
+        addresses = {member: around.address(each.service, each.port) for member, each in spec.addresses.items()}
     except KeyError as error:
         raise InvalidInput("the endpoints file does not know it", where=f"service {error.args[0]}") from None
     return PartyPlace(spec.party, spec.namespace, spec.cluster, addresses, around.tls(spec.tls))
@@ -74,7 +73,7 @@ def claim_incarnation(state: Path, party: int) -> Iterator[int]:
     Raises Unavailable while another process of this party holds it, or when the volume takes nothing.
     """
     path = state / INCARNATIONS_FILE
-    with open_lines(path, owner=f"party {party}") as (descriptor, lines):
+    with open_lines(path, owner=member_name(party)) as (descriptor, lines):
         try:
             append_durably(descriptor, b"%d\n" % (len(lines) + 1))
         except OSError as error:
@@ -156,7 +155,7 @@ class PartyService:
     def _answer(self, client: Connection) -> None:
         clock, patience = self._clock, self._patience
         desk = Desk(self._label, self._incarnation, self._tasks)
-        # Neighbours dial for this session only after all three have consented, so what is there now is of another.
+        # Neighbours dial for this session only after all have consented, so what is there now is of another.
         self._reception.forget_neighbours()
         ready = desk.open(client.read_header(until=self._until(patience.open_seconds), clock=clock))
         until = self._until(patience.input_seconds)
@@ -170,13 +169,7 @@ class PartyService:
     def _compute(self, client: Connection, desk: Desk) -> tuple[Tensor, int, int]:
         task, inputs = desk.task, desk.inputs()
         links = meet(self._place, self._reception, seconds=self._patience.connect_seconds, clock=self._clock)
-        session = Session(
-            self._place.party,
-            desk.terms,
-            lambda party: to_client(party, task, inputs, session=desk.terms.session, entropy=self._entropy),
-            incarnation=self._incarnation,
-            entropy=self._entropy,
-        )
+        session = task.begin(Start(desk.terms, inputs, self._incarnation, self._entropy))
         reports = Reports(client, desk, self._clock)
         round_seconds = self._patience.round_seconds
         summand = run_session(session, links, round_seconds=round_seconds, clock=self._clock, watch=reports.begun)

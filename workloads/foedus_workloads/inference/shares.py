@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from safetensors import SafetensorError, safe_open
@@ -21,7 +22,8 @@ from foedus_contract.durable import unwritable
 from foedus_contract.errors import InvalidInput
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.models import ContractModel, Digest
-from foedus_contract.mpc_wire import PartyIndex
+from foedus_contract.mpc_wire import PARTIES, PartyCount, PartyIndex, ProtocolName, member_name
+from foedus_workloads.model_folder import safetensors_header
 
 SHARING_BYTES = 16
 WEIGHTS_FILE = "weights.safetensors"
@@ -33,6 +35,8 @@ class ShareLabel(ContractModel):
     """What a file of shares belongs to; it stands in the file itself."""
 
     version: Literal[1] = 1
+    protocol: ProtocolName = "Replicated3PC"
+    parties: PartyCount = PARTIES
     party: PartyIndex
     model_digest: Digest
     sharing: Annotated[bytes, Field(min_length=SHARING_BYTES, max_length=SHARING_BYTES)]
@@ -41,7 +45,7 @@ class ShareLabel(ContractModel):
 
     @property
     def digest(self) -> str:
-        """What the three files of one sharing have in common: shares of two sharings of one model give nonsense."""
+        """What the files of one sharing have in common: shares of two sharings of one model give nonsense."""
         common = self.model_dump(exclude={"party"})
         return digest("foedus/inference/shares", common)
 
@@ -57,7 +61,36 @@ def write_shares(path: Path, shares: Mapping[str, Tensor], label: ShareLabel) ->
         raise unwritable(path, _cause(error)) from None
 
 
-def read_shares(path: Path, party: int, model_digest: str) -> tuple[ShareLabel, dict[str, Tensor]]:
+class StoredShares(Mapping[str, Tensor]):
+    """The shares of a file, each read when it is asked for: all of them at once would double a party's memory.
+
+    They are read and not mapped, for pages of a mapping that were looked at count as memory, too.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read where each tensor lies; raises InvalidInput for a file that is cut off."""
+        self._path = path
+        self._entries = {name: entry for name, entry in safetensors_header(path).items() if name != "__metadata__"}
+        self._begin = path.stat().st_size - max(entry["data_offsets"][1] for entry in self._entries.values())
+
+    def __getitem__(self, name: str) -> Tensor:
+        entry = self._entries[name]
+        begin, end = entry["data_offsets"]
+        size = torch.int64.itemsize
+        try:
+            values = np.fromfile(self._path, "<i8", (end - begin) // size, offset=self._begin + begin)
+            return torch.from_numpy(values).reshape(entry["shape"])
+        except OSError as error:
+            raise _unusable(self._path, f"the file cannot be read ({error.strerror})") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+def read_shares(path: Path, party: int, model_digest: str) -> tuple[ShareLabel, StoredShares]:
     """Return label and shares of the file; raises InvalidInput unless it holds this party's shares of this model."""
     try:
         size = path.stat().st_size
@@ -66,14 +99,14 @@ def read_shares(path: Path, party: int, model_digest: str) -> tuple[ShareLabel, 
         with safe_open(path, framework="pt") as file:
             label = _label(path, (file.metadata() or {}).get(_LABEL, ""))
             _check_owner(path, label, party, model_digest)
-            shares = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            kinds = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - it is no mapping
     except OSError as error:
         raise _unusable(path, f"the file cannot be read ({error.strerror or type(error).__name__})") from None
     except SafetensorError:
         raise _unusable(path, "the file is cut off or not safetensors") from None
-    if any(values.dtype is not torch.int64 for values in shares.values()):
+    if kinds - {"I64"}:
         raise _unusable(path, "the file holds something else than shares")
-    return label, shares
+    return label, StoredShares(path)
 
 
 def _label(path: Path, text: str) -> ShareLabel:
@@ -85,7 +118,7 @@ def _label(path: Path, text: str) -> ShareLabel:
 
 def _check_owner(path: Path, label: ShareLabel, party: int, model_digest: str) -> None:
     if label.party != party:
-        raise _unusable(path, f"these are the shares of party {label.party}, not of party {party}")
+        raise _unusable(path, f"these are the shares of {member_name(label.party)}, not of {member_name(party)}")
     if label.model_digest != model_digest:
         raise _unusable(path, f"these are shares of the model {label.model_digest}, not of {model_digest}")
 

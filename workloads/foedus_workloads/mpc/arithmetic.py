@@ -88,6 +88,8 @@ def zero_mask(step: Step, shape: tuple[int, ...], domain: Domain = ARITHMETIC, *
 
 def product(party: Party, x: Shared, y: Shared, domain: Domain = ARITHMETIC) -> Summand:
     """Return this party's summand of x * y, element by element (step 1)."""
+    if passes := rings.passes_for(rings.WORD_BITS, (x.own, x.next, y.own, y.next)):
+        return Summand(passes.product((x.own, x.next), (y.own, y.next), bits=domain is BOOLEAN))
     return Summand(domain.add(domain.multiply(x.own, domain.add(y.own, y.next)), domain.multiply(x.next, y.own)))
 
 
@@ -104,6 +106,8 @@ def dot(party: Party, pairs: list[tuple[Shared, Shared]]) -> Summand:
 
 def square(party: Party, x: Shared) -> Summand:
     """Return this party's summand of x squared, element by element (step 1)."""
+    if passes := rings.passes_for(rings.WORD_BITS, (x.own, x.next)):
+        return Summand(passes.square(x.own, x.next))
     return Summand(x.own * (x.own + 2 * x.next))
 
 

@@ -22,6 +22,7 @@ Elements are filled up to a multiple of half a word.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 
 import torch
@@ -33,7 +34,7 @@ from foedus_workloads.mpc.conversion import Pair
 from foedus_workloads.mpc.known_factor import share_and_multiply
 from foedus_workloads.mpc.party import Party, Shared
 from foedus_workloads.mpc.primitives import bit_to_arithmetic, carry_words, inject, multiply
-from foedus_workloads.mpc.ring import WORD_BITS, container
+from foedus_workloads.mpc.ring import WORD_BITS, container, passes_for
 from foedus_workloads.mpc.rounds import Operation
 
 
@@ -130,6 +131,10 @@ class Words:
         places = self.window.width // 2
         digits = places.bit_length() - 1
         order = [int(f"{place:0{digits}b}"[::-1], 2) if digits else 0 for place in range(places)]
+        if words.device.type == "meta":  # a plan wants the shape alone
+            return words.new_empty(words.numel() * self.lanes * places, dtype=torch.int8)
+        if native := passes_for(self.bits, (words,)):
+            return native.carries(words, self.window.width, torch.tensor(order, dtype=torch.int8))
         bits = [
             torch.stack([(words >> (lane * self.window.width + 2 * place + 1)) & 1 for lane in range(self.lanes)], -1)
             for place in order
@@ -138,8 +143,13 @@ class Words:
 
     def pattern(self, period: int, offset: int, width: int) -> int:
         """Return a word with `width` ones at `offset` in each period, as a signed 64-bit integer."""
-        word = sum(((1 << width) - 1) << (start + offset) for start in range(0, self.bits, period))
-        return word - (1 << WORD_BITS) if word >> (WORD_BITS - 1) else word
+        return _pattern(self.bits, period, offset, width)
+
+
+@cache
+def _pattern(bits: int, period: int, offset: int, width: int) -> int:
+    word = sum(((1 << width) - 1) << (start + offset) for start in range(0, bits, period))
+    return word - (1 << WORD_BITS) if word >> (WORD_BITS - 1) else word
 
 
 def first_words(party: Party, x: Shared, words: Words) -> Operation[tuple[Shared, Shared]]:
@@ -157,8 +167,14 @@ def first_words(party: Party, x: Shared, words: Words) -> Operation[tuple[Shared
 def _first_level(party: Party, passes: Shared, arises: Shared, words: Words) -> Operation[Shared]:
     """Combine bits 2j + 1 and 2j; in the words returned g stands at bit 2j + 1 and p at bit 2j."""
     odd, even = words.pattern(2, 1, 1), words.pattern(2, 0, 1)
-    high = passes.map(lambda t: (t & odd) | ((t >> 1) & even))
-    low = Shared(((arises.own & even) << 1) | (passes.own & even), ((arises.next & even) << 1) | (passes.next & even))
+
+    def factors(p: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        if native := passes_for(words.bits, (p, g)):
+            return native.pairs(p, g)
+        return (p & odd) | ((p >> 1) & even), ((g & even) << 1) | (p & even)
+
+    (high_own, low_own), (high_next, low_next) = factors(passes.own, arises.own), factors(passes.next, arises.next)
+    high, low = Shared(high_own, high_next), Shared(low_own, low_next)
     combined = yield from multiply(party, high, low, BOOLEAN, bits=words.bits)
     return combined ^ arises.map(lambda t: t & odd)
 
@@ -177,14 +193,16 @@ def _level(party: Party, combined: Shared, half: int, words: Words) -> Operation
         middle = t.shape[0] // 2
         return t[:middle] | (t[middle:] << half)
 
-    def passing(t: Tensor) -> Tensor:
+    def factors(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if native := passes_for(words.bits, (t,)):
+            return native.groups(t, half, lower, p_places)
         p_high = (t >> half) & p_places
-        return beside(p_high | (p_high << 1))
+        return beside(p_high | (p_high << 1)), beside(t & lower), beside((t >> half) & g_places)
 
-    high = combined.map(passing)
-    low = combined.map(lambda t: beside(t & lower))
+    (high_own, low_own, g_own), (high_next, low_next, g_next) = factors(combined.own), factors(combined.next)
+    high, low = Shared(high_own, high_next), Shared(low_own, low_next)
     product = yield from multiply(party, high, low, BOOLEAN, bits=words.bits)
-    return product ^ combined.map(lambda t: beside((t >> half) & g_places))
+    return product ^ Shared(g_own, g_next)
 
 
 def larger(party: Party, x: Shared, y: Shared, window: Window | None = None) -> Operation[Shared]:

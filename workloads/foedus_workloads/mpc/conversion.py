@@ -28,6 +28,7 @@ from torch import Tensor
 from foedus_workloads.mpc.arithmetic import ARITHMETIC
 from foedus_workloads.mpc.known_factor import share_and_multiply
 from foedus_workloads.mpc.party import Party, Roles, Shared, Step, expected, from_wire, to_wire
+from foedus_workloads.mpc.ring import passes_for
 from foedus_workloads.mpc.rounds import Exchange, Operation
 
 _RESULT_FIRST, _RESULT_SECOND, _PAIRS = range(3)  # slots; from the last one on two for each pair
@@ -37,7 +38,7 @@ def bit_to_arithmetic(party: Party, bit: Shared, *, bits: int | None = None) -> 
     """Return an arithmetic sharing of a Boolean bit, mod 2^bits: 2 rounds, one element a party in both together."""
     step = party.begin()
     roles = step.roles()
-    known = _known(party, roles, bit)
+    known = _known(party, roles, bit).to(torch.int64)
     zero = torch.zeros_like(known)
     n = Shared(own=known if party.index == roles.dealer else zero, next=known if party.index == roles.second else zero)
     e, both = yield from share_and_multiply(party, step, known, ARITHMETIC, bits=bits)
@@ -47,8 +48,8 @@ def bit_to_arithmetic(party: Party, bit: Shared, *, bits: int | None = None) -> 
 def _known(party: Party, roles: Roles, bit: Shared) -> Tensor:
     """Return what this party knows of a Boolean bit: e at first, n at the two others."""
     if party.index == roles.first:
-        return (bit.own ^ bit.next).to(torch.int64)
-    return (bit.next if party.index == roles.second else bit.own).to(torch.int64)
+        return bit.own ^ bit.next
+    return bit.next if party.index == roles.second else bit.own
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def _first(step: Step, roles: Roles, pairs: Sequence[Pair]) -> Operation[Shared]
     for index, pair in enumerate(pairs):
         e = _known(step.party, roles, pair.bit)
         u_first, e_first = (step.draw(roles.first, _PAIRS + 2 * index + i, shape) for i in range(2))
-        sent += [to_wire(e * (pair.x.own + pair.x.next) - u_first, bits), to_wire(e - e_first, bits)]
+        sent += [to_wire(each, bits) for each in _offered(pair, e, (u_first, e_first), bits)]
     yield Exchange(to_next=tuple(sent))
     yield Exchange()
     return Shared(step.draw(roles.first, _RESULT_FIRST, shape), step.draw(roles.second, _RESULT_SECOND, shape))
@@ -90,7 +91,7 @@ def _second(step: Step, roles: Roles, pairs: Sequence[Pair]) -> Operation[Shared
     for index, pair in enumerate(pairs):
         u_second, e_second = (from_wire(each, bits) for each in received.from_previous[2 * index : 2 * index + 2])
         known = _known(step.party, roles, pair.bit)
-        part = part + _where(known, pair.x.own + pair.x.next, u_second + e_second * pair.x.next)
+        part = _added(part, known, (pair.x.own, pair.x.next), (u_second, e_second, pair.x.next), bits)
     received = yield Exchange(to_next=(to_wire(part, bits),), from_next=(expected(shape, bits),))
     return Shared(g_second, part + from_wire(received.from_next[0], bits))
 
@@ -103,11 +104,23 @@ def _dealer(step: Step, roles: Roles, pairs: Sequence[Pair]) -> Operation[Shared
     for index, pair in enumerate(pairs):
         u_first, e_first = (step.draw(roles.first, _PAIRS + 2 * index + i, shape) for i in range(2))
         known = _known(step.party, roles, pair.bit)
-        part = part + _where(known, pair.x.next, u_first + e_first * pair.x.own)
+        part = _added(part, known, (pair.x.next,), (u_first, e_first, pair.x.own), bits)
     received = yield Exchange(to_previous=(to_wire(part, bits),), from_previous=(expected(shape, bits),))
     return Shared(part + from_wire(received.from_previous[0], bits), g_first)
 
 
-def _where(n: Tensor, known: Tensor, w: Tensor) -> Tensor:
-    """Return w, or known - w where n = 1."""
-    return n * known + (1 - 2 * n) * w
+def _offered(pair: Pair, e: Tensor, masks: tuple[Tensor, Tensor], bits: int) -> tuple[Tensor, Tensor]:
+    """Return u = e x and e, each without its mask."""
+    x = pair.x.own, pair.x.next
+    if e.dtype == torch.int8 and (passes := passes_for(bits, (*x, *masks), (e,))):
+        return passes.offer(e, x, masks)
+    return e * (x[0] + x[1]) - masks[0], e - masks[1]
+
+
+def _added(part: Tensor, n: Tensor, known: tuple[Tensor, ...], w: tuple[Tensor, Tensor, Tensor], bits: int) -> Tensor:
+    """Return part with u + e x added, or with the known sum less that where n = 1; w is (u, e, x). Uses `part` up."""
+    if n.dtype == torch.int8 and (passes := passes_for(bits, (part, *known, *w), (n,))):
+        passes.choose(part, n, known, w)
+        return part
+    value = w[0] + w[1] * w[2]
+    return part + n * sum(known[1:], known[0]) + (1 - 2 * n) * value

@@ -6,12 +6,15 @@ makes it the signed one. It is needed where bits are looked at: before a shift t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 import foedus_ring
+from foedus_ring.passes import Passes, fastest
 
 WORD_BITS = 64
 _CONTAINERS = ((8, torch.int8), (16, torch.int16), (32, torch.int32), (64, torch.int64))
@@ -51,6 +54,24 @@ def carries(left: Tensor, right: Tensor, bits: int) -> Tensor:
 def container(bits: int) -> torch.dtype:
     """Return the smallest integer type that holds `bits` bits: what a value mod 2^bits is on the wire."""
     return next(kind for size, kind in _CONTAINERS if bits <= size)
+
+
+def passes_for(bits: int, words: Sequence[Tensor], narrow: Sequence[Tensor] = ()) -> Passes | None:
+    """Return the native passes when they take these operands of the ring: the same bits in one walk through memory.
+
+    What is written in torch beside each use of them is the reference, and runs for all others: small rings, operands
+    of different shapes, tensors without content, machines without kernels.
+    """
+    passes = fastest() if bits == WORD_BITS and _has_content(words[0]) else None
+    return passes if passes is not None and passes.takes(words, narrow) else None
+
+
+def total(terms: Sequence[Tensor], constant: int = 0, bits: int = WORD_BITS) -> Tensor:
+    """Return the sum of up to four terms and a constant."""
+    if len(terms) > 1 and (passes := passes_for(bits, terms)):
+        return passes.total(terms, constant)
+    whole = reduce(torch.add, terms)
+    return whole + constant if constant else whole
 
 
 Factor = Tensor | foedus_ring.Packed

@@ -18,9 +18,9 @@ calls `arrived`. It owns the clock: a party that is late is told to `time_out`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from torch import Tensor
 from foedus_contract.canonical import domain_bytes
 from foedus_contract.errors import FoedusError, InvalidInput, JobFailed
 from foedus_contract.exit_codes import ExitCode
-from foedus_contract.mpc_wire import MPC_PROTOCOL_VERSION, Hello, Round, SessionTerms
+from foedus_contract.mpc_wire import MPC_PROTOCOL_VERSION, Hello, Round, SessionTerms, member_name
 from foedus_workloads.mpc.party import PARTIES, Party
 from foedus_workloads.mpc.rounds import Exchange, Expected, Operation, Received
 from foedus_workloads.mpc.streams import KEY_BYTES, KeyedStreams
@@ -58,7 +58,7 @@ class Send:
 
 
 @dataclass
-class _Inbox:
+class Inbox:
     """What is awaited from one neighbour in this round: its tensors, and whether they are there."""
 
     expected: tuple[Expected, ...]
@@ -76,36 +76,25 @@ class Totals:
     messages_sent: int = 0
 
 
-class Session(Generic[T]):
-    """A session of one party."""
+class MemberSession(Generic[T]):
+    """What every member's side of a session has in common: whom it waits for, and what it lets in.
+
+    A kind of session says what comes of what is there (`_go_on`) and which number a message must have (`_number`).
+    """
 
     def __init__(
-        self, party: int, terms: SessionTerms, program: Program[T], *, incarnation: int, entropy: Entropy
+        self, member: int, terms: SessionTerms, greetings: Mapping[int, tuple[Expected, ...]], *, incarnation: int
     ) -> None:
-        self._index = party
+        """`greetings` says what each other member's Hello carries."""
+        self._index = member
         self._terms = terms
-        self._program = program
         self._incarnation = incarnation
-        self._key = entropy(KEY_BYTES)
         self._hellos: dict[int, Hello] = {}
-        self._operation: Operation[T] | None = None
-        self._inboxes: dict[int, _Inbox] = {
-            self.previous: _Inbox(()),
-            self.following: _Inbox((Expected(torch.int8, (KEY_BYTES,)),)),
-        }
+        self._operation: Generator[Any, Any, T] | None = None
+        self._inboxes = {each: Inbox(kinds) for each, kinds in greetings.items()}
         self._over = False
         self._results: list[T] = []
         self.totals = Totals()
-
-    @property
-    def previous(self) -> int:
-        """The party before this one."""
-        return (self._index - 1) % PARTIES
-
-    @property
-    def following(self) -> int:
-        """The party after this one."""
-        return (self._index + 1) % PARTIES
 
     @property
     def result(self) -> T:
@@ -126,8 +115,7 @@ class Session(Generic[T]):
 
     def start(self) -> tuple[Send, ...]:
         """Return the greetings."""
-        hello = Hello(party=self._index, incarnation=self._incarnation, terms_digest=self._terms.digest).to_json()
-        return Send(self.previous, hello, (memoryview(self._key),)), Send(self.following, hello)
+        raise NotImplementedError
 
     def announce(self, sender: int, header: bytes) -> tuple[memoryview, ...]:
         """Check a header and return what its payload fills, in order; a wrong one ends the session with JobFailed."""
@@ -145,15 +133,12 @@ class Session(Generic[T]):
         inbox.buffers = tuple(map(buffer, inbox.expected))
         return tuple(map(bytes_in, inbox.buffers))
 
-    def arrived(self, sender: int) -> tuple[Send, ...]:
+    def arrived(self, sender: int) -> Iterable[Send]:
         """The buffers of `sender` are filled; return what is to be sent now."""
         self._inboxes[sender].complete = True
         if any(not inbox.complete for inbox in self._inboxes.values()):
             return ()
-        if self._operation is None:
-            self._operation = self._program(self._party())
-            return self._advance(None)
-        return self._advance(Received(self._tensors(self.previous), self._tensors(self.following)))
+        return self._go_on()
 
     def time_out(self) -> JobFailed:
         """End the session because the awaited neighbour is late; returns the error to raise."""
@@ -163,16 +148,43 @@ class Session(Generic[T]):
         """End the session because a neighbour's connection is gone; returns the error to raise."""
         return self._ended(party, "is gone", code=ExitCode.QUORUM_LOST)
 
+    def _go_on(self) -> Iterable[Send]:
+        """All that was waited for is there; return what is to be sent now."""
+        raise NotImplementedError
+
+    def _number(self, sender: int) -> int:
+        """Return the number of the message that is awaited from `sender`."""
+        return self.totals.rounds - 1
+
+    def _hello(self) -> bytes:
+        return Hello(party=self._index, incarnation=self._incarnation, terms_digest=self._terms.digest).to_json()
+
+    def _incarnations(self) -> list[int]:
+        """Return all members' incarnations in the order of their numbers."""
+        known = {sender: hello.incarnation for sender, hello in self._hellos.items()}
+        known[self._index] = self._incarnation
+        return [known[member] for member in sorted(known)]
+
+    def _message(self, number: int, tensors: Sequence[Tensor]) -> bytes:
+        """Return the header of a round's message."""
+        headers = tuple(tensor_header(kind_of(each)) for each in tensors)
+        return Round(session=self._terms.session, number=number, tensors=headers).to_json()
+
+    def _count(self, sends: Sequence[Send]) -> None:
+        self.totals.messages_sent += len(sends)
+        self.totals.bytes_sent += sum(each.size for each in sends)
+
     def _ended(self, sender: int | None, what: str, *, code: ExitCode = ExitCode.QUORUM_LOST) -> JobFailed:
         self._over = True
         self._inboxes = {}
         if self._operation is not None:
             self._operation.close()
-        return JobFailed(what, where=f"party {sender}", cure="start a new session", code=code)
+        where = "session" if sender is None else member_name(sender)
+        return JobFailed(what, where=where, cure="start a new session", code=code)
 
     def _take_hello(self, sender: int, hello: Hello) -> None:
         if hello.party != sender:
-            raise self._ended(sender, f"says that it is party {hello.party}")
+            raise self._ended(sender, f"says that it is {member_name(hello.party)}")
         if hello.version != MPC_PROTOCOL_VERSION:
             raise self._ended(
                 sender, f"speaks version {hello.version} of the protocol, here it is {MPC_PROTOCOL_VERSION}"
@@ -184,18 +196,51 @@ class Session(Generic[T]):
     def _check_round(self, sender: int, message: Round, expected: tuple[Expected, ...]) -> None:
         if message.session != self._terms.session:
             raise self._ended(sender, "sent a message of another session")
-        if message.number != self.totals.rounds - 1:
-            raise self._ended(sender, f"sent round {message.number} instead of {self.totals.rounds - 1}")
+        if message.number != self._number(sender):
+            raise self._ended(sender, f"sent round {message.number} instead of {self._number(sender)}")
         if message.tensors != tuple(map(tensor_header, expected)):
             raise self._ended(sender, "sent tensors of another type or shape")
 
+
+class Session(MemberSession[T]):
+    """A session of one of the three parties of replicated shares."""
+
+    def __init__(
+        self, party: int, terms: SessionTerms, program: Program[T], *, incarnation: int, entropy: Entropy
+    ) -> None:
+        previous, following = (party - 1) % PARTIES, (party + 1) % PARTIES
+        greetings = {previous: (), following: (Expected(torch.int8, (KEY_BYTES,)),)}
+        super().__init__(party, terms, greetings, incarnation=incarnation)
+        self._program = program
+        self._key = entropy(KEY_BYTES)
+
+    @property
+    def previous(self) -> int:
+        """The party before this one."""
+        return (self._index - 1) % PARTIES
+
+    @property
+    def following(self) -> int:
+        """The party after this one."""
+        return (self._index + 1) % PARTIES
+
+    def start(self) -> tuple[Send, ...]:
+        """Return the greetings."""
+        hello = self._hello()
+        return Send(self.previous, hello, (memoryview(self._key),)), Send(self.following, hello)
+
+    def _go_on(self) -> Iterable[Send]:
+        """All that was waited for is there; return what is to be sent now."""
+        if self._operation is None:
+            self._operation = self._program(self._party())
+            return self._advance(None)
+        return self._advance(Received(self._tensors(self.previous), self._tensors(self.following)))
+
     def _party(self) -> Party:
-        incarnations = {sender: hello.incarnation for sender, hello in self._hellos.items()}
-        incarnations[self._index] = self._incarnation
         neighbours = self._inboxes[self.following].buffers[0].tobytes()
         keys = {self._index: self._key, self.following: neighbours}
         streams = {
-            component: derive_stream_key(key, self._terms, component, [incarnations[i] for i in range(PARTIES)])
+            component: derive_stream_key(key, self._terms, component, self._incarnations())
             for component, key in keys.items()
         }
         self._key = b""
@@ -220,7 +265,7 @@ class Session(Generic[T]):
                 return tuple(sends)
             sends += self._outgoing(exchange)
             wanted = {self.previous: exchange.from_previous, self.following: exchange.from_next}
-            self._inboxes = {party: _Inbox(expected) for party, expected in wanted.items() if expected}
+            self._inboxes = {party: Inbox(expected) for party, expected in wanted.items() if expected}
             if self._inboxes:
                 return tuple(sends)
             received = Received()
@@ -231,11 +276,8 @@ class Session(Generic[T]):
         sends = []
         for party, tensors in ((self.previous, exchange.to_previous), (self.following, exchange.to_next)):
             if tensors:
-                headers = tuple(tensor_header(kind_of(each)) for each in tensors)
-                message = Round(session=self._terms.session, number=number, tensors=headers)
-                sends.append(Send(party, message.to_json(), tuple(map(bytes_of, tensors))))
-        self.totals.messages_sent += len(sends)
-        self.totals.bytes_sent += sum(each.size for each in sends)
+                sends.append(Send(party, self._message(number, tensors), tuple(map(bytes_of, tensors))))
+        self._count(sends)
         return sends
 
 

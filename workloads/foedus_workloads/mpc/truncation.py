@@ -36,11 +36,13 @@ dealer 2 w(t), from a product 16 more.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
 from foedus_workloads.mpc.cut import Cut
 from foedus_workloads.mpc.party import Party, Roles, Shared, Step, Summand, expected, from_wire, to_wire
+from foedus_workloads.mpc.ring import total
 from foedus_workloads.mpc.rounds import Exchange, Operation
 
 _FIRST_MASK, _SECOND_MASK, _WRAP, _TOP, _FIRST_PAD, _SECOND_PAD, _FIRST_OTHER, _SECOND_OTHER = range(8)
@@ -53,9 +55,9 @@ class _Mask:
     part: Tensor
     rest: Tensor | None
 
-    @property
+    @cached_property
     def total(self) -> Tensor:
-        return self.part if self.rest is None else self.part + self.rest
+        return self.part if self.rest is None else total((self.part, self.rest))
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,8 @@ def _of_product(x: Shared | Summand, mask: _Mask, cut: Cut) -> tuple[Tensor, ...
 def _first(task: _Task, x: Shared | Summand) -> Operation[Shared]:
     cut, a, pad = task.cut, task.first_mask(), task.narrow(_FIRST_PAD)
     whole, narrow = expected(task.shape, cut.bits), expected(task.shape, cut.count)
-    part = x.value if isinstance(x, Summand) else x.own + x.next
-    sent = part + a.part + cut.offset
+    parts = (x.value,) if isinstance(x, Summand) else (x.own, x.next)
+    sent = total((*parts, a.part), cut.offset, cut.bits)
     received = yield Exchange(
         to_next=(to_wire(sent, cut.bits),),
         from_next=(whole,),
@@ -125,7 +127,7 @@ def _first(task: _Task, x: Shared | Summand) -> Operation[Shared]:
     c = _opened(sent, a, received.from_next + received.from_previous, cut)
     share = cut.overflow(c, task.narrow(_WRAP), task.narrow(_TOP), pad)
     received = yield Exchange(to_next=(share,), from_next=(narrow,))
-    return Shared(own=cut.component(a.total, pad), next=cut.common(c, share + received.from_next[0]))
+    return Shared(own=cut.component(a.total, pad), next=cut.common(c, share, received.from_next[0]))
 
 
 def _second(task: _Task, x: Shared | Summand) -> Operation[Shared]:
@@ -141,12 +143,10 @@ def _second(task: _Task, x: Shared | Summand) -> Operation[Shared]:
     c = _opened(sent, b, (*received.from_previous, *summand), cut)
     share = cut.overflow(c, wrap, top, pad)
     received = yield Exchange(to_previous=(share,), from_previous=(narrow,))
-    return Shared(own=cut.common(c, share + received.from_previous[0]), next=cut.component(b.total, pad))
+    return Shared(own=cut.common(c, share, received.from_previous[0]), next=cut.component(b.total, pad))
 
 
 def _opened(sent: Tensor, mask: _Mask, received: tuple[Tensor, ...], cut: Cut) -> Tensor:
     """Return c: what was sent, the rest of the own mask, and what the others sent."""
-    c = sent if mask.rest is None else sent + mask.rest
-    for part in received:
-        c = c + from_wire(part, cut.bits)
-    return c
+    known = (sent,) if mask.rest is None else (sent, mask.rest)
+    return total((*known, *(from_wire(part, cut.bits) for part in received)), bits=cut.bits)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from foedus_contract.canonical import digest
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.paths import locate
 from foedus_contract.plan import LoraPlan, ModelPlan
@@ -23,9 +22,9 @@ from foedus_workloads.model_folder import (
     TOKENIZER_FILE,
     WEIGHT_TYPES,
     WEIGHTS_FILE,
+    base_digest,
     both_parts,
     encoder_tensors,
-    file_digests,
     positive,
     read_config,
     read_json,
@@ -99,8 +98,7 @@ def check_base(path: Path) -> BaseModel:
     }
     _check_weights(path, config)
     read_json(path / TOKENIZER_FILE)
-    parts = file_digests(path, (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE))
-    return BaseModel(path=path, digest=digest("foedus/model", parts), **sizes)
+    return BaseModel(path=path, digest=base_digest(path), **sizes)
 
 
 def check_plan(base: BaseModel, model: ModelPlan) -> None:

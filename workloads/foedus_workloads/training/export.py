@@ -1,4 +1,4 @@
-"""What a job leaves behind: a folder with the adapter as `peft` writes it, its labels, a model card, and metrics.
+"""What a job leaves behind: a folder with the adapter as `peft` writes it, its origin, a model card, and metrics.
 
 The folder loads with plain `peft` and `transformers` on the same base model and gives the same scores.
 """
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from foedus_contract.plan import PrivacyPlan, TrainingPlan
-from foedus_workloads.model_folder import CONFIG_FILE, LABELS_FILE, WEIGHTS_FILE
+from foedus_workloads.model_folder import CONFIG_FILE, ORIGIN_FILE, WEIGHTS_FILE, Origin
 from foedus_workloads.training.model import AdaptedModel
 
 CARD_FILE, METRICS_FILE = "README.md", "metrics.json"
@@ -23,7 +23,7 @@ Metrics = Mapping[str, str | int | float | None]
 def export_adapter(
     model: AdaptedModel, folder: Path, *, plan: TrainingPlan, metrics: Metrics, base_name: str = ""
 ) -> Path:
-    """Write adapter, labels, model card and metrics into `folder` (replacing what is there) and return it.
+    """Write adapter, origin, model card and metrics into `folder` (replacing what is there) and return it.
 
     `base_name` is how the card and the adapter's config name the base model; its digest is named in any case. The
     folder appears whole or not at all.
@@ -34,7 +34,8 @@ def export_adapter(
         staged = Path(scratch) / "adapter"
         _save_adapter(model, staged, name)
         (staged / CARD_FILE).write_text(model_card(plan, metrics, name), "utf-8")
-        (staged / LABELS_FILE).write_text(json.dumps(list(plan.model.labels), ensure_ascii=False) + "\n", "utf-8")
+        origin = Origin(labels=plan.model.labels, base_model=plan.model.digest)
+        (staged / ORIGIN_FILE).write_bytes(origin.to_json() + b"\n")
         (staged / METRICS_FILE).write_text(json.dumps(dict(metrics), indent=2, sort_keys=True) + "\n", "utf-8")
         if folder.exists():
             shutil.rmtree(folder)

@@ -1,6 +1,6 @@
-"""A client's connections to the three parties, over mutual TLS 1.3, and the driver of an inquiry.
+"""A client's connections to the members of an inference, over mutual TLS 1.3, and the driver of an inquiry.
 
-Each party is dialled, and known by its certificate, before anything is said to it. Everything has a deadline; another
+Each member is dialled, and known by its certificate, before anything is said to it. Everything has a deadline; another
 thread may end a call at any moment by closing it.
 """
 
@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from foedus_contract.errors import FoedusError, JobFailed, Refused
 from foedus_contract.exit_codes import ExitCode
-from foedus_contract.mpc_wire import PARTIES
+from foedus_contract.mpc_wire import member_name
 from foedus_workloads.inference.inquiry import Inquiry, Reply, root_cause
 from foedus_workloads.transport.frames import Clock, Connection
 from foedus_workloads.transport.parties import Dialling
@@ -28,11 +28,11 @@ Report = Callable[[int], None]
 
 @dataclass(frozen=True)
 class CallerPlace:
-    """Where the parties of a cluster answer, and the client's TLS files."""
+    """Where the members of a cluster answer, and the client's TLS files."""
 
     namespace: str
     cluster: str
-    addresses: Sequence[tuple[str, int]]
+    addresses: Mapping[int, tuple[str, int]]
     files: TlsPaths
 
 
@@ -40,7 +40,7 @@ class CallerPlace:
 class CallerPatience:
     """How long a client waits."""
 
-    connect_seconds: float = 60.0  # until all parties answer
+    connect_seconds: float = 60.0  # until a member answers
     consent_seconds: float = 600.0  # for a party that still serves somebody else
     input_seconds: float = 60.0  # until a party has taken its input
     silence_seconds: float = 240.0  # between two messages of a party; above what parties grant each other
@@ -52,7 +52,7 @@ class Call:
     def __init__(self, place: CallerPlace, patience: CallerPatience, clock: Clock = time.monotonic) -> None:
         self._place, self._patience, self._clock = place, patience, clock
         self._dialling: Dialling | None = None
-        self._connections: list[Connection] = []
+        self._connections: dict[int, Connection] = {}
         self._closed = threading.Event()
 
     def ask(self, inquiry: Inquiry, report: Report) -> Reply:
@@ -61,7 +61,7 @@ class Call:
         Raises FoedusError naming the party that was late, is gone or failed. The call is over then.
         """
         try:
-            for party, connection in enumerate(self._connections):
+            for party, connection in self._connections.items():
                 with _naming(party, "did not take its input in time"):
                     header, payload = inquiry.inputs(party)
                     until = self._clock() + self._patience.input_seconds
@@ -76,7 +76,7 @@ class Call:
         self._closed.set()
         if self._dialling is not None:
             self._dialling.stop()
-        for connection in tuple(self._connections):
+        for connection in tuple(self._connections.values()):
             connection.close()
 
     def agree(self, inquiry: Inquiry) -> None:
@@ -91,11 +91,13 @@ class Call:
             raise
 
     def _agree(self, inquiry: Inquiry) -> None:
-        until = self._clock() + self._patience.connect_seconds
-        self._dialling = Dialling(self._place, party_contexts(self._place.files)[1], until, self._clock)
-        for party in range(PARTIES):
+        context = party_contexts(self._place.files)[1]
+        for party in self._place.addresses:
+            # Of its own: what the one before took to consent is not this one's delay.
+            until = self._clock() + self._patience.connect_seconds
+            self._dialling = Dialling(self._place, context, until, self._clock)
             connection = Connection(self._dialling.take(party))
-            self._connections.append(connection)
+            self._connections[party] = connection
             if self._closed.is_set():  # looked at last, so that no connection is left open behind `close`
                 raise JobFailed("the call was ended", where="client", code=ExitCode.CANCELLED)
             with _naming(party, "does not answer"):
@@ -107,15 +109,15 @@ class Call:
     def _listen(self, inquiry: Inquiry, report: Report) -> None:
         """Read what all parties send until all have answered; of several errors, raise the cause."""
         lock = threading.Lock()
-        with ThreadPoolExecutor(PARTIES) as pool:
-            readers = [pool.submit(self._read, party, inquiry, lock, report) for party in range(PARTIES)]
+        with ThreadPoolExecutor(len(self._connections)) as pool:
+            readers = {party: pool.submit(self._read, party, inquiry, lock, report) for party in self._connections}
             try:
-                _, waiting = wait(readers, return_when=FIRST_EXCEPTION)
+                _, waiting = wait(readers.values(), return_when=FIRST_EXCEPTION)
                 if waiting:
                     wait(waiting, timeout=LAST_WORDS_SECONDS)
                 _raise_cause(readers)
             finally:
-                for connection in self._connections:
+                for connection in self._connections.values():
                     connection.close()
 
     def _read(self, party: int, inquiry: Inquiry, lock: threading.Lock, report: Report) -> None:
@@ -137,7 +139,7 @@ class Call:
 @contextmanager
 def _naming(party: int, late: str) -> Iterator[None]:
     """Turn what a connection meets into an error that names the party."""
-    where = f"party {party}"
+    where = member_name(party)
     try:
         yield
     except TimeoutError:
@@ -153,9 +155,9 @@ def _refuses_us(where: str) -> Refused:
     return Refused("does not accept the client's certificate", where=where, cure=cure, code=ExitCode.IDENTITY_REFUSED)
 
 
-def _raise_cause(readers: Sequence[Future[None]]) -> None:
+def _raise_cause(readers: Mapping[int, Future[None]]) -> None:
     errors: dict[int, FoedusError] = {}
-    for party, reader in enumerate(readers):
+    for party, reader in readers.items():
         error = reader.exception() if reader.done() else None
         if isinstance(error, FoedusError):
             errors[party] = error

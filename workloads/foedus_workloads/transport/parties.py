@@ -1,7 +1,7 @@
-"""Connections between the three parties of an inference, over mutual TLS 1.3, and the driver of a session.
+"""Connections between the members of an inference, over mutual TLS 1.3, and the driver of a session.
 
-Each party dials both others to send and accepts both to receive: four connections a party, each used in one direction
-by one thread, for OpenSSL's connections are not made to be read and written at once. Every session has connections of
+Each member dials all others to send and accepts all to receive: each connection is used in one direction by one
+thread, for OpenSSL's connections are not made to be read and written at once. Every session has connections of
 its own, so nothing of one that was cut off can come into the next.
 """
 
@@ -19,8 +19,8 @@ from typing import TypeVar
 
 from foedus_contract.errors import JobFailed, Refused
 from foedus_contract.exit_codes import ExitCode
-from foedus_contract.mpc_wire import PARTIES
-from foedus_workloads.mpc.session import Send, Session
+from foedus_contract.mpc_wire import member_name
+from foedus_workloads.mpc.session import MemberSession, Send
 from foedus_workloads.transport.frames import Clock, Connection, Opened, framed, left
 from foedus_workloads.transport.reception import Cluster, PartyPlace, Reception, absent, party_behind
 from foedus_workloads.transport.tls import party_contexts
@@ -110,14 +110,14 @@ class _Sender:
 
 
 def meet(place: PartyPlace, reception: Reception, *, seconds: float, clock: Clock = time.monotonic) -> Links:
-    """Connect a party with both neighbours for a session within `seconds`.
+    """Connect a member with all others for a session within `seconds`.
 
     Raises Unavailable when one of them is not there, Refused when a dialled party shows another's certificate.
     """
     until = clock() + seconds
     dialling = Dialling(place, party_contexts(place.files)[1], until, clock, wanted=lambda: not reception.closed)
     try:
-        with ThreadPoolExecutor(PARTIES) as pool:
+        with ThreadPoolExecutor(len(place.neighbours)) as pool:
             dials = {each: pool.submit(dialling.dial, each) for each in place.neighbours}
             try:
                 # The first failure is the one to tell: a refused neighbour makes the others end, and be absent later.
@@ -188,7 +188,7 @@ class Dialling:
 
 def _refused(party: int, what: str) -> Refused:
     cure = "check addresses and certificates of the cluster"
-    return Refused(what, where=f"party {party}", cure=cure, code=ExitCode.IDENTITY_REFUSED)
+    return Refused(what, where=member_name(party), cure=cure, code=ExitCode.IDENTITY_REFUSED)
 
 
 def _unwatched(_rounds: int) -> None:
@@ -196,7 +196,7 @@ def _unwatched(_rounds: int) -> None:
 
 
 def run_session(
-    session: Session[T],
+    session: MemberSession[T],
     links: Links,
     *,
     round_seconds: float,
@@ -220,8 +220,9 @@ def run_session(
             for view in session.announce(waiting, connection.read_header(until=until, clock=clock)):
                 connection.fill(view, until=until, clock=clock)
             for message in session.arrived(waiting):
+                until = clock() + round_seconds  # a dealer sends all that it deals at once
                 links.send(message, until=until, clock=clock)
-            watch(session.totals.rounds)
+                watch(session.totals.rounds)
         links.finish(until=until, clock=clock)
     except OSError as error:
         raise _failed(session, links, waiting, late=isinstance(error, TimeoutError)) from None
@@ -230,7 +231,7 @@ def run_session(
     return session.result
 
 
-def _failed(session: Session[T], links: Links, waiting: int | None, *, late: bool) -> JobFailed:
+def _failed(session: MemberSession[T], links: Links, waiting: int | None, *, late: bool) -> JobFailed:
     broken = links.broken()
     if broken is not None:
         return session.lose(broken)

@@ -13,7 +13,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from typing import Protocol
 from foedus_contract.errors import FoedusError, Unavailable
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.inference_wire import Failure
-from foedus_contract.mpc_wire import PARTIES
+from foedus_contract.mpc_wire import member_name
 from foedus_workloads.transport.frames import LINGER_SECONDS, Clock, Connection, Opened, linger
 from foedus_workloads.transport.tls import TlsPaths, is_caller, party_contexts, party_of
 
@@ -32,7 +32,7 @@ WAITING_CLIENTS = 16  # beyond that a client is turned away: it would wait for m
 
 
 class Cluster(Protocol):
-    """Three parties that belong together: how their certificates name them, and where they listen."""
+    """Members that belong together: how their certificates name them, and where they listen."""
 
     @property
     def namespace(self) -> str:
@@ -45,25 +45,25 @@ class Cluster(Protocol):
         ...
 
     @property
-    def addresses(self) -> Sequence[tuple[str, int]]:
-        """Host and port of each party."""
+    def addresses(self) -> Mapping[int, tuple[str, int]]:
+        """Host and port of each member, by its number."""
         ...
 
 
 @dataclass(frozen=True)
 class PartyPlace:
-    """Who a party is: its number, its cluster, where all parties listen, and its TLS files."""
+    """Who a member is: its number, its cluster, where all members listen, and its TLS files."""
 
     party: int
     namespace: str
     cluster: str
-    addresses: Sequence[tuple[str, int]]
+    addresses: Mapping[int, tuple[str, int]]
     files: TlsPaths
 
     @property
     def neighbours(self) -> tuple[int, ...]:
-        """The numbers of the two others."""
-        return tuple(each for each in range(PARTIES) if each != self.party)
+        """The numbers of the others."""
+        return tuple(each for each in self.addresses if each != self.party)
 
 
 class Reception:
@@ -183,7 +183,7 @@ class Reception:
 
 
 def _stranger(party: int) -> bytes:
-    words = f"party {party}: the certificate names no client of this cluster; use the one that was issued for it"
+    words = f"{member_name(party)}: the certificate names no client of this cluster; use the one that was issued for it"
     return Failure(blames=party, code=int(ExitCode.IDENTITY_REFUSED), message=words).to_json()
 
 
@@ -195,14 +195,15 @@ _PASSING_SECONDS = 0.1
 def party_behind(connection: ssl.SSLSocket, place: Cluster) -> int:
     """Return the party that the certificate names, -1 for none of this cluster."""
     try:
-        return party_of(connection.getpeercert(), namespace=place.namespace, cluster=place.cluster, parties=PARTIES)
+        certificate = connection.getpeercert()
+        return party_of(certificate, namespace=place.namespace, cluster=place.cluster, parties=place.addresses)
     except FoedusError:
         return -1
 
 
 def absent(party: int) -> Unavailable:
-    """Return the error of a party that is not there."""
-    return Unavailable("the party is not there", where=f"party {party}", cure="start all three parties")
+    """Return the error of a member that is not there."""
+    return Unavailable("is not there", where=member_name(party), cure="start all members")
 
 
 def _listen(address: tuple[str, int]) -> socket.socket:

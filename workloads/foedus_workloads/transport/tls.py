@@ -1,16 +1,16 @@
 """Mutual TLS 1.3: both sides' contexts, and who the certificate says the other side is.
 
 A silo's leaf carries exactly one URI name, `foedus://<namespace>/<job>/silo/<name>`; the coordinator's carries its
-Service's DNS names. A party of an inference carries `foedus://<namespace>/<cluster>/party/<number>`, its clients
-`foedus://<namespace>/<cluster>/caller/<name>`. All leaves of a job or cluster are signed by its own authority, and
-nothing else is trusted.
+Service's DNS names. A party of an inference carries `foedus://<namespace>/<cluster>/party/<number>`, its dealer
+`foedus://<namespace>/<cluster>/dealer`, its clients `foedus://<namespace>/<cluster>/caller/<name>`. All leaves of a job
+or cluster are signed by its own authority, and nothing else is trusted.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from cryptography import x509
 from foedus_contract.durable import read_at_most
 from foedus_contract.errors import InvalidInput, Refused
 from foedus_contract.exit_codes import ExitCode
+from foedus_contract.mpc_wire import DEALER
 
 MAX_FILE_BYTES = 64 * 1024  # a chain of several certificates, or a key, is below 16 KiB
 DATE = "%Y-%m-%d %H:%M UTC"
@@ -40,8 +41,8 @@ def silo_uri(namespace: str, job: str, silo: str) -> str:
 
 
 def party_uri(namespace: str, cluster: str, party: int) -> str:
-    """Return the URI name that a party's certificate carries."""
-    return f"foedus://{namespace}/{cluster}/party/{party}"
+    """Return the URI name that the certificate of a party, or of the dealer, carries."""
+    return f"foedus://{namespace}/{cluster}/{'dealer' if party == DEALER else f'party/{party}'}"
 
 
 def caller_uri(namespace: str, cluster: str, caller: str) -> str:
@@ -106,10 +107,12 @@ def silo_of(peer_certificate: Mapping[str, Any] | None, *, namespace: str, job: 
     return uri.removeprefix(prefix)
 
 
-def party_of(peer_certificate: Mapping[str, Any] | None, *, namespace: str, cluster: str, parties: int) -> int:
-    """Return the party that a verified certificate names for this cluster; raises Refused for any other certificate."""
+def party_of(
+    peer_certificate: Mapping[str, Any] | None, *, namespace: str, cluster: str, parties: Iterable[int]
+) -> int:
+    """Return which of `parties` a verified certificate names for this cluster; raises Refused for any other."""
     uri = _only_uri(peer_certificate)
-    for party in range(parties):
+    for party in parties:
         if uri == party_uri(namespace, cluster, party):
             return party
     raise Refused(

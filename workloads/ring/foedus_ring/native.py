@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import mmap
 import pathlib
+from contextlib import suppress
 from typing import Literal, get_args
 
 import torch
@@ -20,39 +22,38 @@ Path = Literal["amx", "avx512", "avx2", "plain", "torch"]
 
 _NUMBERS: dict[NativePath, int] = {"plain": 0, "avx2": 1, "avx512": 2, "amx": 3}  # enum ring_path
 PANEL = 32  # RING_PANEL: a call computes whole panels of this many columns
-ALIGNMENT = 64  # of packed operands: a vector, a row of a tile
 _LIBRARY = pathlib.Path(__file__).with_name("_kernels.so")
 
 
 @functools.cache
-def _library() -> ctypes.CDLL | None:
+def library() -> ctypes.CDLL | None:
     """Return the kernels, or None when this installation was built without a compiler."""
     if not _LIBRARY.exists():
         return None
-    library = ctypes.CDLL(str(_LIBRARY))
+    kernels = ctypes.CDLL(str(_LIBRARY))
     number, size, stride, pointer = ctypes.c_int, ctypes.c_size_t, ctypes.c_ssize_t, ctypes.c_void_p
-    library.ring_paths.argtypes, library.ring_paths.restype = [], ctypes.c_uint32
-    library.ring_packed_bytes.argtypes, library.ring_packed_bytes.restype = [number, size, size], size
-    library.ring_pack.argtypes = [number, pointer, pointer, size, size, stride, stride]
-    library.ring_pack.restype = None
-    library.ring_multiply.argtypes = [
+    kernels.ring_paths.argtypes, kernels.ring_paths.restype = [], ctypes.c_uint32
+    kernels.ring_packed_bytes.argtypes, kernels.ring_packed_bytes.restype = [number, size, size], size
+    kernels.ring_pack.argtypes = [number, pointer, pointer, size, size, stride, stride]
+    kernels.ring_pack.restype = None
+    kernels.ring_multiply.argtypes = [
         number, pointer, stride, pointer, stride, pointer, size, size, size, size, size,
     ]  # fmt: skip
-    library.ring_multiply.restype = number
-    library.ring_products.argtypes = [
+    kernels.ring_multiply.restype = number
+    kernels.ring_products.argtypes = [
         number, pointer, pointer, stride, stride, pointer, stride, stride, stride, size, size, size, size,
     ]  # fmt: skip
-    library.ring_products.restype = number
-    return library
+    kernels.ring_products.restype = number
+    return kernels
 
 
 @functools.cache
 def available() -> tuple[Path, ...]:
     """Return the paths that run here; products take the first, which is the fastest."""
-    library = _library()
-    if library is None:
+    kernels = library()
+    if kernels is None:
         return ("torch",)
-    found = library.ring_paths()
+    found = kernels.ring_paths()
     vector: list[Path] = [path for path in ("amx", "avx512", "avx2") if found >> _NUMBERS[path] & 1]
     return (*vector, "plain", "torch")
 
@@ -69,11 +70,17 @@ def choose(path: Path | None) -> Path:
 
 
 def packed_buffer(path: NativePath, k: int, n: int) -> torch.Tensor:
-    """Return memory for a packed k × n operand: uint8, aligned, its content undefined."""
+    """Return memory for a packed k × n operand: uint8, aligned, its content undefined.
+
+    It is mapped for itself: weights live long, and among the heap's short-lived tensors they would leave holes that
+    nothing fits in. Huge pages, where the system has them, spare a product the walk through its page tables.
+    """
     size = _loaded().ring_packed_bytes(_NUMBERS[path], k, n)
-    buffer = torch.empty(size + ALIGNMENT, dtype=torch.uint8)
-    offset = -buffer.data_ptr() % ALIGNMENT
-    return buffer[offset : offset + size]
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # aligned to pages
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a system without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.uint8)
 
 
 def pack_into(path: NativePath, buffer: torch.Tensor, w: torch.Tensor) -> None:
@@ -124,6 +131,6 @@ def _check(failed: int) -> None:
 
 
 def _loaded() -> ctypes.CDLL:
-    library = _library()
-    assert library is not None, "only paths of `available` come here"
-    return library
+    kernels = library()
+    assert kernels is not None, "only paths of `available` come here"
+    return kernels

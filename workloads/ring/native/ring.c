@@ -27,8 +27,9 @@ uint32_t ring_paths(void) {
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2")) found |= 1u << RING_AVX2;
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512dq")) return found;
+    if (!__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl")) return found;
     found |= 1u << RING_AVX512;
-    if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vbmi") && amx_granted())
+    if (__builtin_cpu_supports("avx512vbmi") && amx_granted())
         found |= 1u << RING_AMX;
     return found;
 }

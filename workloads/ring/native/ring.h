@@ -44,6 +44,49 @@ ring_kernel ring_multiply_plain, ring_multiply_avx2, ring_multiply_avx512, ring_
 void ring_pack_digits(uint8_t *packed, const uint64_t *w, size_t k, size_t n, ptrdiff_t row_stride,
                       ptrdiff_t column_stride);
 
+/* Passes over `count` elements (passes.c), one unit a kind of CPU: ring_NAME_plain, ring_NAME_avx2, ring_NAME_avx512.
+ * Words are 64 bits; `bytes` is the size of narrow operands, of which `cut` bits count; outputs overlap no input.
+ *
+ * total       out = a + b + c + d + constant; c and d, or d, may be NULL
+ * product     out = x0 (y0 + y1) + x1 y0; product_bits the same over Z_2 bit by bit; square: x0 (x0 + 2 x1)
+ * component   out = -(mask >> cut) - 2^(64 - cut) pad
+ * hints       wrap = [a + b carries] - wrap_mask, top = (a + b) >> 63 - top_mask, both as signed numbers of cut bits
+ * overflow    out = wrap + top (1 - c >> 63) + pad, as a signed number of cut bits
+ * common      out = (c >> cut) + 2^(64 - cut) (share + other) - 2^(62 - cut) - 1
+ * pairs       from a p and a g bit at each place, for each two places the upper p twice, and the lower g above p
+ * groups      the same for groups of `half` bits, of words[i] and words[i + count], beside each other; and the upper g
+ * offer       product = e (x0 + x1) - product_mask, bit = e - bit_mask
+ * choose      with w = product + e x: sum += w where bit is 0, known + also - w where it is 1; also may be NULL
+ * carries     bits: slice by slice, of all lanes of `width` bits of all words, the bit 2 order[slice] + 1
+ */
+#define RING_PASSES(S)                                                                                                 \
+    void ring_total_##S(size_t count, uint64_t *out, const uint64_t *a, const uint64_t *b, const uint64_t *c,          \
+                        const uint64_t *d, uint64_t constant);                                                         \
+    void ring_product_##S(size_t count, uint64_t *out, const uint64_t *x0, const uint64_t *x1, const uint64_t *y0,     \
+                          const uint64_t *y1);                                                                         \
+    void ring_product_bits_##S(size_t count, uint64_t *out, const uint64_t *x0, const uint64_t *x1,                    \
+                               const uint64_t *y0, const uint64_t *y1);                                                \
+    void ring_square_##S(size_t count, uint64_t *out, const uint64_t *x0, const uint64_t *x1);                         \
+    void ring_component_##S(size_t count, int bytes, int cut, uint64_t *out, const uint64_t *mask, const void *pad);   \
+    void ring_hints_##S(size_t count, int bytes, int cut, void *wrap, void *top, const uint64_t *a, const uint64_t *b, \
+                        const void *wrap_mask, const void *top_mask);                                                  \
+    void ring_overflow_##S(size_t count, int bytes, int cut, void *out, const uint64_t *c, const void *wrap,           \
+                           const void *top, const void *pad);                                                          \
+    void ring_common_##S(size_t count, int bytes, int cut, uint64_t *out, const uint64_t *c, const void *share,        \
+                         const void *other);                                                                           \
+    void ring_pairs_##S(size_t count, uint64_t *high, uint64_t *low, const uint64_t *passes, const uint64_t *arises);  \
+    void ring_groups_##S(size_t count, int half, uint64_t lower, uint64_t p_places, uint64_t *high, uint64_t *low,     \
+                         uint64_t *rest, const uint64_t *words);                                                       \
+    void ring_offer_##S(size_t count, uint64_t *product, uint64_t *bit, const int8_t *e, const uint64_t *x0,           \
+                        const uint64_t *x1, const uint64_t *product_mask, const uint64_t *bit_mask);                   \
+    void ring_choose_##S(size_t count, uint64_t *sum, const int8_t *bit, const uint64_t *known, const uint64_t *also,  \
+                         const uint64_t *product, const uint64_t *e, const uint64_t *x);                               \
+    void ring_carries_##S(size_t count, int width, const int8_t *order, int8_t *bits, const uint64_t *words);
+
+RING_PASSES(plain)
+RING_PASSES(avx2)
+RING_PASSES(avx512)
+
 static inline size_t ring_min(size_t a, size_t b) { return a < b ? a : b; }
 static inline size_t ring_ceil(size_t a, size_t b) { return (a + b - 1) / b; }
 

@@ -14,7 +14,15 @@ from typing import Any
 
 from torch import Tensor
 
-from foedus_workloads.model_folder import WEIGHT_TYPES, file_digests, read_json, read_labels, refuse, safetensors_header
+from foedus_workloads.model_folder import (
+    WEIGHT_TYPES,
+    Origin,
+    file_digests,
+    read_json,
+    read_origin,
+    refuse,
+    safetensors_header,
+)
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."  # of all names in peft's file
@@ -53,13 +61,13 @@ class Factors:
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter's factors by module, the tensors that it replaces (its head), its labels, and its files' digests."""
+    """An adapter's factors by module, the tensors that it replaces (its head), its files' digests, its origin."""
 
     path: Path
     factors: Mapping[str, Factors]
     replaced: Mapping[str, Tensor] = field(repr=False)
     digests: Mapping[str, str]
-    labels: tuple[str, ...] | None
+    origin: Origin | None
 
 
 def read_adapter(folder: Path, kind: str) -> Adapter:
@@ -81,7 +89,7 @@ def read_adapter(folder: Path, kind: str) -> Adapter:
             factors.setdefault(inner.removesuffix(ending), {})[_FACTORS[ending]] = tensor
     merged = {module: _factors(module, parts, config, file) for module, parts in factors.items()}
     digests = file_digests(folder, (ADAPTER_CONFIG, ADAPTER_WEIGHTS))
-    return Adapter(folder, merged, replaced, digests, read_labels(folder))
+    return Adapter(folder, merged, replaced, digests, read_origin(folder))
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from foedus_contract.canonical import digest
 from foedus_workloads.model_folder import (
-    CONFIG_FILE,
-    LABELS_FILE,
-    TOKENIZER_FILE,
+    ORIGIN_FILE,
     WEIGHT_TYPES,
     WEIGHTS_FILE,
-    file_digests,
+    Origin,
+    base_digest,
     open_tokenizer,
     read_config,
     refuse,
@@ -53,6 +52,7 @@ class _Folder:
     """What a model's folder and an adapter's hold, before weights are loaded."""
 
     base: Path
+    digest: str  # of the base model
     architecture: Architecture
     names: Mapping[str, str]  # in the weights file, by the name below the encoder's prefix
     adapter: Adapter | None
@@ -73,8 +73,7 @@ def read_model(base: Path, adapter: Path | None = None) -> PlainModel:
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
             refuse(str(base), f"the tensor {name} is not finite", "take a complete copy of the model")
-    files: dict[str, Any] = {"base": file_digests(base, (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE))}
-    files["adapter"] = dict(folder.adapter.digests) if folder.adapter else None
+    files: dict[str, Any] = {"base": folder.digest, "adapter": dict(folder.adapter.digests) if folder.adapter else None}
     return PlainModel(sizes, digest("foedus/mpc/model", files), tensors, tokenizer)
 
 
@@ -88,17 +87,27 @@ def _check(base: Path, adapter_path: Path | None) -> _Folder:
     if adapter is not None:
         shapes |= {name: tuple(tensor.shape) for name, tensor in adapter.replaced.items()}
     count = _count_labels(shapes, kind, file)
-    if adapter is not None and adapter.labels is not None and len(adapter.labels) != count:
-        what = f"the adapter names {len(adapter.labels)} labels, its head has {count}"
-        refuse(str(adapter.path / LABELS_FILE), what, "take a complete copy of the adapter")
-    sizes = read_architecture(base, count, adapter.labels if adapter else None)
+    found = base_digest(base)
+    origin = adapter.origin if adapter else None
+    if adapter is not None and origin is not None:
+        _check_origin(origin, adapter.path / ORIGIN_FILE, found, count)
+    sizes = read_architecture(base, count, origin.labels if origin else None)
     wanted = dict(wanted_tensors(sizes))
     for name, shape in wanted.items():
         if shapes.get(name) != shape:
             _refuse_tensor(file, name, shapes.get(name), shape)
     if adapter is not None:
         _check_adapter(adapter, wanted)
-    return _Folder(base, sizes, names, adapter)
+    return _Folder(base, found, sizes, names, adapter)
+
+
+def _check_origin(origin: Origin, file: Path, base: str, count: int) -> None:
+    if len(origin.labels) != count:
+        what = f"the adapter names {len(origin.labels)} labels, its head has {count}"
+        refuse(str(file), what, "take a complete copy of the adapter")
+    if origin.base_model != base:
+        what = f"the adapter was trained on {origin.base_model}, the model is {base}"
+        refuse(str(file), what, "name the model that the adapter's README.md names")
 
 
 def wanted_tensors(sizes: Architecture) -> Iterator[tuple[str, tuple[int, ...]]]:

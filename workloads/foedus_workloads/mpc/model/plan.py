@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from foedus_contract.mpc_wire import SESSION_BYTES, MpcProtocol
+from foedus_contract.mpc_wire import SESSION_BYTES, ProtocolName
 from foedus_workloads.mpc.malicious.audit import Audit
 from foedus_workloads.mpc.malicious.record import prepare as prepare_checked
 from foedus_workloads.mpc.model.execute import PartyWeights, build_weights, dealt_weights, run_step
@@ -28,7 +28,7 @@ from foedus_workloads.mpc.rounds import Exchange, Expected, Operation, Received
 from foedus_workloads.mpc.semi_honest import SEMI_HONEST
 
 _DEMONSTRATION = "three parties under one administrator are a demonstration"
-ASSUMPTIONS: Mapping[MpcProtocol, str] = {
+ASSUMPTIONS: Mapping[ProtocolName, str] = {
     "Replicated3PC": "private as long as no two of the three parties put together what they know, and each follows the "
     f"protocol; {_DEMONSTRATION}",
     "Replicated3PCMalicious": "private, and right or no answer at all, as long as no two of the three parties put "
@@ -36,8 +36,11 @@ ASSUMPTIONS: Mapping[MpcProtocol, str] = {
 }
 T = TypeVar("T")
 _META = torch.device("meta")
-_BITWISE = frozenset(
-    {"__and__", "__or__", "__xor__", "__invert__", "__lshift__", "__rshift__", "bitwise_and", "bitwise_xor"}
+_ELEMENTWISE = frozenset(
+    {
+        *("__and__", "__or__", "__xor__", "__invert__", "__lshift__", "__rshift__", "bitwise_and", "bitwise_xor"),
+        *("__iand__", "__ixor__", "add", "sub", "mul", "neg", "__rsub__"),
+    }
 )
 _SHARES = 2  # components of a secret that each party holds
 
@@ -69,7 +72,7 @@ class Plan:
 
     program: Program
     costs: tuple[Cost, ...]
-    protocol: MpcProtocol = "Replicated3PC"
+    protocol: ProtocolName = "Replicated3PC"
     checks: Cost = Cost()  # of what was claimed in all steps, and of what parties must hold alike
 
     @property
@@ -109,12 +112,12 @@ class _NoStreams:
         return torch.empty(shape, dtype=container(bits), device=_META)
 
 
-class _Bitwise(TorchFunctionMode):
-    """Bitwise operations keep type and shape: said here, since `meta` finds it in Python, for most of a plan's time."""
+class Elementwise(TorchFunctionMode):
+    """Integers keep type and shape in these: said here, since `meta` finds it in Python, for most of a plan's time."""
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Return the first operand, which is as empty as the result; call everything else."""
-        if getattr(func, "__name__", "") in _BITWISE and not kwargs and _alike(*args):
+        if getattr(func, "__name__", "") in _ELEMENTWISE and not kwargs and _alike(*args):
             return args[0]
         return func(*args, **(kwargs or {}))
 
@@ -126,7 +129,7 @@ def _alike(left: Any, right: Any = 0) -> bool:
     return isinstance(left, Tensor) and isinstance(right, int)
 
 
-def plan(program: Program, protocol: MpcProtocol = "Replicated3PC") -> Plan:
+def plan(program: Program, protocol: ProtocolName = "Replicated3PC") -> Plan:
     """Return rounds, messages and bytes of every step of `program`, at each party."""
     if protocol == "Replicated3PCMalicious":
         return _plan_with_checks(program)
@@ -202,7 +205,7 @@ def _plan_with_checks(program: Program) -> Plan:
 def _drive(operation: Operation[T]) -> tuple[_Count, T]:
     """Run one party's operation alone, each answer as it is expected and without content."""
     count, received = _Count(), None
-    with _META, _Bitwise():  # constants that operations make are without content, too
+    with _META, Elementwise():  # constants that operations make are without content, too
         while True:
             try:
                 exchange = next(operation) if received is None else operation.send(received)

@@ -28,7 +28,7 @@ from foedus_workloads.mpc.streams import KEY_BYTES, expand
 Shares = tuple[dict[str, Tensor], ...]  # of each party
 _REST = PARTIES - 1  # the component that is sent in full
 _RING = Ring()
-_SEED_SHAPE = (KEY_BYTES // torch.int64.itemsize,)
+SEED_SHAPE = (KEY_BYTES // torch.int64.itemsize,)
 # Products of fixed-point numbers must stay below 2^62; a weight or an activation of 2^20 would be a defect elsewhere.
 _MOST = 2.0**20
 
@@ -38,6 +38,11 @@ def share_weights(model: PlainModel, program: Program, entropy: Entropy) -> Shar
 
     Raises InvalidInput naming a tensor that fixed point cannot hold.
     """
+    return _share(scaled_weights(model, program), entropy)
+
+
+def scaled_weights(model: PlainModel, program: Program) -> Iterator[tuple[Secret, Tensor]]:
+    """Yield the program's weights as numbers, each as the program takes it."""
     scales = {
         f"{each.module}.{part}": each.scale
         for step in program.steps
@@ -45,8 +50,8 @@ def share_weights(model: PlainModel, program: Program, entropy: Entropy) -> Shar
         for each in step.maps
         for part in ("weight", "bias")
     }
-    tensors = ((secret, model.tensors[secret.name].double().t()) for secret in program.weights)
-    return _share(((secret, tensor * scales.get(secret.name, 1.0)) for secret, tensor in tensors), entropy)
+    for secret in program.weights:
+        yield secret, model.tensors[secret.name].double().t() * scales.get(secret.name, 1.0)
 
 
 def share_input(embedded: EmbeddedText, program: Program, entropy: Entropy) -> Shares:
@@ -57,7 +62,7 @@ def share_input(embedded: EmbeddedText, program: Program, entropy: Entropy) -> S
 def shipped(secrets: Sequence[Secret], party: int) -> dict[str, Expected]:
     """Return names, types and shapes of what a party is sent of `secrets`."""
     return {
-        f"{secret.name}.{component}": Expected(torch.int64, secret.shape if component == _REST else _SEED_SHAPE)
+        f"{secret.name}.{component}": Expected(torch.int64, secret.shape if component == _REST else SEED_SHAPE)
         for secret in secrets
         for component in _components(party)
     }
@@ -75,7 +80,7 @@ def held(party: int, secret: Secret, tensors: Mapping[str, Tensor]) -> Shared:
                 cure="share for the same model and program",
                 code=ExitCode.INVALID_MODEL,
             )
-        parts.append(tensor if name.endswith(f".{_REST}") else _expanded(tensor, secret.shape))
+        parts.append(tensor if name.endswith(f".{_REST}") else expanded(tensor, secret.shape))
     return Shared(*parts)
 
 
@@ -88,7 +93,7 @@ def reveal(parts: Sequence[Shared], fraction: int) -> list[float]:
 
 
 def revealed(summands: Sequence[Tensor], fraction: int) -> list[float]:
-    """Return the numbers that the three parties' summands add up to."""
+    """Return the numbers that the parties' summands add up to."""
     total = torch.stack(tuple(summands)).sum(0)  # wraps mod 2^64, as it must
     return [ldexp(value, -fraction) for value in total.reshape(-1).tolist()]
 
@@ -101,16 +106,21 @@ def _share(secrets: Iterable[tuple[Secret, Tensor]], entropy: Entropy) -> Shares
     return shares
 
 
-def _dealt(secret: Secret, values: Tensor, entropy: Entropy) -> Iterator[tuple[int, str, Tensor]]:
+def encoded(secret: Secret, values: Tensor) -> Tensor:
+    """Return the fixed-point integers of a secret's values; raises InvalidInput when they do not fit."""
     if tuple(values.shape) != secret.shape:
         raise InvalidInput(f"{secret.name} has another shape than the program's", where="shares")
     # NaN is in no range.
     if not bool((values.abs() < _MOST).all()):
         what = f"{secret.name} holds a number that fixed point cannot, {_MOST:g} or more"
         raise InvalidInput(what, where="shares", cure="check the model", code=ExitCode.INVALID_MODEL)
+    return (values * 2.0**secret.bits).round().to(torch.int64).contiguous()
+
+
+def _dealt(secret: Secret, values: Tensor, entropy: Entropy) -> Iterator[tuple[int, str, Tensor]]:
+    fixed = encoded(secret, values)
     seeds = (entropy(KEY_BYTES), entropy(KEY_BYTES))
-    encoded = (values * 2.0**secret.bits).round().to(torch.int64).contiguous()
-    parts = [*map(_seed_tensor, seeds), deal(encoded, seeds, _RING).rest]
+    parts = [*map(seed_tensor, seeds), deal(fixed, seeds, _RING).rest]
     for party in range(PARTIES):
         for component in _components(party):
             yield party, f"{secret.name}.{component}", parts[component]
@@ -120,9 +130,11 @@ def _components(party: int) -> tuple[int, int]:
     return party, (party + 1) % PARTIES
 
 
-def _seed_tensor(seed: bytes) -> Tensor:
+def seed_tensor(seed: bytes) -> Tensor:
+    """Return a seed as it is sent."""
     return torch.frombuffer(bytearray(seed), dtype=torch.int64)
 
 
-def _expanded(seed: Tensor, shape: tuple[int, ...]) -> Tensor:
+def expanded(seed: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return the values that a sent seed stands for."""
     return expand(seed.contiguous().numpy().tobytes(), 0, 0, _RING.bits, shape)

@@ -1,0 +1,21 @@
+"""How a party's process takes its memory from the system."""
+
+from __future__ import annotations
+
+import ctypes
+
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
+_OWN_PAGES = 4 << 20  # weights on their way are larger, what a round of 128 tokens computes is smaller
+_KEPT = 256 << 20
+
+
+def give_large_blocks_back() -> None:
+    """Have the C library map blocks from 4 MiB on for themselves, so that they leave the process when they are freed.
+
+    glibc's own bound grows to 32 MiB with what is freed: weights on their way would go through its heap, and what is
+    freed there between blocks that live stays the process's. Other libraries have no such bound; nothing is done there.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, _OWN_PAGES)
+        mallopt(_TRIM_THRESHOLD, _KEPT)

@@ -1,0 +1,149 @@
+/* Passes over elements that a protocol would otherwise make in many: each reads its operands and writes its results
+ * once. All arithmetic is modulo 2^64 or, for `narrow` operands, modulo two to their width; nothing is aligned or
+ * overlaps but where it says so. The unit is built once a kind of CPU, under another suffix each, for the compiler to
+ * vectorise; the same bits come out of each. See ring.h for what each pass computes. */
+#include "ring.h"
+
+#ifndef PASS
+#define PASS(name) ring_##name##_plain
+#endif
+
+typedef uint64_t u64;
+#define R restrict
+#define EACH for (size_t i = 0; i < count; i++)
+
+void PASS(total)(size_t count, u64 *R out, const u64 *R a, const u64 *R b, const u64 *R c, const u64 *R d, u64 constant) {
+    if (d != NULL) EACH out[i] = a[i] + b[i] + c[i] + d[i] + constant;
+    else if (c != NULL) EACH out[i] = a[i] + b[i] + c[i] + constant;
+    else EACH out[i] = a[i] + b[i] + constant;
+}
+
+void PASS(product)(size_t count, u64 *R out, const u64 *R x0, const u64 *R x1, const u64 *R y0, const u64 *R y1) {
+    EACH out[i] = x0[i] * (y0[i] + y1[i]) + x1[i] * y0[i];
+}
+
+void PASS(product_bits)(size_t count, u64 *R out, const u64 *R x0, const u64 *R x1, const u64 *R y0, const u64 *R y1) {
+    EACH out[i] = (x0[i] & (y0[i] ^ y1[i])) ^ (x1[i] & y0[i]);
+}
+
+void PASS(square)(size_t count, u64 *R out, const u64 *R x0, const u64 *R x1) {
+    EACH out[i] = x0[i] * (x0[i] + 2 * x1[i]);
+}
+
+/* Sign-extends the low `cut` bits of a narrow word. */
+#define LOW(T, v) ((T)((T)((U)(v) << spare) >> spare))
+#define SPARE(T) const int spare = (int)(8 * sizeof(T)) - cut
+
+#define NARROW(bits)                                                                                                   \
+    static void component_##bits(size_t count, u64 *R out, const u64 *R mask, const int##bits##_t *R pad, int cut) {   \
+        EACH out[i] = -((mask[i] >> cut) + ((u64)(int64_t)pad[i] << (64 - cut)));                                      \
+    }                                                                                                                  \
+    static void hints_##bits(size_t count, int##bits##_t *R wrap, int##bits##_t *R top, const u64 *R a,                \
+                             const u64 *R b, const int##bits##_t *R wrap_mask, const int##bits##_t *R top_mask,        \
+                             int cut) {                                                                                \
+        typedef uint##bits##_t U;                                                                                      \
+        SPARE(U);                                                                                                      \
+        EACH {                                                                                                         \
+            const u64 sum = a[i] + b[i];                                                                               \
+            const u64 carry = ((a[i] & b[i]) | ((a[i] | b[i]) & ~sum)) >> 63;                                          \
+            wrap[i] = LOW(int##bits##_t, (U)carry - (U)wrap_mask[i]);                                                  \
+            top[i] = LOW(int##bits##_t, (U)(sum >> 63) - (U)top_mask[i]);                                              \
+        }                                                                                                              \
+    }                                                                                                                  \
+    static void overflow_##bits(size_t count, int##bits##_t *R out, const u64 *R c, const int##bits##_t *R wrap,       \
+                                const int##bits##_t *R top, const int##bits##_t *R pad, int cut) {                     \
+        typedef uint##bits##_t U;                                                                                      \
+        SPARE(U);                                                                                                      \
+        EACH {                                                                                                         \
+            const U positive = (U)((c[i] >> 63) - 1); /* all ones where c's top bit is 0 */                            \
+            out[i] = LOW(int##bits##_t, (U)wrap[i] + ((U)top[i] & positive) + (U)pad[i]);                              \
+        }                                                                                                              \
+    }                                                                                                                  \
+    static void common_##bits(size_t count, u64 *R out, const u64 *R c, const int##bits##_t *R share,                  \
+                              const int##bits##_t *R other, int cut) {                                                 \
+        const u64 offset = ((u64)1 << (62 - cut)) + 1;                                                                 \
+        EACH out[i] = (c[i] >> cut) + ((((u64)(int64_t)share[i]) + (u64)(int64_t)other[i]) << (64 - cut)) - offset;    \
+    }
+
+NARROW(8)
+NARROW(16)
+NARROW(32)
+NARROW(64)
+
+/* Calls the pass for narrow operands of `bytes`. */
+#define BY_SIZE(name, ...)                                                                                             \
+    switch (bytes) {                                                                                                   \
+    case 1: name##_8(__VA_ARGS__); break;                                                                              \
+    case 2: name##_16(__VA_ARGS__); break;                                                                             \
+    case 4: name##_32(__VA_ARGS__); break;                                                                             \
+    default: name##_64(__VA_ARGS__); break;                                                                            \
+    }
+
+void PASS(component)(size_t count, int bytes, int cut, u64 *R out, const u64 *R mask, const void *R pad) {
+    BY_SIZE(component, count, out, mask, pad, cut)
+}
+
+void PASS(hints)(size_t count, int bytes, int cut, void *R wrap, void *R top, const u64 *R a, const u64 *R b,
+                 const void *R wrap_mask, const void *R top_mask) {
+    BY_SIZE(hints, count, wrap, top, a, b, wrap_mask, top_mask, cut)
+}
+
+void PASS(overflow)(size_t count, int bytes, int cut, void *R out, const u64 *R c, const void *R wrap,
+                    const void *R top, const void *R pad) {
+    BY_SIZE(overflow, count, out, c, wrap, top, pad, cut)
+}
+
+void PASS(common)(size_t count, int bytes, int cut, u64 *R out, const u64 *R c, const void *R share,
+                  const void *R other) {
+    BY_SIZE(common, count, out, c, share, other, cut)
+}
+
+void PASS(pairs)(size_t count, u64 *R high, u64 *R low, const u64 *R passes, const u64 *R arises) {
+    const u64 odd = 0xAAAAAAAAAAAAAAAAu, even = 0x5555555555555555u;
+    EACH {
+        const u64 p = passes[i];
+        high[i] = (p & odd) | ((p >> 1) & even);
+        low[i] = ((arises[i] & even) << 1) | (p & even);
+    }
+}
+
+void PASS(groups)(size_t count, int half, u64 lower, u64 p_places, u64 *R high, u64 *R low, u64 *R rest,
+                  const u64 *R words) {
+    const u64 g_places = lower & ~p_places;
+    const u64 *R upper = words + count;
+    EACH {
+        const u64 a = words[i] >> half & p_places, b = upper[i] >> half & p_places;
+        high[i] = (a | a << 1) | (b | b << 1) << half;
+        low[i] = (words[i] & lower) | (upper[i] & lower) << half;
+        rest[i] = (words[i] >> half & g_places) | (upper[i] >> half & g_places) << half;
+    }
+}
+
+void PASS(offer)(size_t count, u64 *R product, u64 *R bit, const int8_t *R e_bits, const u64 *R x0, const u64 *R x1,
+                 const u64 *R product_mask, const u64 *R bit_mask) {
+    EACH {
+        const u64 e = (u64)(int64_t)e_bits[i];
+        product[i] = e * (x0[i] + x1[i]) - product_mask[i];
+        bit[i] = e - bit_mask[i];
+    }
+}
+
+/* `sum` is both read and written; `also` may be NULL. */
+void PASS(choose)(size_t count, u64 *R sum, const int8_t *R bit, const u64 *R known, const u64 *R also,
+                  const u64 *R product, const u64 *R e, const u64 *R x) {
+    if (also != NULL) EACH {
+        const u64 n = (u64)(int64_t)bit[i], w = product[i] + e[i] * x[i];
+        sum[i] += n * (known[i] + also[i]) + (1 - 2 * n) * w;
+    }
+    else EACH {
+        const u64 n = (u64)(int64_t)bit[i], w = product[i] + e[i] * x[i];
+        sum[i] += n * known[i] + (1 - 2 * n) * w;
+    }
+}
+
+void PASS(carries)(size_t count, int width, const int8_t *R order, int8_t *R bits, const u64 *R words) {
+    const int lanes = 64 / width, places = width / 2;
+    for (int slice = 0; slice < places; slice++)
+        EACH for (int lane = 0; lane < lanes; lane++)
+            *bits++ = (int8_t)(words[i] >> (lane * width + 2 * order[slice] + 1) & 1);
+}

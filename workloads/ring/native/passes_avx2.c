@@ -1,0 +1,3 @@
+/* The passes for this unit's kind of CPU. */
+#define PASS(name) ring_##name##_avx2
+#include "passes.c"
