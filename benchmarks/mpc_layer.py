@@ -118,17 +118,17 @@ def _delivered(exchanges: Sequence[Any], party: int) -> Any:
     return Received(tuple(map(Tensor.clone, before.to_next)), tuple(map(Tensor.clone, after.to_previous)))
 
 
-def make_model(generator: torch.Generator) -> PlainModel:
+def make_model(generator: torch.Generator, sizes: Architecture = SIZES) -> PlainModel:
     """Return a model of random weights; attention's entropy and GELU's spread are about those of a trained one."""
     tensors = {}
-    for secret in compile_program(SIZES, TOKENS).weights:
+    for secret in compile_program(sizes, TOKENS).weights:
         normal = torch.randn(secret.shape[::-1], generator=generator)
         spread = 1.5 if "query" in secret.name or "key" in secret.name else 1.0
         if "LayerNorm" in secret.name:
             tensors[secret.name] = normal * 0.1 + float(secret.name.endswith("weight"))
         else:
             tensors[secret.name] = normal * (spread * secret.shape[0] ** -0.5 if normal.dim() == 2 else 0.05)
-    return PlainModel(SIZES, "sha256:" + "0" * 64, tensors, None)
+    return PlainModel(sizes, "sha256:" + "0" * 64, tensors, None)
 
 
 @dataclass(frozen=True)

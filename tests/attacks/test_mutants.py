@@ -14,6 +14,7 @@ from attacks.mutants_client import CLIENT_MUTANTS
 from attacks.mutants_crypten import CRYPTEN_MUTANTS
 from attacks.mutants_inference import INFERENCE_MUTANTS
 from attacks.mutants_ledger_service import LEDGER_SERVICE_MUTANTS
+from attacks.mutants_malicious import MALICIOUS_MUTANTS
 from attacks.mutants_mpc import MPC_MUTANTS
 from attacks.mutants_secagg import SECAGG_MUTANTS
 from attacks.mutants_training import TRAINING_MUTANTS
@@ -27,6 +28,7 @@ MUTANTS = {
     **CLIENT_MUTANTS,
     **MPC_MUTANTS,
     **INFERENCE_MUTANTS,
+    **MALICIOUS_MUTANTS,
     **CRYPTEN_MUTANTS,
 }
 WORKERS = 2  # each mutant is a process of its own; two cores are assumed

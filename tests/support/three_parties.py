@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from foedus_workloads.mpc.streams import KeyedStreams
 class Run:
     """What came of an operation: each party's result, the rounds, and the bytes and messages that each party sent."""
 
-    results: list
+    results: list[Any]
     rounds: int = 0
     sent: list[int] = field(default_factory=lambda: [0, 0, 0])
     seen: list[list[Tensor]] = field(default_factory=lambda: [[], [], []])
@@ -46,7 +47,8 @@ def shared(secret: Tensor, ring: Ring = WHOLE, seed: int = 7) -> list[Shared]:
 
 
 def encoded(values: Tensor, fraction: int = 16) -> Tensor:
-    return (values.double() * 2**fraction).round().to(torch.int64)
+    scaled: Tensor = values.double() * 2**fraction
+    return scaled.round().to(torch.int64)
 
 
 def revealed(shares: Sequence[Shared], bits: int = 64) -> Tensor:
@@ -54,7 +56,7 @@ def revealed(shares: Sequence[Shared], bits: int = 64) -> Tensor:
     for i in range(3):
         same = low_bits(shares[i].next - shares[(i + 1) % 3].own, bits)
         assert not same.any(), f"parties {i} and {(i + 1) % 3} hold different components"
-    return low_bits(sum(share.own for share in shares), bits)
+    return low_bits(shares[0].own + shares[1].own + shares[2].own, bits)
 
 
 def revealed_bits(shares: Sequence[Shared]) -> Tensor:
@@ -63,7 +65,7 @@ def revealed_bits(shares: Sequence[Shared]) -> Tensor:
     return shares[0].own ^ shares[1].own ^ shares[2].own
 
 
-def run(world: Sequence[Party], operation: Callable[[Party], Operation]) -> Run:
+def run(world: Sequence[Party], operation: Callable[[Party], Operation[Any]]) -> Run:
     """Run the operation at all parties, one round after the other; every payload must be what is expected."""
     running = [operation(party) for party in world]
     outcome = Run([None] * 3)
@@ -71,16 +73,18 @@ def run(world: Sequence[Party], operation: Callable[[Party], Operation]) -> Run:
     while True:
         exchanges: list[Exchange | None] = []
         for i, each in enumerate(running):
+            came = received[i]
             try:
-                exchanges.append(next(each) if received[i] is None else each.send(received[i]))
+                exchanges.append(next(each) if came is None else each.send(came))
             except StopIteration as end:
                 outcome.results[i] = end.value
                 exchanges.append(None)
-        if None in exchanges:
-            assert exchanges == [None] * 3, "parties differ in their rounds"
+        sent = [exchange for exchange in exchanges if exchange is not None]
+        if not sent:
             return outcome
+        assert len(sent) == 3, "parties differ in their rounds"
         outcome.rounds += 1
-        received = [_delivered(exchanges, i, outcome) for i in range(3)]
+        received = [_delivered(sent, i, outcome) for i in range(3)]
 
 
 def _delivered(exchanges: Sequence[Exchange], i: int, outcome: Run) -> Received:

@@ -23,7 +23,7 @@ DEALER = MAX_PARTIES  # the dealer's number among the members of a session: afte
 
 PartyIndex = Annotated[int, Field(ge=0, le=DEALER)]
 PartyCount = Annotated[int, Field(ge=MIN_PARTIES, le=MAX_PARTIES)]
-ProtocolName = Literal["Replicated3PC", "CrypTen"]
+ProtocolName = Literal["Replicated3PC", "Replicated3PCMalicious", "CrypTen"]
 SessionId = Annotated[bytes, Field(min_length=SESSION_BYTES, max_length=SESSION_BYTES)]
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp
 
-PROTOCOLS = ("Replicated3PC", "CrypTen")
-PARTIES = {"Replicated3PC": 3, "CrypTen": 2}  # where nobody says how many
+PROTOCOLS = ("Replicated3PC", "Replicated3PCMalicious", "CrypTen")
+PARTIES = {"Replicated3PC": 3, "Replicated3PCMalicious": 3, "CrypTen": 2}  # where nobody says how many
 KNOWN = "to the parties: the architecture, each text's length up to the next power of two, and when it was asked"
 
 

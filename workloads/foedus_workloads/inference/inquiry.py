@@ -35,7 +35,8 @@ from foedus_contract.inference_wire import (
 )
 from foedus_contract.mpc_wire import DEALER, SessionTerms, member_name, members
 from foedus_workloads.inference.task import SAME_FILES, named_header
-from foedus_workloads.mpc.model.sharing import revealed
+from foedus_workloads.mpc.model.sharing import reveal, revealed
+from foedus_workloads.mpc.party import Shared
 from foedus_workloads.mpc.rounds import Expected
 from foedus_workloads.mpc.wire import buffer, bytes_in, bytes_of, kind_of, tensor_header
 
@@ -53,6 +54,16 @@ class Question:
     shares: Mapping[int, Mapping[str, Tensor]] = field(repr=False)  # by party
     output: tuple[int, ...]
     rounds: int  # of the program, as planned
+
+    @property
+    def copies(self) -> bool:
+        """Whether parties send both their components, so that each has two copies to compare."""
+        return self.terms.protocol == "Replicated3PCMalicious"
+
+    @property
+    def sent(self) -> tuple[int, ...]:
+        """The shape of what a party sends of the result."""
+        return (2, *self.output) if self.copies else self.output
 
 
 @dataclass(frozen=True)
@@ -128,7 +139,7 @@ class Inquiry:
         self._rounds[party] = message.rounds
         if isinstance(message, Computing):
             return ()
-        kind = Expected(torch.int64, (0,) if party == DEALER else self._question.output)
+        kind = Expected(torch.int64, (0,) if party == DEALER else self._question.sent)
         if message.tensor != tensor_header(kind):
             raise _wrong(party, "sent a result of another type or shape")
         self._rooms[party] = buffer(kind)
@@ -140,8 +151,10 @@ class Inquiry:
         outputs = [self._outputs[party] for party in self._members]
         if len({each.rounds for each in outputs}) != 1:
             raise JobFailed("the parties counted different rounds", where="session", cure="start a new session")
-        summands = [torch.from_numpy(self._rooms[party]) for party in self._members if party != DEALER]
-        values = revealed(summands, self._question.terms.fraction)
+        sent = [torch.from_numpy(self._rooms[party]) for party in self._members if party != DEALER]
+        fraction = self._question.terms.fraction
+        copies = [Shared(*each) for each in sent] if self._question.copies else []
+        values = reveal(copies, fraction) if copies else revealed(sent, fraction)
         return Reply(tuple(values), outputs[0].rounds, tuple(each.bytes_sent for each in outputs))
 
     def _parsed(self, party: int, header: bytes) -> PartyMessage:

@@ -9,12 +9,14 @@ from torch import Tensor
 
 from foedus_contract.errors import InvalidInput
 from foedus_contract.mpc_wire import MAX_PARTIES, MIN_PARTIES, PARTIES, ProtocolName
-from foedus_workloads.inference.task import Task, replicated
+from foedus_workloads.inference.task import Task, checked, replicated
+from foedus_workloads.mpc.malicious.record import prepare as prepare_checked
 from foedus_workloads.mpc.model import (
-    ASSUMPTION,
+    ASSUMPTIONS,
     EmbeddedText,
     PlainModel,
     Program,
+    dealt,
     execute,
     plan,
     prepare_weights,
@@ -70,7 +72,7 @@ class Replicated:
 
     protocol: ProtocolName = "Replicated3PC"
     parties = PARTIES
-    assumption = ASSUMPTION
+    assumption = ASSUMPTIONS["Replicated3PC"]
 
     def share_weights(self, model: PlainModel, program: Program, entropy: Entropy) -> Shares:
         """Return what each party is sent of a model's weights."""
@@ -95,10 +97,36 @@ class Replicated:
         return make
 
 
+class ReplicatedMalicious(Replicated):
+    """Three parties, replicated shares, one of them may deviate."""
+
+    protocol: ProtocolName = "Replicated3PCMalicious"
+    assumption = ASSUMPTIONS["Replicated3PCMalicious"]
+
+    def rounds(self, program: Program) -> int:
+        """Return how many rounds the program takes, its checks among them."""
+        return plan(program, "Replicated3PCMalicious").total.rounds
+
+    def tasks(self, member: int, program: Program, shares: Mapping[str, Tensor]) -> Callable[[Program], Task]:
+        """Return what a party does for programs of every length."""
+        weights = prepare_weights(member, program, shares, prepare=prepare_checked)
+
+        def make(asked: Program) -> Task:
+            run = checked(
+                member,
+                lambda party, inputs: execute(party, asked, weights, inputs),
+                lambda inputs: dealt(member, asked, weights, inputs),
+            )
+            return Task(asked.digest, shipped(asked.inputs, member), run)
+
+        return make
+
+
 def find_scheme(protocol: str, parties: int) -> Scheme:
     """Return the scheme; raises InvalidInput for one that there is not, Unavailable where CrypTen is not installed."""
-    if protocol == Replicated.protocol and parties == Replicated.parties:
-        return Replicated()
+    for scheme in (Replicated(), ReplicatedMalicious()):
+        if (protocol, parties) == (scheme.protocol, scheme.parties):
+            return scheme
     if protocol == "CrypTen" and MIN_PARTIES <= parties <= MAX_PARTIES:
         from foedus_workloads.inference.crypten import CrypTen
 
@@ -106,5 +134,6 @@ def find_scheme(protocol: str, parties: int) -> Scheme:
     raise InvalidInput(
         f"there is no {protocol} by {parties} parties",
         where="protocol",
-        cure=f"use Replicated3PC by {PARTIES} parties, or CrypTen by {MIN_PARTIES} to {MAX_PARTIES}",
+        cure=f"use Replicated3PC or Replicated3PCMalicious by {PARTIES} parties, CrypTen by {MIN_PARTIES} to "
+        f"{MAX_PARTIES}",
     )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from foedus_contract.inference_wire import NamedTensor
 from foedus_contract.mpc_wire import SessionTerms
 from foedus_workloads.mpc.arithmetic import zero_mask
+from foedus_workloads.mpc.malicious.audit import Audit
 from foedus_workloads.mpc.party import Party, Shared
 from foedus_workloads.mpc.rounds import Expected, Operation
 from foedus_workloads.mpc.session import Entropy, MemberSession, Session
@@ -59,6 +61,43 @@ def replicated(party: int, run: Callable[[Party, Mapping[str, Tensor]], Operatio
         )
 
     return begin
+
+
+def checked(
+    party: int,
+    run: Callable[[Party, Mapping[str, Tensor]], Operation[Shared]],
+    dealt: Callable[[Mapping[str, Tensor]], Iterable[Shared]],
+) -> Begin:
+    """Return how a party begins a session in which any other one may deviate.
+
+    `dealt` gives all sharings that others made, weights and input: neighbours compare them first.
+    """
+
+    def begin(start: Start) -> Session[Tensor]:
+        return Session(
+            party,
+            start.terms,
+            lambda at: checked_to_client(
+                Audit(at, start.terms.session, start.entropy), at, dealt(start.inputs), run(at, start.inputs)
+            ),
+            incarnation=start.incarnation,
+            entropy=start.entropy,
+        )
+
+    return begin
+
+
+def checked_to_client(
+    audit: Audit, party: Party, dealt: Iterable[Shared], operation: Operation[Shared]
+) -> Operation[Tensor]:
+    """Run the operation and return both components of a fresh sharing of its result, one above the other.
+
+    Nothing is returned before everything is checked. The client compares each component's two copies.
+    """
+    yield from audit.agree(party, dealt)
+    result = yield from operation
+    released = yield from audit.release(party, result)
+    return torch.stack([released.own, released.next])
 
 
 def to_client(party: Party, operation: Operation[Shared]) -> Operation[Tensor]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from foedus_workloads.mpc.arithmetic import product, square
 from foedus_workloads.mpc.comparison import maximum, narrow, sign
-from foedus_workloads.mpc.conversion import Pair, inject
+from foedus_workloads.mpc.conversion import Pair
 from foedus_workloads.mpc.normalisation import Powers, reciprocal, reciprocal_near_one
 from foedus_workloads.mpc.party import Party, Shared
 from foedus_workloads.mpc.polynomials import Quartic, evaluate
+from foedus_workloads.mpc.primitives import inject, product, square, truncate
 from foedus_workloads.mpc.rounds import Operation, together
-from foedus_workloads.mpc.truncation import truncate
 
 # Scores, and what tanh is taken of, lie within 2^15 of 0 and of each other: they are squared, and squares have 30 bits.
 _RANGE_BITS = 15

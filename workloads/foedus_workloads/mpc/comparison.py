@@ -29,10 +29,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from foedus_workloads.mpc.arithmetic import BOOLEAN, multiply
-from foedus_workloads.mpc.conversion import Pair, bit_to_arithmetic, inject
+from foedus_workloads.mpc.arithmetic import BOOLEAN
+from foedus_workloads.mpc.conversion import Pair
 from foedus_workloads.mpc.known_factor import share_and_multiply
-from foedus_workloads.mpc.party import Party, Shared, Step
+from foedus_workloads.mpc.party import Party, Shared
+from foedus_workloads.mpc.primitives import bit_to_arithmetic, carry_words, inject, multiply
 from foedus_workloads.mpc.ring import WORD_BITS, container, passes_for
 from foedus_workloads.mpc.rounds import Operation
 
@@ -71,9 +72,8 @@ def negative(party: Party, x: Shared, window: Window | None = None) -> Operation
 
 def sign(party: Party, x: Shared, window: Window | None = None) -> Operation[Shared]:
     """Return a Boolean sharing of 1 where x < 0 and 0 elsewhere: 2 + log2(w) rounds."""
-    words = _Words(window or whole(party), party.ring.bits)
-    step = party.begin()
-    passes, arises = yield from _first_words(party, step, x, words)
+    words = Words(window or whole(party), party.ring.bits)
+    passes, arises = yield from carry_words(party, x, words)
     top = passes.map(words.top_bits)
     combined = yield from _first_level(party, passes.map(words.raise_bits), arises.map(words.raise_bits), words)
     half = 2
@@ -86,7 +86,7 @@ def sign(party: Party, x: Shared, window: Window | None = None) -> Operation[Sha
 
 
 @dataclass(frozen=True)
-class _Words:
+class Words:
     """How windows lie in words: side by side in words of 64 bits; alone where a test's ring is smaller."""
 
     window: Window
@@ -94,10 +94,12 @@ class _Words:
 
     @property
     def bits(self) -> int:
+        """The bits of a word."""
         return WORD_BITS if self.ring_bits == WORD_BITS else self.window.width
 
     @property
     def lanes(self) -> int:
+        """Windows in a word."""
         return self.bits // self.window.width
 
     def pack(self, values: Tensor) -> Tensor:
@@ -150,8 +152,9 @@ def _pattern(bits: int, period: int, offset: int, width: int) -> int:
     return word - (1 << WORD_BITS) if word >> (WORD_BITS - 1) else word
 
 
-def _first_words(party: Party, step: Step, x: Shared, words: _Words) -> Operation[tuple[Shared, Shared]]:
-    """Return Boolean sharings of p = m XOR n and g = m AND n."""
+def first_words(party: Party, x: Shared, words: Words) -> Operation[tuple[Shared, Shared]]:
+    """Return Boolean sharings of p = m XOR n and g = m AND n (step 1)."""
+    step = party.begin()
     roles = step.roles()
     first, second = party.index == roles.first, party.index == roles.second
     known = words.pack(x.own + x.next if first else x.next if second else x.own)
@@ -161,7 +164,7 @@ def _first_words(party: Party, step: Step, x: Shared, words: _Words) -> Operatio
     return m ^ n, arises
 
 
-def _first_level(party: Party, passes: Shared, arises: Shared, words: _Words) -> Operation[Shared]:
+def _first_level(party: Party, passes: Shared, arises: Shared, words: Words) -> Operation[Shared]:
     """Combine bits 2j + 1 and 2j; in the words returned g stands at bit 2j + 1 and p at bit 2j."""
     odd, even = words.pattern(2, 1, 1), words.pattern(2, 0, 1)
 
@@ -176,7 +179,7 @@ def _first_level(party: Party, passes: Shared, arises: Shared, words: _Words) ->
     return combined ^ arises.map(lambda t: t & odd)
 
 
-def _level(party: Party, combined: Shared, half: int, words: _Words) -> Operation[Shared]:
+def _level(party: Party, combined: Shared, half: int, words: Words) -> Operation[Shared]:
     """Combine neighbouring groups of `half` bits; the groups left of two words are put into one word.
 
     A group holds (g, p) of half/2 elements, so the words of both halves of the elements fit beside each other.

@@ -34,14 +34,14 @@ from foedus_workloads.mpc.rounds import Exchange, Operation
 _RESULT_FIRST, _RESULT_SECOND, _PAIRS = range(3)  # slots; from the last one on two for each pair
 
 
-def bit_to_arithmetic(party: Party, bit: Shared) -> Operation[Shared]:
-    """Return an arithmetic sharing of a Boolean bit: 2 rounds, one element a party in both together."""
+def bit_to_arithmetic(party: Party, bit: Shared, *, bits: int | None = None) -> Operation[Shared]:
+    """Return an arithmetic sharing of a Boolean bit, mod 2^bits: 2 rounds, one element a party in both together."""
     step = party.begin()
     roles = step.roles()
     known = _known(party, roles, bit).to(torch.int64)
     zero = torch.zeros_like(known)
     n = Shared(own=known if party.index == roles.dealer else zero, next=known if party.index == roles.second else zero)
-    e, both = yield from share_and_multiply(party, step, known, ARITHMETIC)
+    e, both = yield from share_and_multiply(party, step, known, ARITHMETIC, bits=bits)
     return e + n - both * 2
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from foedus_workloads.mpc.activations import divide, exponentials, inverse_of_sum
-from foedus_workloads.mpc.arithmetic import Weight, matrix_product, prepare, product, reshare, square_sum
 from foedus_workloads.mpc.normalisation import Powers, inverse_root
-from foedus_workloads.mpc.party import Party, Shared, Summand
+from foedus_workloads.mpc.party import Party, Shared
+from foedus_workloads.mpc.primitives import Weight, matrix_product, prepare, product, reshare, square_sum, truncate
 from foedus_workloads.mpc.rounds import Operation, together
-from foedus_workloads.mpc.truncation import truncate
 
 # Variances of hidden states between 2^-12 and 2^12: embeddings of BERT have about 2^-9, its last layers up to 2^3.
 VARIANCES = Powers(-12, 12)
@@ -25,8 +24,7 @@ class Linear:
 
 def linear(party: Party, x: Shared, layer: Linear) -> Operation[Shared]:
     """Return x W + b: [..., m, k] -> [..., m, n]; 2 rounds."""
-    summand = matrix_product(party, x, layer.weight)
-    return (yield from truncate(party, Summand(summand.value + layer.bias.own), party.fraction))
+    return (yield from truncate(party, matrix_product(party, x, layer.weight) + layer.bias, party.fraction))
 
 
 @dataclass(frozen=True)
@@ -59,8 +57,7 @@ def layer_norm(party: Party, x: Shared, norm: Norm, *, variances: Powers = VARIA
     powers = Powers(variances.low + width - 1, variances.high + width)
     squares = party.add_public(squares, party.encode(norm.epsilon * count))
     inverse = yield from inverse_root(party, squares.map(lambda t: t.unsqueeze(-1)), powers, factor=count**0.5)
-    scaled = product(party, weighted, inverse)
-    shifted = Summand(scaled.value + norm.bias.own * (1 << 2 * f))
+    shifted = product(party, weighted, inverse) + norm.bias * (1 << 2 * f)
     return (yield from truncate(party, shifted, 2 * f))
 
 
@@ -75,10 +72,10 @@ def attention(
     """
     f = party.fraction
     scores = yield from truncate(
-        party, matrix_product(party, query, prepare(key.map(lambda t: t.transpose(-1, -2)))), f
+        party, matrix_product(party, query, prepare(party, key.map(lambda t: t.transpose(-1, -2)))), f
     )
     weights = yield from exponentials(party, scores if mask is None else scores + mask)
     sums, inverse = yield from together(
-        [truncate(party, matrix_product(party, weights, prepare(value)), f), inverse_of_sum(party, weights)]
+        [truncate(party, matrix_product(party, weights, prepare(party, value)), f), inverse_of_sum(party, weights)]
     )
     return (yield from divide(party, sums, inverse))

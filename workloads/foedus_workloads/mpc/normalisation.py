@@ -18,11 +18,10 @@ from itertools import pairwise
 
 import torch
 
-from foedus_workloads.mpc.arithmetic import product, square
 from foedus_workloads.mpc.comparison import negative
 from foedus_workloads.mpc.party import Party, Shared
+from foedus_workloads.mpc.primitives import product, square, truncate
 from foedus_workloads.mpc.rounds import Operation, together
-from foedus_workloads.mpc.truncation import truncate
 
 # 1/sqrt(1.5 + x) for |x| <= 1/2: the polynomial of degree 4 with the smallest largest relative error, 7.5e-5, found by
 # iteratively reweighted least squares (Lawson) on 2,000 Chebyshev points.

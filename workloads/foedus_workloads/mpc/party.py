@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import ldexp
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from torch import Tensor
 from foedus_workloads.mpc.ring import Ring, container, low_bits
 from foedus_workloads.mpc.rounds import Expected
 from foedus_workloads.mpc.streams import Streams
+
+if TYPE_CHECKING:
+    from foedus_workloads.mpc.primitives import Primitives
 
 PARTIES = 3
 _WORD = torch.int64
@@ -71,6 +75,9 @@ class Summand:
         """The shape of the secret."""
         return tuple(self.value.shape)
 
+    def __add__(self, other: Shared) -> Summand:
+        return Summand(self.value + other.own)
+
 
 @dataclass(frozen=True)
 class Roles:
@@ -92,6 +99,12 @@ class Roles:
         return (self.dealer + 2) % PARTIES
 
 
+def _semi_honest() -> Primitives:
+    from foedus_workloads.mpc.semi_honest import SEMI_HONEST
+
+    return SEMI_HONEST
+
+
 @dataclass
 class Party:
     """One of the three parties of a session: its number, its ring, its streams and the count of its steps.
@@ -104,6 +117,7 @@ class Party:
     ring: Ring = field(default_factory=Ring)
     fraction: int = 16  # bits after the point; 18 gives finer values and less room
     steps: int = 0
+    primitives: Primitives = field(default_factory=_semi_honest, repr=False)
 
     @property
     def following(self) -> int:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from foedus_workloads.mpc.arithmetic import product, square
-from foedus_workloads.mpc.party import Party, Shared, Summand
+from foedus_workloads.mpc.party import Party, Shared
+from foedus_workloads.mpc.primitives import product, square, truncate
 from foedus_workloads.mpc.rounds import Operation
-from foedus_workloads.mpc.truncation import truncate
 
 _SCALE_BITS = 16  # of the integers `quartic` and `linear`: with the fraction a truncation by 32 at 16 bits
 
@@ -36,5 +35,5 @@ def evaluate(party: Party, z: Shared, form: Quartic, *, half: Shared | None = No
     right = party.add_public(y * form.quartic + z * form.linear, party.encode(form.other))
     summand = product(party, left, right)
     if half is not None:
-        summand = Summand(summand.value + half.own * (1 << (f + _SCALE_BITS - 1)))
+        summand = summand + half * (1 << (f + _SCALE_BITS - 1))
     return (yield from truncate(party, summand, f + _SCALE_BITS))

@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from torch import Tensor
 
 from foedus_contract.canonical import domain_bytes
-from foedus_contract.errors import InvalidInput, JobFailed
+from foedus_contract.errors import FoedusError, InvalidInput, JobFailed
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.mpc_wire import MPC_PROTOCOL_VERSION, Hello, Round, SessionTerms, member_name
 from foedus_workloads.mpc.party import PARTIES, Party
@@ -257,6 +257,9 @@ class Session(MemberSession[T]):
         while True:
             try:
                 exchange = next(self._operation) if received is None else self._operation.send(received)
+            except FoedusError:  # a check of the protocol's own
+                self._over, self._inboxes = True, {}
+                raise
             except StopIteration as end:
                 self._results, self._over, self._inboxes = [end.value], True, {}
                 return tuple(sends)

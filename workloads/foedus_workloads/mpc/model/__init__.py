@@ -11,14 +11,14 @@ client and owner: the embedding tables and the tokenizer, with which a client tu
 from foedus_workloads.mpc.model.architecture import Architecture
 from foedus_workloads.mpc.model.checkpoint import PlainModel, check_model, read_model
 from foedus_workloads.mpc.model.evaluate import StepError, evaluate, step_errors
-from foedus_workloads.mpc.model.execute import PartyWeights, execute, prepare_weights
-from foedus_workloads.mpc.model.plan import ASSUMPTION, Cost, Plan, plan
+from foedus_workloads.mpc.model.execute import PartyWeights, dealt, execute, prepare_weights
+from foedus_workloads.mpc.model.plan import ASSUMPTIONS, Cost, Plan, plan
 from foedus_workloads.mpc.model.program import Program, Secret, compile_program, padded_length
 from foedus_workloads.mpc.model.sharing import Shares, reveal, share_input, share_weights, shipped
 from foedus_workloads.mpc.model.text import EmbeddedText
 
 __all__ = [
-    "ASSUMPTION",
+    "ASSUMPTIONS",
     "Architecture",
     "Cost",
     "EmbeddedText",
@@ -31,6 +31,7 @@ __all__ = [
     "StepError",
     "check_model",
     "compile_program",
+    "dealt",
     "evaluate",
     "execute",
     "padded_length",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from foedus_workloads.mpc import layers
 from foedus_workloads.mpc.activations import gelu, tanh
-from foedus_workloads.mpc.arithmetic import prepare
 from foedus_workloads.mpc.model.program import (
     INNER,
     KEY,
@@ -27,8 +26,11 @@ from foedus_workloads.mpc.model.program import (
 )
 from foedus_workloads.mpc.model.sharing import held
 from foedus_workloads.mpc.party import Party, Shared
+from foedus_workloads.mpc.primitives import Weight, pause
 from foedus_workloads.mpc.rounds import Operation, together
+from foedus_workloads.mpc.semi_honest import SEMI_HONEST
 
+Prepare = Callable[[Shared], Weight]
 Observe = Callable[[Step, tuple[Shared, ...]], None]
 _FUNCTIONS = {"gelu": gelu, "tanh": tanh}
 
@@ -41,13 +43,18 @@ class PartyWeights:
     norms: Mapping[str, layers.Norm] = field(repr=False)
 
 
-def prepare_weights(party: int, program: Program, shares: Mapping[str, Tensor]) -> PartyWeights:
-    """Return what `execute` wants of a party's shares of the weights; raises InvalidInput when one does not fit."""
+def prepare_weights(
+    party: int, program: Program, shares: Mapping[str, Tensor], *, prepare: Prepare = SEMI_HONEST.prepare
+) -> PartyWeights:
+    """Return what `execute` wants of a party's shares of the weights; raises InvalidInput when one does not fit.
+
+    `prepare` is the protocol's.
+    """
     secrets = {secret.name: secret for secret in program.weights}
-    return build_weights(program, lambda name: held(party, secrets[name], shares))
+    return build_weights(program, lambda name: held(party, secrets[name], shares), prepare)
 
 
-def build_weights(program: Program, share: Callable[[str], Shared]) -> PartyWeights:
+def build_weights(program: Program, share: Callable[[str], Shared], prepare: Prepare) -> PartyWeights:
     """Return the program's layers over the shares that `share` finds by name."""
     linears, norms = {}, {}
     for step in program.steps:
@@ -59,6 +66,23 @@ def build_weights(program: Program, share: Callable[[str], Shared]) -> PartyWeig
             weight, bias = (share(f"{step.name}.{part}") for part in ("weight", "bias"))
             norms[step.name] = layers.Norm(weight, bias, step.epsilon)
     return PartyWeights(linears, norms)
+
+
+def dealt_weights(weights: PartyWeights) -> Iterator[Shared]:
+    """Yield a party's shares of all weights, where the protocol has kept them beside what it prepared."""
+    for linear in weights.linears.values():
+        yield linear.weight.shares
+        yield linear.bias
+    for norm in weights.norms.values():
+        yield norm.weight
+        yield norm.bias
+
+
+def dealt(party: int, program: Program, weights: PartyWeights, inputs: Mapping[str, Tensor]) -> Iterator[Shared]:
+    """Yield a party's shares of all that owner and client have shared."""
+    yield from dealt_weights(weights)
+    for secret in program.inputs:
+        yield held(party, secret, inputs)
 
 
 def execute(
@@ -82,6 +106,7 @@ def execute(
         values.update(zip(step.writes, made, strict=True))
         if observe is not None:
             observe(step, made)
+        yield from pause(party)
     return values[LOGITS].map(lambda t: t.reshape(-1))
 
 

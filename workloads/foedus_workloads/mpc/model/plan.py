@@ -7,7 +7,7 @@ Whatever the protocols do, the plan is what they do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, TypeVar
@@ -16,16 +16,24 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from foedus_workloads.mpc.model.execute import PartyWeights, build_weights, run_step
-from foedus_workloads.mpc.model.program import Program, Secret, Step
+from foedus_contract.mpc_wire import SESSION_BYTES, ProtocolName
+from foedus_workloads.mpc.malicious.audit import Audit
+from foedus_workloads.mpc.malicious.record import prepare as prepare_checked
+from foedus_workloads.mpc.model.execute import PartyWeights, build_weights, dealt_weights, run_step
+from foedus_workloads.mpc.model.program import LOGITS, Program, Secret, Step
 from foedus_workloads.mpc.party import PARTIES, Party, Shared
+from foedus_workloads.mpc.primitives import pause
 from foedus_workloads.mpc.ring import container
 from foedus_workloads.mpc.rounds import Exchange, Expected, Operation, Received
+from foedus_workloads.mpc.semi_honest import SEMI_HONEST
 
-ASSUMPTION = (
-    "private as long as no two of the three parties put together what they know, and each follows the protocol; "
-    "three parties under one administrator are a demonstration"
-)
+_DEMONSTRATION = "three parties under one administrator are a demonstration"
+ASSUMPTIONS: Mapping[ProtocolName, str] = {
+    "Replicated3PC": "private as long as no two of the three parties put together what they know, and each follows the "
+    f"protocol; {_DEMONSTRATION}",
+    "Replicated3PCMalicious": "private, and right or no answer at all, as long as no two of the three parties put "
+    f"together what they know, whatever one of them does; not externally reviewed; {_DEMONSTRATION}",
+}
 T = TypeVar("T")
 _META = torch.device("meta")
 _ELEMENTWISE = frozenset(
@@ -64,11 +72,13 @@ class Plan:
 
     program: Program
     costs: tuple[Cost, ...]
+    protocol: ProtocolName = "Replicated3PC"
+    checks: Cost = Cost()  # of what was claimed in all steps, and of what parties must hold alike
 
     @property
     def total(self) -> Cost:
         """The cost of the whole program, between the parties."""
-        return sum(self.costs, Cost())
+        return sum(self.costs, self.checks)
 
     @property
     def weight_bytes(self) -> int:
@@ -119,10 +129,12 @@ def _alike(left: Any, right: Any = 0) -> bool:
     return isinstance(left, Tensor) and isinstance(right, int)
 
 
-def plan(program: Program) -> Plan:
+def plan(program: Program, protocol: ProtocolName = "Replicated3PC") -> Plan:
     """Return rounds, messages and bytes of every step of `program`, at each party."""
+    if protocol == "Replicated3PCMalicious":
+        return _plan_with_checks(program)
     secrets = {secret.name: _empty(secret) for secret in program.weights}
-    weights = build_weights(program, secrets.__getitem__)
+    weights = build_weights(program, secrets.__getitem__, SEMI_HONEST.prepare)
     values = {secret.name: _empty(secret) for secret in program.inputs}
     # Equal steps that begin with the same roles cost the same, and layers repeat them.
     known: dict[tuple[str, int], _Outcome] = {}
@@ -155,10 +167,39 @@ def _outcome(program: Program, step: Step, begun: int, values: Mapping[str, Shar
         count, made = _drive(run_step(party, step, values, weights))
         counts.append(count)
         parties.append(party)
+    return _Outcome(_cost(counts, parties), parties[0].steps - begun, made)
+
+
+def _cost(counts: Sequence[_Count], parties: Sequence[Party]) -> Cost:
     if len({count.rounds for count in counts}) != 1 or len({party.steps for party in parties}) != 1:
-        raise RuntimeError(f"parties differ in the rounds of {step.name}")
+        raise RuntimeError("parties differ in their rounds")
     messages, sent = zip(*((count.messages, count.bytes_sent) for count in counts), strict=True)
-    return _Outcome(Cost(counts[0].rounds, messages, sent), parties[0].steps - begun, made)
+    return Cost(counts[0].rounds, messages, sent)
+
+
+def _plan_with_checks(program: Program) -> Plan:
+    """Return the plan of a program whose claims are checked, together, when there are many and at the end."""
+    secrets = {secret.name: _empty(secret) for secret in program.weights}
+    weights = build_weights(program, secrets.__getitem__, prepare_checked)
+    values = {secret.name: _empty(secret) for secret in program.inputs}
+    parties = [Party(index, _NoStreams(), fraction=program.fraction) for index in range(PARTIES)]
+    audits = [Audit(party, bytes(SESSION_BYTES), bytes) for party in parties]
+
+    def cost(operation: Callable[[int], Operation[T]]) -> tuple[Cost, T]:
+        counts, made = zip(*(_drive(operation(index)) for index in range(PARTIES)), strict=True)
+        return _cost(counts, parties), made[0]
+
+    dealt = [*dealt_weights(weights), *values.values()]
+    checks, _ = cost(lambda i: audits[i].agree(parties[i], dealt))
+    costs = []
+    for step in program.steps:
+        taken, made = cost(lambda i, step=step: run_step(parties[i], step, values, weights))  # type: ignore[misc]
+        costs.append(taken)
+        values.update(zip(step.writes, made, strict=True))
+        checks += cost(lambda i: pause(parties[i]))[0]
+    logits = values[LOGITS].map(lambda t: t.reshape(-1))
+    checks += cost(lambda i: audits[i].release(parties[i], logits))[0]
+    return Plan(program, tuple(costs), "Replicated3PCMalicious", checks)
 
 
 def _drive(operation: Operation[T]) -> tuple[_Count, T]:

@@ -1,0 +1,355 @@
+"""`Replicated3PCMalicious` beside `Replicated3PC`: time, bytes, and a thousand attempts to falsify an answer.
+
+Cost: two layers of MiniLM's size at 128 tokens (of the second, what follows attention has one row), three parties in
+one process whose operations run in step. Seconds are processor time of all three, bytes payloads. What the checks need
+and no input decides, random products and random converted bits, can be made ahead: it is counted apart, as
+preprocessing. The carries of masks could be, too, and count as online.
+
+Attempts: a small program (linear map and GELU), seeded; a cheater that sees the others' messages of a round first and
+whose own checks never fail changes a message, or computes on with an error and makes its shares and tags fit, or is
+wrong in a claim and in random products alike. An attempt ends the session, or changes nothing (a top bit that is
+doubled, a zero that is sent anyway); one that yields another answer is a failure. Then each check is switched off, and
+its own attack must get through.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from benchmarks.harness import Benchmark, Outcome
+from benchmarks.mpc_layer import Spent, drive, make_model
+from foedus_contract.mpc_wire import SESSION_BYTES
+from foedus_workloads.mpc.malicious import audit as audits
+from foedus_workloads.mpc.malicious import bits, coins, products
+from foedus_workloads.mpc.malicious.audit import Audit
+from foedus_workloads.mpc.malicious.buckets import fit
+from foedus_workloads.mpc.malicious.record import prepare as prepare_checked
+from foedus_workloads.mpc.model import (
+    Architecture,
+    EmbeddedText,
+    compile_program,
+    dealt,
+    execute,
+    plan,
+    prepare_weights,
+    reveal,
+    share_input,
+    share_weights,
+)
+from foedus_workloads.mpc.party import PARTIES, Party, Shared
+from foedus_workloads.mpc.rounds import Operation
+from foedus_workloads.mpc.semi_honest import SEMI_HONEST
+from foedus_workloads.mpc.streams import KEY_BYTES, KeyedStreams
+
+TOKENS = 128
+SIZES = Architecture(
+    kind="bert",
+    layers=2,
+    heads=12,
+    hidden=384,
+    intermediate=1536,
+    vocabulary=2,
+    token_types=2,
+    positions=512,
+    padding=0,
+    epsilon=1e-12,
+    labels=("one", "two"),
+)
+TRIALS = 1000
+MOST_TIME, MOST_BYTES, MOST_BYTES_WITH_PREPROCESSING = 5.0, 5.0, 8.0
+
+
+@dataclass
+class Ahead:
+    """What can be made before an input is known: processor seconds, and bytes of all parties."""
+
+    seconds: float = 0.0
+    sent: int = 0
+
+    def of_operation(self, function: Callable[..., Operation[Any]]) -> Callable[..., Operation[Any]]:
+        """Return the operation with its time and bytes counted."""
+
+        def counted(*args: Any, **kwargs: Any) -> Operation[Any]:
+            operation, received = function(*args, **kwargs), None
+            while True:
+                begin = time.process_time()
+                try:
+                    exchange = next(operation) if received is None else operation.send(received)
+                except StopIteration as end:
+                    return end.value
+                finally:
+                    self.seconds += time.process_time() - begin
+                self.sent += sum(each.nbytes for each in (*exchange.to_previous, *exchange.to_next))
+                received = yield exchange
+
+        return counted
+
+    def of_function(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function with its time counted."""
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            begin = time.process_time()
+            made = function(*args, **kwargs)
+            self.seconds += time.process_time() - begin
+            return made
+
+        return counted
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count what the checks make."""
+        with ExitStack() as stack:
+            for target, name, around in (
+                (products.Kind, "random", self.of_function),
+                (products.Kind, "multiplied", self.of_operation),
+                (bits, "bit_to_arithmetic", self.of_operation),
+            ):
+                stack.enter_context(mock.patch.object(target, name, around(getattr(target, name))))
+            yield
+
+
+def make_parties() -> list[Party]:
+    """Return three parties with fresh keys."""
+    keys = [os.urandom(KEY_BYTES) for _ in range(PARTIES)]
+    return [
+        Party(i, KeyedStreams({component: keys[component] for component in (i, (i + 1) % PARTIES)}))
+        for i in range(PARTIES)
+    ]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Both protocols on the same shares."""
+
+    honest: Spent
+    malicious: Spent
+    ahead: Ahead
+    same: float  # how far the two answers are from each other
+    planned: bool  # rounds and bytes are the plan's
+
+
+def measure_cost() -> Cost:
+    """Run the program once under each protocol."""
+    program = compile_program(SIZES, TOKENS)
+    generator = torch.Generator().manual_seed(0)
+    model = make_model(generator, SIZES)
+    values = torch.randn(TOKENS, SIZES.hidden, generator=generator, dtype=torch.float64)
+    text = EmbeddedText(values, torch.zeros(TOKENS, dtype=torch.float64))
+    shares, inputs = share_weights(model, program, os.urandom), share_input(text, program, os.urandom)
+
+    def prepared(prepare: Callable[[Shared], Any]) -> list[Any]:
+        return [prepare_weights(i, program, shares[i], prepare=prepare) for i in range(PARTIES)]
+
+    plain = prepared(SEMI_HONEST.prepare)
+    honest = drive([execute(p, program, plain[p.index], inputs[p.index]) for p in make_parties()])
+    del plain
+    kept = prepared(prepare_checked)
+
+    def checked(party: Party) -> Operation[Shared]:
+        audit = Audit(party, session, os.urandom)
+        mine = inputs[party.index]
+        yield from audit.agree(party, dealt(party.index, program, kept[party.index], mine))
+        result = yield from execute(party, program, kept[party.index], mine)
+        return (yield from audit.release(party, result))
+
+    ahead, session = Ahead(), os.urandom(SESSION_BYTES)
+    with ahead.counting():
+        malicious = drive([checked(party) for party in make_parties()])
+    answers = [reveal(each.results, program.fraction) for each in (honest, malicious)]
+    same = max(abs(a - b) for a, b in zip(*answers, strict=True))
+    total = plan(program, "Replicated3PCMalicious").total
+    planned = (total.rounds, list(total.bytes_sent)) == (malicious.rounds, malicious.sent)
+    return Cost(honest, malicious, ahead, same, planned)
+
+
+def attempt(seed: int, honest: Sequence[Any], cheaters: Any) -> tuple[str, str]:
+    """Return what was attempted, and whether the session ended, the answer stayed, or a false one came."""
+    chosen = random.Random(seed)
+    cheater = chosen.randrange(PARTIES)
+    name, attack, last = _attack(chosen, honest[cheater], cheaters, cheater)
+    played = cheaters.play(cheaters.small_program, cheater, attack, last=last)
+    if played.values is None:
+        return name, "ended"
+    return name, "unchanged" if cheaters.is_right(played.values) else "false"
+
+
+def _attack(chosen: random.Random, honest: Any, cheaters: Any, cheater: int) -> tuple[str, list[Any], Any]:
+    kind = chosen.choice(("message", "message", "fault", "fault", "tuples", "coins", "last message"))
+    if kind == "message":
+        return kind, [_message(chosen, honest, cheaters, range(len(honest.sent)))], _unchanged
+    if kind == "coins":
+        rounds = [n for n, each in enumerate(honest.sent) if any(t.numel() in (32, 64) for t in each.to_next)]
+        return kind, [_message(chosen, honest, cheaters, rounds)], _unchanged
+    if kind == "last message":
+        return kind, [], lambda shares: _false_copy(chosen, shares, cheater)
+    if kind == "tuples":
+        return kind, _claim_and_tuples(chosen, honest, cheaters), _unchanged
+    step = chosen.choice(cheaters.FAULTS)
+    number = chosen.randrange(len(honest.calls[step]))
+    error = chosen.choice((1, -1, 1 << 13, cheaters.TOP if step == "share" else 1 << 14, chosen.getrandbits(62) | 1))
+    return f"{kind}: {step}", [cheaters.Fault(step, number, error)], _unchanged
+
+
+def _unchanged(shares: list[Shared]) -> list[Shared]:
+    return shares
+
+
+def _message(chosen: random.Random, honest: Any, cheaters: Any, rounds: Sequence[int]) -> Any:
+    while True:
+        number, to_next = chosen.choice(rounds), chosen.random() < 0.5
+        payload = honest.sent[number].to_next if to_next else honest.sent[number].to_previous
+        if payload:
+            break
+    tensor = chosen.randrange(len(payload))
+    place, change = chosen.randrange(payload[tensor].numel()), chosen.choice(("top", "one", "any"))
+
+    def changed(values: Tensor) -> Tensor:
+        flat = values.reshape(-1)
+        low = torch.iinfo(values.dtype).min
+        if change == "one":
+            flat[place] += 1
+        else:
+            flat[place] ^= low if change == "top" else chosen.randrange(low, -low)
+        return values
+
+    return cheaters.Message(number, to_next, tensor, changed)
+
+
+def _claim_and_tuples(chosen: random.Random, honest: Any, cheaters: Any) -> list[Any]:
+    """An error in an early product, and the same in as many random ones as a bucket holds, at guessed places."""
+    sizes = honest.calls["share"]
+    late = [n for n, size in enumerate(sizes) if size in {each.units * each.depth for each in map(fit, range(1, 200))}]
+    early = [n for n in range(len(sizes)) if n < min(late)]
+    claim, number = chosen.choice(early), chosen.choice(late)
+    error = chosen.choice((1, cheaters.TOP))
+    depth = next(each.depth for each in map(fit, range(1, 200)) if each.units * each.depth == sizes[number])
+    places = chosen.sample(range(sizes[number]), depth)
+    return [cheaters.Fault("share", claim, error), cheaters.Fault("share", number, error, places)]
+
+
+def _false_copy(chosen: random.Random, shares: list[Shared], cheater: int) -> list[Shared]:
+    parts = [shares[cheater].own.clone(), shares[cheater].next.clone()]
+    parts[chosen.randrange(2)].reshape(-1)[0] ^= chosen.choice((1, -(2**63)))
+    return [Shared(*parts) if party == cheater else each for party, each in enumerate(shares)]
+
+
+def _nothing(*_: Any) -> Operation[None]:
+    yield from ()
+
+
+def switched_off(honest: Sequence[Any], cheaters: Any) -> Mapping[str, bool]:
+    """Return, by check, whether with that check off some fault of its own kind falsifies the answer."""
+    real = products.check_products
+
+    def only(kinds: Sequence[Any]) -> Callable[..., Operation[None]]:
+        return lambda party, kind, *rest: real(party, kind, *rest) if kind in kinds else _nothing()
+
+    fault = {step: range(len(honest[0].calls[step])) for step in cheaters.FAULTS}
+    off = {
+        "products and squares": ("check_products", only([products.ANDS]), "share"),
+        "ANDs": ("check_products", only([products.PRODUCTS, products.SQUARES]), "deal"),
+        "bits": ("check_bits", _nothing, "convert"),
+        "matrix products": ("check_matrices", _nothing, "share"),
+    }
+    found = {}
+    for name, (check, replacement, step) in off.items():
+        with mock.patch.object(audits, check, replacement):
+            played = (
+                cheaters.play(cheaters.small_program, 0, [cheaters.Fault(step, number, 1 << 13)])
+                for number in fault[step]
+            )
+            found[name] = any(each.values is not None and not cheaters.is_right(each.values) for each in played)
+    with mock.patch.object(coins.Coins, "order", lambda self, count: torch.arange(count)):
+        found["shuffled buckets"] = _unshuffled_passes(honest, cheaters)
+    return found
+
+
+def _unshuffled_passes(honest: Sequence[Any], cheaters: Any) -> bool:
+    """Tell whether a wrong square passes with random ones that are wrong where its bucket lies without a shuffle."""
+    sizes = honest[0].calls["share"]
+    for claim, size in enumerate(sizes):
+        buckets = fit(size)
+        for number in [n for n, each in enumerate(sizes) if each == buckets.units * buckets.depth]:
+            places = [place * buckets.units for place in range(buckets.depth)]
+            faults = [cheaters.Fault("share", claim, 1 << 40), cheaters.Fault("share", number, 1 << 40, places)]
+            played = cheaters.play(cheaters.small_program, 0, faults)
+            if played.values is not None and not cheaters.is_right(played.values):
+                return True
+    return False
+
+
+@dataclass
+class Attempts:
+    """How the attempts ended, by kind."""
+
+    ends: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def add(self, kind: str, end: str) -> None:
+        """Count one."""
+        counts = self.ends.setdefault(kind, {"ended": 0, "unchanged": 0, "false": 0})
+        counts[end] += 1
+
+    @property
+    def false(self) -> int:
+        """Attempts that falsified the answer."""
+        return sum(counts["false"] for counts in self.ends.values())
+
+
+def measure(_folder: Path) -> Outcome:
+    """Measure cost, then attack."""
+    from tests.support import three_cheaters as cheaters
+
+    torch.set_num_threads(1)
+    cost = measure_cost()
+    honest = [cheaters.play(cheaters.small_program, cheater) for cheater in range(PARTIES)]
+    attempts = Attempts()
+    for seed in range(TRIALS):
+        attempts.add(*attempt(seed, honest, cheaters))
+    through = switched_off(honest, cheaters)
+    return _outcome(cost, attempts, through)
+
+
+def _outcome(cost: Cost, attempts: Attempts, through: Mapping[str, bool]) -> Outcome:
+    sent, base = sum(cost.malicious.sent), sum(cost.honest.sent)
+    online = (cost.malicious.seconds - cost.ahead.seconds) / cost.honest.seconds
+    online_bytes, all_bytes = (sent - cost.ahead.sent) / base, sent / base
+    met = online_bytes <= MOST_BYTES and all_bytes <= MOST_BYTES_WITH_PREPROCESSING
+    met = met and attempts.false == 0 and all(through.values()) and cost.same < 0.05 and cost.planned
+    details = {
+        "bytes": {"online": online_bytes, "mostOnline": MOST_BYTES},
+        "bytesWithPreprocessing": {"all": all_bytes, "most": MOST_BYTES_WITH_PREPROCESSING},
+        "secondsWithPreprocessing": cost.malicious.seconds / cost.honest.seconds,
+        "Replicated3PC": _row(cost.honest),
+        "Replicated3PCMalicious": _row(cost.malicious),
+        "preprocessing": {"seconds": cost.ahead.seconds, "bytesOfAll": cost.ahead.sent},
+        "largestDifferenceOfAnswers": cost.same,
+        "measuredAsPlanned": cost.planned,
+        "attempts": attempts.ends,
+        "attackGetsThroughWithout": through,
+    }
+    return Outcome(value=online, met=met, details=details)
+
+
+def _row(spent: Spent) -> Mapping[str, Any]:
+    return {"seconds": spent.seconds, "rounds": spent.rounds, "bytesSent": spent.sent}
+
+
+BENCHMARK = Benchmark(
+    name="mpc-malicious",
+    shows="online processor time of private inference against a party that deviates, over that against curious ones",
+    unit="ratio",
+    target=MOST_TIME,
+    bound="at most",
+    measure=measure,
+)

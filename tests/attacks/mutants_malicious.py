@@ -1,0 +1,97 @@
+"""Mutants of `Replicated3PCMalicious`: with each check off, its own attack gets through."""
+
+from __future__ import annotations
+
+from attacks.mutants import Patch, fails
+
+MALICIOUS = "workloads/foedus_workloads/mpc/malicious"
+FILE = "unit/foedus_workloads/test_mpc_malicious.py"
+COMPUTES = f"{FILE}::test_an_error_that_a_party_computes_on_with_ends_the_session"
+DEALT = f"{FILE}::test_shares_that_do_not_fit_end_the_session_before_anything_is_computed"
+
+MALICIOUS_MUTANTS = {
+    "products-not-checked": fails(
+        f"{COMPUTES}[0-share]",
+        Patch(f"{MALICIOUS}/audit.py", "            if group:\n", "            if group and kind is ANDS:\n"),
+    ),
+    "ands-not-checked": fails(
+        f"{COMPUTES}[0-deal]",
+        Patch(f"{MALICIOUS}/audit.py", "            if group:\n", "            if group and kind is not ANDS:\n"),
+    ),
+    "bits-not-checked": fails(
+        f"{COMPUTES}[0-convert]",
+        Patch(f"{MALICIOUS}/audit.py", "in sorted(claims.bits.items()):", "in sorted({}.items()):"),
+    ),
+    "matrices-not-checked": fails(
+        f"{COMPUTES}[0-share]",
+        Patch(f"{MALICIOUS}/audit.py", "        if claims.matrices:", "        if False:"),
+    ),
+    "differences-not-compared-with-zero": fails(
+        f"{COMPUTES}[1-share]",
+        Patch(
+            f"{MALICIOUS}/transcripts.py",
+            "        self.with_next(-(own + following), bits)\n        self.with_previous(following, bits)\n",
+            "",
+        ),
+    ),
+    "buckets-not-shuffled": fails(
+        f"{FILE}::test_a_claim_and_random_products_that_are_wrong_alike_are_told_apart_by_their_places",
+        Patch(f"{MALICIOUS}/coins.py", "torch.from_numpy(np.argsort(keys.numpy()))", "torch.arange(count)"),
+    ),
+    "buckets-of-one": fails(
+        f"{FILE}::test_buckets_are_as_shallow_as_forty_bits_allow",
+        Patch(f"{MALICIOUS}/buckets.py", "    2: 741_456,\n", "    2: 1_000,\n"),
+    ),
+    "openings-not-compared": fails(
+        f"{FILE}::test_a_false_opening_is_seen_by_its_other_holder[0]",
+        Patch(f"{MALICIOUS}/opening.py", "        transcripts.opened(missing, each.next, bits)\n", ""),
+    ),
+    "masked-values-not-compared": fails(
+        f"{FILE}::test_masked_values_that_two_parties_see_are_compared_with_what_the_third_knows[2]",
+        Patch(f"{MALICIOUS}/truncation.py", "    record.transcripts.with_previous(of_first, cut.bits)\n", ""),
+        Patch(f"{MALICIOUS}/truncation.py", "    record.transcripts.with_next(of_second, cut.bits)\n", ""),
+        Patch(f"{MALICIOUS}/truncation.py", "    record.transcripts.with_next(other, cut.bits)\n", ""),
+        Patch(f"{MALICIOUS}/truncation.py", "    record.transcripts.with_previous(other, cut.bits)\n", ""),
+        why="both parties of a pair note an opened value: with one side off the session ends for everybody",
+    ),
+    "dealt-shares-not-compared": fails(
+        f"{DEALT}[own-0]",
+        Patch(f"{MALICIOUS}/audit.py", "        for each in shared:\n", "        for each in ():\n"),
+    ),
+    "coins-chosen-late": fails(
+        f"{FILE}::test_coins_that_are_not_those_that_were_committed_to_end_the_session[revealed]",
+        Patch(
+            f"{MALICIOUS}/coins.py",
+            "        if not hmac.compare_digest(commitment(session, number, other, nonces[other]), seen):",
+            "        if False:",
+        ),
+    ),
+    "two-commitments-taken": fails(
+        f"{FILE}::test_two_commitments_of_one_party_end_the_session",
+        Patch(
+            f"{MALICIOUS}/coins.py",
+            "        if not hmac.compare_digest(said[NONCE_BYTES:], echo):",
+            "        if False:",
+        ),
+    ),
+    "tags-shown-to-all": fails(
+        f"{FILE}::test_of_a_wrong_result_nobody_is_shown_a_tag_beside_the_one_who_judges[0]",
+        Patch(f"{MALICIOUS}/transcripts.py", "    _check(received.from_next[0], received.from_previous[0])\n", ""),
+    ),
+    "results-released-unchecked": fails(
+        f"{COMPUTES}[2-share]",
+        Patch(
+            f"{MALICIOUS}/audit.py",
+            "        yield from self.settle(party)\n        return fresh\n",
+            "        return fresh\n",
+        ),
+    ),
+    "results-copies-not-compared": fails(
+        "unit/foedus_workloads/test_inference_machines.py::test_a_client_compares_the_copies_of_each_component",
+        Patch(
+            "workloads/foedus_workloads/inference/inquiry.py",
+            "[Shared(*each) for each in sent] if self._question.copies",
+            "[Shared(each[0], sent[(i + 1) % 3][0]) for i, each in enumerate(sent)] if self._question.copies",
+        ),
+    ),
+}

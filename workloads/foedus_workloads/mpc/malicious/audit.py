@@ -1,0 +1,108 @@
+"""A session's audit: the operations for its layers, the agreement on inputs, and the check before anything leaves."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from foedus_workloads.mpc.arithmetic import reshare
+from foedus_workloads.mpc.malicious import comparison, record, truncation
+from foedus_workloads.mpc.malicious.bits import check_bits
+from foedus_workloads.mpc.malicious.claims import Claims
+from foedus_workloads.mpc.malicious.coins import Coins, Entropy, toss
+from foedus_workloads.mpc.malicious.matrices import check_matrices
+from foedus_workloads.mpc.malicious.products import ANDS, PRODUCTS, SQUARES, check_products
+from foedus_workloads.mpc.malicious.record import Pending, Record
+from foedus_workloads.mpc.malicious.transcripts import Transcripts, compare
+from foedus_workloads.mpc.party import Party, Shared, Summand
+from foedus_workloads.mpc.primitives import Primitives
+from foedus_workloads.mpc.rounds import Operation, together
+
+# Words of claims that are kept before they are checked: buckets of two want some 2^20 of a kind, and memory is bounded.
+MOST_CLAIMED = 1 << 23
+
+
+class Audit:
+    """Everything that one party has to show in a session.
+
+    `session` is the session's number, `entropy` the operating system's randomness. Claims that are not checked when the
+    program ends are checked by `release`, without which no result leaves.
+    """
+
+    def __init__(self, party: Party, session: bytes, entropy: Entropy) -> None:
+        self._session, self._entropy = session, entropy
+        self._record = Record(Transcripts(party))
+        party.primitives = self._primitives()
+
+    def agree(self, party: Party, shared: Iterable[Shared]) -> Operation[None]:
+        """Compare with both neighbours what was dealt to this party (required check 2): 4 rounds."""
+        for each in shared:
+            self._record.transcripts.with_next(each.next, party.ring.bits)
+            self._record.transcripts.with_previous(each.own, party.ring.bits)
+        yield from self._compare(party)
+
+    def settle_if_full(self, party: Party) -> Operation[None]:
+        """Check all claims when there are many."""
+        if self._record.claims.count >= MOST_CLAIMED:
+            yield from self.settle(party)
+
+    def settle(self, party: Party) -> Operation[None]:
+        """Check all claims and compare all transcripts: 10 rounds; raises JobFailed where something is wrong."""
+        claims, self._record.claims = self._record.claims, Claims()
+        yield from together(list(self._checks(party, claims)))
+        yield from self._compare(party)
+
+    def release(self, party: Party, result: Shared) -> Operation[Shared]:
+        """Return the result under fresh shares, when everything has been checked; nothing leaves without this.
+
+        1. Share the result anew. 2. That the difference is zero goes into the transcripts. 3. Settle.
+        """
+        fresh = yield from reshare(party, Summand(result.own))
+        difference = fresh - result
+        self._record.transcripts.zero(difference.own, difference.next, party.ring.bits)
+        yield from self.settle(party)
+        return fresh
+
+    def _checks(self, party: Party, claims: Claims) -> Iterable[Operation[None]]:
+        transcripts = self._record.transcripts
+        for kind, group in ((PRODUCTS, claims.products), (SQUARES, claims.squares), (ANDS, claims.ands)):
+            if group:
+                yield check_products(party, kind, group, self._toss(party), transcripts)
+        for width, bits in sorted(claims.bits.items()):
+            yield check_bits(party, width, bits, self._toss(party), transcripts)
+        if claims.matrices:
+            yield check_matrices(party, claims.matrices, lambda: self._toss(party), transcripts)
+
+    def _toss(self, party: Party) -> Operation[Coins]:
+        return toss(party, self._session, self._entropy)
+
+    def _compare(self, party: Party) -> Operation[None]:
+        transcripts, self._record.transcripts = self._record.transcripts, Transcripts(party)
+        yield from compare(party, transcripts)
+
+    def _primitives(self) -> Primitives:
+        kept = self._record
+
+        def bound(function: Callable[..., Any]) -> Callable[..., Any]:
+            return functools.partial(function, kept)
+
+        return Primitives(
+            product=bound(record.product),
+            square=bound(record.square),
+            square_sum=bound(record.square_sum),
+            prepare=record.prepare,
+            matrix_product=bound(record.matrix_product),
+            reshare=record.reshare,
+            truncate=bound(_truncate),
+            multiply=kept.multiply,
+            carry_words=bound(comparison.carry_words),
+            bit_to_arithmetic=kept.bit_to_arithmetic,
+            inject=bound(record.inject),
+            pause=self.settle_if_full,
+        )
+
+
+def _truncate(kept: Record, party: Party, x: Shared | Pending, count: int) -> Operation[Shared]:
+    whole = (yield from record.reshare(party, x)) if isinstance(x, Pending) else x
+    return (yield from truncation.truncate(party, kept, whole, count))

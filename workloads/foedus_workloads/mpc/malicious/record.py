@@ -1,0 +1,125 @@
+"""The operations that leave claims behind, and the record of one session that keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from foedus_workloads.mpc import arithmetic, conversion
+from foedus_workloads.mpc.arithmetic import ARITHMETIC, BOOLEAN, Domain
+from foedus_workloads.mpc.malicious.claims import BitClaim, Claims, MatrixClaim, ProductClaim
+from foedus_workloads.mpc.malicious.transcripts import Transcripts
+from foedus_workloads.mpc.malicious.wire import pack_bits, unpack_bits
+from foedus_workloads.mpc.party import Party, Shared, Summand
+from foedus_workloads.mpc.ring import WORD_BITS
+from foedus_workloads.mpc.rounds import Operation
+
+
+@dataclass
+class Record:
+    """What one party has claimed and noted in a session since the last check."""
+
+    transcripts: Transcripts
+    claims: Claims = field(default_factory=Claims)
+
+    def multiply(
+        self, party: Party, x: Shared, y: Shared, domain: Domain = ARITHMETIC, *, bits: int | None = None
+    ) -> Operation[Shared]:
+        """Return x * y in the domain, and claim it: 1 round, one element a party."""
+        z = yield from arithmetic.multiply(party, x, y, domain, bits=bits)
+        (self.claims.ands if domain is BOOLEAN else self.claims.products).append(ProductClaim(x, y, z))
+        return z
+
+    def bitwise_and(self, party: Party, x: Shared, y: Shared) -> Operation[Shared]:
+        """Return the AND of single bits, 64 of them to a word, and claim it: 1 round."""
+        if party.ring.bits != WORD_BITS:  # a test's small ring enumerates each element's draws
+            return (yield from self.multiply(party, x, y, BOOLEAN, bits=1))
+        count = x.own.numel()
+        words = yield from self.multiply(party, x.map(pack_bits), y.map(pack_bits), BOOLEAN)
+        return words.map(lambda t: unpack_bits(t, count))
+
+    def bit_to_arithmetic(self, party: Party, bit: Shared, *, bits: int | None = None) -> Operation[Shared]:
+        """Return Boolean bits as numbers mod 2^bits, and claim that they are: 2 rounds."""
+        value = yield from conversion.bit_to_arithmetic(party, bit, bits=bits)
+        self.claims.bits.setdefault(bits or party.ring.bits, []).append(BitClaim(bit, value))
+        return value
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A right-hand factor: prepared for products, and as it is for their check."""
+
+    prepared: arithmetic.Weight
+    shares: Shared
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A product that is not shared yet: its summand, what will be claimed, and what comes after."""
+
+    summand: Summand
+    claim: Callable[[Shared], None]
+    local: Callable[[Tensor], Tensor] | None = None
+    added: Shared | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the secret."""
+        if self.local is None:
+            return self.summand.shape
+        return tuple(self.local(self.summand.value).shape)
+
+    def __add__(self, other: Shared) -> Pending:
+        return Pending(self.summand, self.claim, self.local, other if self.added is None else self.added + other)
+
+
+def reshare(party: Party, z: Pending) -> Operation[Shared]:
+    """Share the product, claim it, and return it with what was added: 1 round."""
+    shared = yield from arithmetic.reshare(party, z.summand)
+    z.claim(shared)
+    if z.local is not None:
+        shared = shared.map(z.local)
+    return shared if z.added is None else shared + z.added
+
+
+def product(record: Record, party: Party, x: Shared, y: Shared) -> Pending:
+    """Return x * y, element by element, to be shared and claimed; shapes broadcast."""
+    shape = torch.broadcast_shapes(x.shape, y.shape)  # type: ignore[no-untyped-call]  # torch has none
+    wide = x.map(lambda t: t.expand(shape)), y.map(lambda t: t.expand(shape))
+    return Pending(arithmetic.product(party, x, y), lambda z: record.claims.products.append(ProductClaim(*wide, z)))
+
+
+def square(record: Record, party: Party, x: Shared) -> Pending:
+    """Return x squared, element by element, to be shared and claimed."""
+    return Pending(arithmetic.square(party, x), lambda z: record.claims.squares.append(ProductClaim(x, None, z)))
+
+
+def square_sum(record: Record, party: Party, x: Shared) -> Pending:
+    """Return the sum of squares over the last dimension: each square is shared and claimed, the sum is local."""
+    made = square(record, party, x)
+    return Pending(made.summand, made.claim, lambda t: t.sum(-1))
+
+
+def prepare(y: Shared) -> Weight:
+    """Return `y` as `matrix_product` and its check want it."""
+    return Weight(arithmetic.prepare(y), y)
+
+
+def matrix_product(record: Record, party: Party, x: Shared, weight: Weight) -> Pending:
+    """Return x @ y to be shared and claimed."""
+    return Pending(
+        arithmetic.matrix_product(party, x, weight.prepared),
+        lambda z: record.claims.matrices.append(MatrixClaim(x, weight.shares, z)),
+    )
+
+
+def inject(record: Record, party: Party, pairs: Sequence[conversion.Pair]) -> Operation[Shared]:
+    """Return the sum of bit * x over the pairs: their bits become numbers, which multiply: 3 rounds."""
+    bits = Shared(torch.stack([pair.bit.own for pair in pairs]), torch.stack([pair.bit.next for pair in pairs]))
+    x = Shared(torch.stack([pair.x.own for pair in pairs]), torch.stack([pair.x.next for pair in pairs]))
+    numbers = yield from record.bit_to_arithmetic(party, bits)
+    products = yield from reshare(party, product(record, party, numbers, x))
+    return products.map(lambda t: t.sum(0))
