@@ -19,6 +19,7 @@ from functools import reduce
 from math import prod
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -146,7 +147,7 @@ class Dealer:
 
 def triple(left: Shape, right: Shape) -> Deal:
     """Deal a, b and a * b, by element and broadcast."""
-    shape = tuple(torch.broadcast_shapes(left, right))  # type: ignore[no-untyped-call]
+    shape = np.broadcast_shapes(left, right)  # torch.broadcast_shapes imports a symbolic algebra, for seconds
     return Deal((Part(left), Part(right)), (Part(shape),), lambda values, _: (values[0] * values[1],))
 
 
