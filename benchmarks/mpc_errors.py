@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -49,13 +50,15 @@ def on_shares(function: Function, x: Tensor) -> Tensor:
     dealt = deal((x * 2.0**FRACTION).round().to(torch.int64), (os.urandom(32), os.urandom(32)), Ring())
     parties = make_parties()
     results = drive([function(party, dealt_to(party.index, dealt, Ring())) for party in parties]).results
-    return sum(share.own for share in results).double() / 2.0**FRACTION
+    total: Tensor = sum(share.own for share in results)
+    return total.double() / 2.0**FRACTION
 
 
 def quartic(form: Quartic, z: Tensor) -> Tensor:
     """Return the polynomial in float64."""
     y = (z + form.shift) ** 2 / 2**form.halvings
-    return (y + form.constant) * (form.quartic * y + form.linear * z + form.other) / 2**16
+    value: Tensor = (y + form.constant) * (form.quartic * y + form.linear * z + form.other) / 2**16
+    return value
 
 
 def exp_formula(x: Tensor) -> Tensor:
@@ -138,6 +141,10 @@ def _row(largest: str, mean: str, difference: Tensor) -> dict[str, float]:
     return {largest: float(difference.abs().max()), mean: float(difference.abs().mean())}
 
 
+def _note(seen: list[tuple[Shared, ...]], _: object, made: tuple[Shared, ...]) -> None:
+    seen.append(made)
+
+
 def layer_errors(model: PlainModel, text: EmbeddedText) -> Sequence[Mapping[str, Any]]:
     """Return largest and mean errors of each value of each step, three parties in this process, beside its spread."""
     program = compile_program(model.architecture, text.tokens)
@@ -149,7 +156,7 @@ def layer_errors(model: PlainModel, text: EmbeddedText) -> Sequence[Mapping[str,
             program,
             prepare_weights(party.index, program, weights[party.index]),
             inputs[party.index],
-            observe=lambda _, made, seen=observed[party.index]: seen.append(made),
+            observe=partial(_note, observed[party.index]),
         )
         for party in make_parties()
     ]

@@ -156,7 +156,8 @@ class ApiServer:
         rest = self._client.rest_client
         if rest.pool_manager is None:
             rest.pool_manager = rest._create_pool_manager()
-        return rest.pool_manager
+        session: aiohttp.ClientSession = rest.pool_manager
+        return session
 
     async def _address(self, asked: _Request) -> dict[str, Any]:
         """Return where a request goes and how it says who asks."""

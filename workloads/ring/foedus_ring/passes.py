@@ -128,7 +128,7 @@ class Passes:
 
     def choose(self, total: Tensor, bit: Tensor, known: Sequence[Tensor], w: tuple[Tensor, Tensor, Tensor]) -> None:
         """Add to `total`, in place, product + e x where the bit is 0, and the known sum less it where it is 1."""
-        pointers = [total.data_ptr(), bit.data_ptr(), *(each.data_ptr() for each in known)]
+        pointers: list[int | None] = [total.data_ptr(), bit.data_ptr(), *(each.data_ptr() for each in known)]
         pointers += [None] * (4 - len(pointers))
         self._passes["choose"](total.numel(), *pointers, *(each.data_ptr() for each in w))
 
