@@ -146,8 +146,7 @@ def run_other(task: Task, found: Found, python: Path, program: str, *arguments: 
 
 def measure(folder: Path) -> Outcome:
     """Let all arms take turns."""
-    task = make_task(folder)
-    peaks: list[int] = []
+    task, peaks = make_task(folder), list[int]()
     spu, crypten = make_environment("spu"), make_environment("crypten", with_ours=True)
     found = {name: Found() for name in ARMS}
     steps: dict[str, Callable[[Found], None]] = {

@@ -141,7 +141,7 @@ def _row(largest: str, mean: str, difference: Tensor) -> dict[str, float]:
     return {largest: float(difference.abs().max()), mean: float(difference.abs().mean())}
 
 
-def _note(seen: list[tuple[Shared, ...]], _: object, made: tuple[Shared, ...]) -> None:
+def _keep(seen: list[tuple[Shared, ...]], _: object, made: tuple[Shared, ...]) -> None:
     seen.append(made)
 
 
@@ -156,7 +156,7 @@ def layer_errors(model: PlainModel, text: EmbeddedText) -> Sequence[Mapping[str,
             program,
             prepare_weights(party.index, program, weights[party.index]),
             inputs[party.index],
-            observe=partial(_note, observed[party.index]),
+            observe=partial(_keep, observed[party.index]),
         )
         for party in make_parties()
     ]

@@ -70,7 +70,7 @@ def classify(weights: dict[str, Any], hidden: Any, sizes: dict[str, Any]) -> Any
     return linear(linear(hidden[:1], "pooler.dense").tanh(), "classifier")[0]
 
 
-@crypten.mpc.run_multiprocess(world_size=PARTIES)  # type: ignore[untyped-decorator]  # its library has no types
+@crypten.mpc.run_multiprocess(world_size=PARTIES)  # type: ignore[untyped-decorator]  # CrypTen has no types
 def party(model: str) -> dict[str, Any]:
     """Share everything from party 0, compute, open; return the logits and what it took this party."""
     torch.set_num_threads(1)
