@@ -218,7 +218,7 @@ def closed(cluster: Cluster) -> int:
 
 def pass_again(cluster: Cluster) -> list[str]:
     """Touch every job, let the leader look at them all, and return which objects it changed."""
-    before = stamps(cluster)
+    before = settled(cluster)
     for place in (NAMESPACE, RUNNING):
         cluster.kubectl("-n", place, "annotate", "federatedtrainingjobs", "--all", "bench=again", "--overwrite")
     # Objects are looked at in the order of their news: once this one has a status, the others' turn has come.
@@ -228,6 +228,18 @@ def pass_again(cluster: Cluster) -> list[str]:
     after = stamps(cluster)
     after.pop(f"FederatedTrainingJob/{NAMESPACE}/{CANARY}")
     return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+
+
+def settled(cluster: Cluster) -> dict[str, str]:
+    """Return what every object says once nothing of it changes any more: the leader has caught up."""
+    found: list[dict[str, str]] = [{}]
+
+    def is_settled() -> bool:
+        found.append(stamps(cluster))
+        return found[-1] == found[-2]
+
+    wait_for("the leader to catch up", is_settled, pause=SETTLE_SECONDS)
+    return found[-1]
 
 
 def stamps(cluster: Cluster) -> dict[str, str]:
