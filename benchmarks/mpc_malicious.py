@@ -195,7 +195,7 @@ def _attack(chosen: random.Random, honest: Any, cheaters: Any, cheater: int) -> 
         return kind, [], lambda shares: _false_copy(chosen, shares, cheater)
     if kind == "tuples":
         return kind, _claim_and_tuples(chosen, honest, cheaters), _unchanged
-    step = chosen.choice(cheaters.FAULTS)
+    step = chosen.choice([each for each in cheaters.FAULTS if honest.calls[each]])  # only dealers have carries
     number = chosen.randrange(len(honest.calls[step]))
     error = chosen.choice((1, -1, 1 << 13, cheaters.TOP if step == "share" else 1 << 14, chosen.getrandbits(62) | 1))
     return f"{kind}: {step}", [cheaters.Fault(step, number, error)], _unchanged
