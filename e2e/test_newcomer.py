@@ -120,7 +120,7 @@ def accuracy(adapter, here):
     from transformers import AutoTokenizer, BertForSequenceClassification
 
     base = Path(package).parent / "model"
-    labels = json.loads((adapter / "labels.json").read_text("utf-8"))
+    labels = json.loads((adapter / "foedus.json").read_text("utf-8"))["labels"]
     model = BertForSequenceClassification.from_pretrained(base, num_labels=len(labels))
     adapted = peft.PeftModel.from_pretrained(model, adapter).eval()
     tokenizer = AutoTokenizer.from_pretrained(base)
