@@ -1,4 +1,4 @@
-"""Sessions of CrypTen's parties and dealer in one process, on a small program, and the messages between them."""
+"""Sessions of CrypTen's parties and dealer in one process, on a small program."""
 
 from __future__ import annotations
 
@@ -73,40 +73,3 @@ def sessions(parties: int, **changes: object) -> dict:
     inputs = share_input(text(), PROGRAM, parties, os.urandom)
     made = {party: party_session(party, parties, inputs, **changes) for party in range(parties)}
     return {**made, DEALER: dealer_session(parties, **changes)}
-
-
-class Wires:
-    """The messages between members, in the order in which they were sent; `carried` keeps all of them."""
-
-    def __init__(self, sessions: dict) -> None:
-        self.sessions = sessions
-        self.queues: dict[tuple[int, int], list] = {}
-        self.carried: list[tuple[int, int, bytes, bytes]] = []
-        for member, each in sessions.items():
-            self.put(member, each.start())
-
-    def put(self, sender: int, sends: object) -> None:
-        for send in sends:
-            content = b"".join(bytes(part) for part in send.payload)
-            self.carried.append((sender, send.party, send.header, content))
-            self.queues.setdefault((sender, send.party), []).append((send.header, content))
-
-    def deliver(self, sender: int, receiver: int) -> None:
-        header, content = self.queues[sender, receiver].pop(0)
-        for view in self.sessions[receiver].announce(sender, header):
-            view[:] = content[: view.nbytes]
-            content = content[view.nbytes :]
-        assert not content
-        self.put(receiver, self.sessions[receiver].arrived(sender))
-
-    def step(self) -> bool:
-        for member, each in self.sessions.items():
-            sender = each.waiting_for
-            if sender is not None and self.queues.get((sender, member)):
-                self.deliver(sender, member)
-                return True
-        return False
-
-    def run(self) -> None:
-        while self.step():
-            pass

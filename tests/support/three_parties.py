@@ -25,10 +25,6 @@ class Run:
     sent: list[int] = field(default_factory=lambda: [0, 0, 0])
     seen: list[list[Tensor]] = field(default_factory=lambda: [[], [], []])
 
-    @property
-    def mean_sent(self) -> float:
-        return sum(self.sent) / 3
-
 
 def parties(*, bits: int = 64, fraction: int = 16, seed: int = 0) -> list[Party]:
     keys = [bytes([seed, component]) * 16 for component in range(3)]

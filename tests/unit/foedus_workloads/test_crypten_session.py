@@ -16,7 +16,8 @@ from foedus_workloads.mpc.crypten.sharing import held, share_input
 from foedus_workloads.mpc.model.evaluate import evaluate
 from support.crypten_parties import run
 from support.crypten_parties import world as world_of
-from support.crypten_sessions import PLAN, PROGRAM, Wires, model, sessions, terms, text, weights
+from support.crypten_sessions import PLAN, PROGRAM, model, sessions, terms, text, weights
+from support.wires import Wires
 
 
 def answer(made: dict) -> torch.Tensor:

@@ -24,9 +24,10 @@ from foedus_workloads.mpc.model import (
     share_weights,
 )
 from foedus_workloads.mpc.party import Shared
-from support.three_sessions import TERMS, Wires, session
+from support.three_sessions import TERMS, session
 from support.tiny_bert import SENTENCES
 from support.tiny_classifier import write_classifier
+from support.wires import Wires
 
 
 @pytest.fixture(scope="module")

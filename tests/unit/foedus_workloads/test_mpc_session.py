@@ -10,7 +10,8 @@ from foedus_workloads.mpc.arithmetic import multiply, open_to_all
 from foedus_workloads.mpc.session import derive_stream_key
 from foedus_workloads.mpc.streams import expand
 from support.three_parties import encoded, parties, revealed, run, shared
-from support.three_sessions import DIGEST, TERMS, Wires, session
+from support.three_sessions import DIGEST, TERMS, session
+from support.wires import Wires
 
 
 def inputs():

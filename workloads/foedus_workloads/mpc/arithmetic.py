@@ -93,11 +93,6 @@ def product(party: Party, x: Shared, y: Shared, domain: Domain = ARITHMETIC) -> 
     return Summand(domain.add(domain.multiply(x.own, domain.add(y.own, y.next)), domain.multiply(x.next, y.own)))
 
 
-def add_to_summand(party: Party, z: Summand, value: int) -> Summand:
-    """Return the summand of z + value: party 0 adds it."""
-    return Summand(z.value + value) if party.index == 0 else z
-
-
 def dot(party: Party, pairs: list[tuple[Shared, Shared]]) -> Summand:
     """Return this party's summand of the sum of x * y over all pairs (step 1)."""
     terms = [product(party, x, y).value for x, y in pairs]

@@ -18,6 +18,7 @@ calls `arrived`. It owns the clock: a party that is late is told to `time_out`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -76,7 +77,7 @@ class Totals:
     messages_sent: int = 0
 
 
-class MemberSession(Generic[T]):
+class MemberSession(ABC, Generic[T]):
     """What every member's side of a session has in common: whom it waits for, and what it lets in.
 
     A kind of session says what comes of what is there (`_go_on`) and which number a message must have (`_number`).
@@ -113,9 +114,9 @@ class MemberSession(Generic[T]):
             return None
         return next((party for party, inbox in self._inboxes.items() if not inbox.complete), None)
 
+    @abstractmethod
     def start(self) -> tuple[Send, ...]:
         """Return the greetings."""
-        raise NotImplementedError
 
     def announce(self, sender: int, header: bytes) -> tuple[memoryview, ...]:
         """Check a header and return what its payload fills, in order; a wrong one ends the session with JobFailed."""
@@ -148,9 +149,9 @@ class MemberSession(Generic[T]):
         """End the session because a neighbour's connection is gone; returns the error to raise."""
         return self._ended(party, "is gone", code=ExitCode.QUORUM_LOST)
 
+    @abstractmethod
     def _go_on(self) -> Iterable[Send]:
         """All that was waited for is there; return what is to be sent now."""
-        raise NotImplementedError
 
     def _number(self, sender: int) -> int:
         """Return the number of the message that is awaited from `sender`."""
