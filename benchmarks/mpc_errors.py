@@ -24,7 +24,7 @@ from foedus_workloads.mpc.model import (
     share_weights,
 )
 from foedus_workloads.mpc.model.evaluate import step_errors
-from foedus_workloads.mpc.normalisation import _ROOT, Powers, inverse_root, reciprocal
+from foedus_workloads.mpc.normalisation import ROOT, Powers, inverse_root, reciprocal
 from foedus_workloads.mpc.party import PARTIES, Party, Shared
 from foedus_workloads.mpc.polynomials import Quartic
 from foedus_workloads.mpc.ring import Ring
@@ -82,7 +82,7 @@ def root_formula(v: Tensor) -> Tensor:
     """Return 1 / sqrt(v) by its polynomial on [1, 2)."""
     power = v.log2().floor()
     x = v / 2**power - 1.5
-    return sum(factor * x**degree for degree, factor in enumerate(_ROOT)) * 2 ** (-power / 2)
+    return sum(factor * x**degree for degree, factor in enumerate(ROOT)) * 2 ** (-power / 2)
 
 
 def reciprocal_formula(v: Tensor) -> Tensor:

@@ -8,12 +8,14 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from pydantic.alias_generators import to_camel
 
+from foedus_contract import limits
 from foedus_contract.errors import InvalidInput
 
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 DIGEST = r"^sha256:[0-9a-f]{64}$"
 
 SiloName = Annotated[str, StringConstraints(pattern=DNS_LABEL, max_length=63)]
+Label = Annotated[str, StringConstraints(min_length=1, max_length=limits.MAX_LABEL_LENGTH)]
 Digest = Annotated[str, StringConstraints(pattern=DIGEST, max_length=71)]
 
 

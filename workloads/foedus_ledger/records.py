@@ -7,15 +7,13 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from foedus_contract import limits
-from foedus_contract.models import ContractModel, Digest
+from foedus_contract.models import ContractModel, Digest, Label
 from foedus_ledger.mechanisms import Mechanism
 
 MAX_EPSILON = 50.0  # beyond it e^ε·δ_gap is no longer negligible beside δ; and such an ε promises nothing
 NO_ATTEMPT = -1
 
 JobUid = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][-A-Za-z0-9_.]*$")]
-
-Label = Annotated[str, StringConstraints(min_length=1, max_length=limits.MAX_LABEL_LENGTH)]
 
 
 class Account(ContractModel):

@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
 from foedus_contract import limits
 from foedus_contract.canonical import digest
 from foedus_contract.durable import read_at_most
 from foedus_contract.errors import InvalidInput
 from foedus_contract.exit_codes import ExitCode
-from foedus_contract.models import ContractModel, Digest
+from foedus_contract.models import ContractModel, Digest, Label
 from foedus_contract.size import bert_modules
 
 CONFIG_FILE = "config.json"
@@ -103,9 +103,6 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         refuse(str(file), "the file is not a JSON object", "the model's folder is damaged")
     return value
-
-
-Label = Annotated[str, StringConstraints(min_length=1, max_length=limits.MAX_LABEL_LENGTH)]
 
 
 class Origin(ContractModel):

@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, StringConstraints
 
 from foedus_contract import limits
+from foedus_contract.models import Label
 from foedus_engine.api.common import ATOMIC, BY_TYPE, READY, Column, Count, Delta, Epsilon, Kind, Spent
 from foedus_engine.api.meta import ApiModel, Condition, Rule, Sha256, Transition, unique
-from foedus_engine.api.training_parts import Label
 
 MAX_BUDGET_NAME = 63 - len("-ledger")  # the ledger's volume claim is `<budget>-ledger`
 

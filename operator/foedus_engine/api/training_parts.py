@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, StringConstraints
 
 from foedus_contract import limits
+from foedus_contract.models import Label
 from foedus_contract.plan import Noise
 from foedus_engine.api.common import ATOMIC, Delta, Epsilon
 from foedus_engine.api.meta import (
@@ -22,7 +23,6 @@ from foedus_engine.api.meta import (
 )
 
 MAX_TIMEOUT_SECONDS = 86_400  # a stage that takes a day is stuck
-Label = Annotated[str, StringConstraints(min_length=1, max_length=limits.MAX_LABEL_LENGTH)]
 ModuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*$", min_length=1, max_length=64)]
 PackageName = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$", min_length=1, max_length=128)

@@ -21,7 +21,7 @@ from foedus.inference.folders import build_spec, call_folder, lay_out, shares_pa
 from foedus.inference.parties import LocalParties
 from foedus.inference.show import Show
 from foedus_contract.errors import InvalidInput
-from foedus_contract.mpc_wire import members
+from foedus_contract.mpc_wire import DEALER, members
 from foedus_engine.cluster.embedded import utc_now
 from foedus_engine.cluster.endpoints import find_free_port
 from foedus_workloads.inference.inquiry import Inquiry, Question, Reply
@@ -92,7 +92,8 @@ async def infer_local(request: Request, show: Show, environ: Mapping[str, str]) 
 
 def told(scheme: Scheme) -> str:
     """Return who takes part, as people are told."""
-    return f"{scheme.parties} parties{' and a dealer' if scheme.protocol == 'CrypTen' else ''}"
+    dealer = DEALER in members(scheme.protocol, scheme.parties)
+    return f"{scheme.parties} parties{' and a dealer' if dealer else ''}"
 
 
 def check_lengths(owner: Owner, texts: Sequence[str]) -> None:

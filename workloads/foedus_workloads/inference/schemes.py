@@ -83,8 +83,8 @@ class Replicated:
         return dict(enumerate(share_input(embedded, program, entropy)))
 
     def rounds(self, program: Program) -> int:
-        """Return how many rounds the program takes."""
-        return plan(program).total.rounds
+        """Return how many rounds the program takes, its checks among them."""
+        return plan(program, self.protocol).total.rounds
 
     def tasks(self, member: int, program: Program, shares: Mapping[str, Tensor]) -> Callable[[Program], Task]:
         """Return what a party does for programs of every length."""
@@ -102,10 +102,6 @@ class ReplicatedMalicious(Replicated):
 
     protocol: ProtocolName = "Replicated3PCMalicious"
     assumption = ASSUMPTIONS["Replicated3PCMalicious"]
-
-    def rounds(self, program: Program) -> int:
-        """Return how many rounds the program takes, its checks among them."""
-        return plan(program, "Replicated3PCMalicious").total.rounds
 
     def tasks(self, member: int, program: Program, shares: Mapping[str, Tensor]) -> Callable[[Program], Task]:
         """Return what a party does for programs of every length."""

@@ -22,7 +22,7 @@ _ROOT_OF_EXP = Quartic(shift=6.789902, constant=97.437877, quartic=6, linear=36,
 _SQUARINGS = 3
 _CLIP, _CLIP_UNIT_BITS = -14.0, 0  # e^-13 is 2e-6: a unit of 1 makes no difference at 16 bits
 _MASKED = -1024.0  # in place of an entry that does not count: below all that do
-_RECIPROCAL_BITS = 10  # more bits after the point for 1 / sum, which is small when a row attends widely
+RECIPROCAL_BITS = 10  # more bits after the point for 1 / sum, which is small when a row attends widely
 # GELU(x) - x/2 is even: a quartic in x^2 meets it within 0.0034 on [-3.03, 3.03], and beyond 3 GELU is 0 or x within
 # 0.0041. Of the quartics within 0.0034 this one errs least in the mean, for x of spread 1 by 0.00085 (PUMA's formula:
 # 0.02 at most, relu + quartic in |x|: 0.0041 at most and 0.00092 in the mean). GELU's input comes from a layer
@@ -63,12 +63,12 @@ def inverse_of_sum(party: Party, weights: Shared) -> Operation[Shared]:
     total = weights.map(lambda t: t.sum(-1, keepdim=True))
     # Rounding can push a sum of exactly 1 or n over its bound: one power of two to spare on either side.
     powers = Powers(-1, (weights.shape[-1] - 1).bit_length() + 1)
-    return (yield from reciprocal(party, total, powers, bits=party.fraction + _RECIPROCAL_BITS))
+    return (yield from reciprocal(party, total, powers, bits=party.fraction + RECIPROCAL_BITS))
 
 
 def divide(party: Party, values: Shared, inverse: Shared) -> Operation[Shared]:
     """Return values times the `inverse_of_sum` of their rows: 2 rounds."""
-    return (yield from truncate(party, product(party, values, inverse), party.fraction + _RECIPROCAL_BITS))
+    return (yield from truncate(party, product(party, values, inverse), party.fraction + RECIPROCAL_BITS))
 
 
 def softmax(party: Party, x: Shared, *, mask: torch.Tensor | None = None) -> Operation[Shared]:

@@ -5,7 +5,7 @@
 2. c = v 2^-j in [1, 2).
 3. Reciprocal: w = (24 - 8 c) / 17 has the smallest relative error of all lines, e = 1 - c w <= 1/17; two steps of
    Goldschmidt, w (1 + e)(1 + e^2), leave e^4 <= 1.2e-5.
-   Root: a polynomial of degree 4 in c - 1.5, see `_ROOT`; the factor 2^(-j/2) comes with the scale.
+   Root: a polynomial of degree 4 in c - 1.5, see `ROOT`; the factor 2^(-j/2) comes with the scale.
 
 Values outside of the range come out wrong, and nothing says so: its bounds are part of the program.
 """
@@ -25,10 +25,10 @@ from foedus_workloads.mpc.rounds import Operation, together
 
 # 1/sqrt(1.5 + x) for |x| <= 1/2: the polynomial of degree 4 with the smallest largest relative error, 7.5e-5, found by
 # iteratively reweighted least squares (Lawson) on 2,000 Chebyshev points.
-_ROOT = (0.81650513, -0.27157262, 0.13544569, -0.08477699, 0.05081598)
+ROOT = (0.81650513, -0.27157262, 0.13544569, -0.08477699, 0.05081598)
 
 
-_LINE_BITS = 12  # of the line's factors: an error there only starts the iteration elsewhere
+LINE_BITS = 12  # of the line's factors: an error there only starts the iteration elsewhere
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ def reciprocal(party: Party, v: Shared, powers: Powers, *, bits: int) -> Operati
 def reciprocal_near_one(party: Party, c: Shared) -> Operation[Shared]:
     """Return 1/c for c in [1, 2]: 6 rounds."""
     f = party.fraction
-    bits = f + _LINE_BITS
-    w = party.add_public(c * -party.encode(8 / 17, _LINE_BITS), party.encode(24 / 17, bits))
+    bits = f + LINE_BITS
+    w = party.add_public(c * -party.encode(8 / 17, LINE_BITS), party.encode(24 / 17, bits))
     e = party.add_public(-(yield from truncate(party, product(party, c, w), bits)), party.encode(1))
     first, e2 = yield from together(
         [
@@ -105,10 +105,10 @@ def inverse_root(party: Party, v: Shared, powers: Powers, *, factor: float = 1.0
     x3, x4 = yield from together([truncate(party, product(party, x2, other), f) for other in (x, x2)])
     scale = by_power(party, normalised.above, powers, lambda j: factor * 2 ** (-j / 2), f)
     root = party.add_public(
-        x * party.encode(_ROOT[1])
-        + x2 * party.encode(_ROOT[2])
-        + x3 * party.encode(_ROOT[3])
-        + x4 * party.encode(_ROOT[4]),
-        party.encode(_ROOT[0], 2 * f),
+        x * party.encode(ROOT[1])
+        + x2 * party.encode(ROOT[2])
+        + x3 * party.encode(ROOT[3])
+        + x4 * party.encode(ROOT[4]),
+        party.encode(ROOT[0], 2 * f),
     )
     return (yield from truncate(party, product(party, root, scale), 2 * f))

@@ -13,13 +13,14 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from foedus_workloads.mpc.activations import RECIPROCAL_BITS
 from foedus_workloads.mpc.crypten.beaver import matrix_product, multiply, square
 from foedus_workloads.mpc.crypten.comparison import maximum, negative
 from foedus_workloads.mpc.crypten.openings import Operation, together
 from foedus_workloads.mpc.crypten.party import Party
 from foedus_workloads.mpc.crypten.truncation import truncate
 from foedus_workloads.mpc.layers import VARIANCES
-from foedus_workloads.mpc.normalisation import Powers
+from foedus_workloads.mpc.normalisation import LINE_BITS, ROOT, Powers
 
 # 1 + a u + b u^2 with u = x / 32 and b = 15/32, raised to 2^5: this a makes the largest relative error for x >= -5,
 # weighted by e^(x + 5) below, smallest: 0.2 %; e^x is met within 1.6e-4.
@@ -27,16 +28,12 @@ _SQUARINGS = 5
 _SLOPE = 0.99904365
 _CURVATURE, _SHIFT = 15, 15  # the factor of x^2 is 15 / 2^15: b / 32^2 with a division that a truncation does
 _CLIP = -14.0  # e^-14 = 8e-7 is below half a unit of the last place at 16 bits
-_RECIPROCAL_BITS = 10  # more bits after the point for 1 / sum, which is small when a row attends widely
 # GELU(x) - relu(x) on |x| < 3 (zero beyond) by a quartic in a = |x|: 0.02328962 a^4 - 0.19719836 a^3 + 0.5658561 a^2
 # - 0.55386347 a + 0.00410626, here as a product of two quadratics: largest error 0.0041, mean 0.00034 on [-10, 10].
 _GELU_LIMIT = 3.0
 _GELU_LEFT = (7.67784689, -5.38593562, 1.0)
 _GELU_RIGHT = (0.02328962 * 0.0229636, 0.02328962 * -3.08128539, 0.02328962)
 _QUADRATICS_BITS = 58  # of both quadratics' scales together: four bits of 62 are left for the value
-# 1/sqrt(1.5 + x) for |x| <= 1/2: the polynomial of degree 4 with the smallest largest relative error, 7.5e-5.
-_ROOT = (0.81650513, -0.27157262, 0.13544569, -0.08477699, 0.05081598)
-_LINE_BITS = 12  # of the line that 1/c starts from: an error there only starts the iteration elsewhere
 
 
 def scaled_product(party: Party, x: Tensor, y: Tensor, bits: int | None = None) -> Operation[Tensor]:
@@ -77,7 +74,7 @@ def softmax(party: Party, x: Tensor) -> Operation[Tensor]:
     top = yield from maximum(party, x)
     weights = yield from exponential(party, x - top)
     total = weights.sum(-1, keepdim=True)
-    bits = party.fraction + _RECIPROCAL_BITS
+    bits = party.fraction + RECIPROCAL_BITS
     # Rounding can push a sum of exactly 1 or n over its bound: one power of two to spare on either side.
     inverse = yield from reciprocal(party, total, Powers(-1, (x.shape[-1] - 1).bit_length() + 1), bits=bits)
     return (yield from scaled_product(party, weights, inverse, bits))
@@ -176,8 +173,8 @@ def _reciprocal_near_one(party: Party, c: Tensor) -> Operation[Tensor]:
     w (1 + e)(1 + e^2), leave e^4 <= 1.2e-5.
     """
     f = party.fraction
-    bits, one = f + _LINE_BITS, party.encode(1)
-    w = party.add_public(c * -party.encode(8 / 17, _LINE_BITS), party.encode(24 / 17, bits))
+    bits, one = f + LINE_BITS, party.encode(1)
+    w = party.add_public(c * -party.encode(8 / 17, LINE_BITS), party.encode(24 / 17, bits))
     e = party.add_public(-(yield from scaled_product(party, c, w, bits)), one)
     first, squared = yield from together(
         scaled_product(party, w, party.add_public(e, one), bits), scaled_square(party, e)
@@ -193,8 +190,8 @@ def inverse_root(party: Party, v: Tensor, powers: Powers, *, factor: float = 1.0
     x2 = yield from scaled_square(party, x)
     x3, x4 = yield from together(scaled_product(party, x2, x), scaled_square(party, x2))
     scale = _by_power(party, normalised.above, powers, lambda j: factor * 2 ** (-j / 2), f)
-    terms = sum(term * party.encode(c) for term, c in zip((x, x2, x3, x4), _ROOT[1:], strict=True))
-    root = party.add_public(torch.as_tensor(terms), party.encode(_ROOT[0], 2 * f))
+    terms = sum(term * party.encode(c) for term, c in zip((x, x2, x3, x4), ROOT[1:], strict=True))
+    root = party.add_public(torch.as_tensor(terms), party.encode(ROOT[0], 2 * f))
     return (yield from scaled_product(party, root, scale, 2 * f))
 
 
