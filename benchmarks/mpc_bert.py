@@ -47,7 +47,7 @@ from foedus_ring import available
 from foedus_workloads.mpc.model import PlainModel, compile_program
 from foedus_workloads.mpc.model.evaluate import evaluate
 
-TURNS, TEXTS_A_TURN = 2, 2
+TURNS, TEXTS_A_TURN = int(os.environ.get("TURNS", "2")), 2
 SPU_TARGET, CRYPTEN_TARGET = 10.0, 4.0
 MOST_BYTES = 2.2e9  # of memory at each party
 LARGEST_ERROR = 0.05  # of a logit

@@ -6,6 +6,7 @@ At the end standard error has a line for each that did not pass, and for each th
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import shutil
 import sys
@@ -14,43 +15,26 @@ from pathlib import Path
 
 from e2e.cluster.errors import UnsuitableMachine
 
-from benchmarks import (
-    audit_noise,
-    bbc,
-    dp_step,
-    failover,
-    kills,
-    ledger,
-    mpc_accuracy,
-    mpc_bert,
-    mpc_cost,
-    mpc_crypten,
-    mpc_layer,
-    mpc_malicious,
-    ring,
-    scale,
-    tweets,
-)
 from benchmarks.harness import run
 
 MODULES = (
-    audit_noise,
-    bbc,
-    dp_step,
-    failover,
-    kills,
-    ledger,
-    mpc_accuracy,
-    mpc_bert,
-    mpc_cost,
-    mpc_crypten,
-    mpc_layer,
-    mpc_malicious,
-    ring,
-    scale,
-    tweets,
+    "audit_noise",
+    "bbc",
+    "dp_step",
+    "failover",
+    "kills",
+    "ledger",
+    "mpc_accuracy",
+    "mpc_bert",
+    "mpc_cost",
+    "mpc_crypten",
+    "mpc_layer",
+    "mpc_malicious",
+    "ring",
+    "scale",
+    "tweets",
 )
-ALL = tuple(module.BENCHMARK for module in MODULES)
+ALL = tuple(importlib.import_module(f"benchmarks.{name}").BENCHMARK for name in MODULES)
 REGISTRY = {benchmark.name: benchmark for benchmark in ALL}
 BUILD = Path("build/bench")
 
