@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from foedus_workloads.mpc.arithmetic import reshare
 from foedus_workloads.mpc.malicious import comparison, record, truncation
-from foedus_workloads.mpc.malicious.bits import check_bits
-from foedus_workloads.mpc.malicious.claims import Claims
+from foedus_workloads.mpc.malicious.claims import Claims, ProductClaim
 from foedus_workloads.mpc.malicious.coins import Coins, Entropy, toss
 from foedus_workloads.mpc.malicious.matrices import check_matrices
-from foedus_workloads.mpc.malicious.products import ANDS, PRODUCTS, SQUARES, check_products
+from foedus_workloads.mpc.malicious.products import ANDS, PRODUCTS, SQUARES, Kind, check_products, make_products
 from foedus_workloads.mpc.malicious.record import Pending, Record
 from foedus_workloads.mpc.malicious.transcripts import Transcripts, compare
 from foedus_workloads.mpc.party import Party, Shared, Summand
 from foedus_workloads.mpc.primitives import Primitives
 from foedus_workloads.mpc.rounds import Operation, together
 
-# Words of claims that are kept before they are checked: buckets of two want some 2^20 of a kind, and memory is bounded.
+# Words of claims that are kept before they are checked: two comparisons want 2^20 of a kind, and memory is bounded.
 MOST_CLAIMED = 1 << 23
 
 
@@ -32,7 +31,7 @@ class Audit:
 
     def __init__(self, party: Party, session: bytes, entropy: Entropy) -> None:
         self._session, self._entropy = session, entropy
-        self._record = Record(Transcripts(party))
+        self._record = Record(Transcripts(party), self._toss)
         party.primitives = self._primitives()
 
     def agree(self, party: Party, shared: Iterable[Shared]) -> Operation[None]:
@@ -48,7 +47,7 @@ class Audit:
             yield from self.settle(party)
 
     def settle(self, party: Party) -> Operation[None]:
-        """Check all claims and compare all transcripts: 10 rounds; raises JobFailed where something is wrong."""
+        """Check all claims and compare all transcripts: 11 rounds; raises JobFailed where something is wrong."""
         claims, self._record.claims = self._record.claims, Claims()
         yield from together(list(self._checks(party, claims)))
         yield from self._compare(party)
@@ -65,14 +64,22 @@ class Audit:
         return fresh
 
     def _checks(self, party: Party, claims: Claims) -> Iterable[Operation[None]]:
-        transcripts = self._record.transcripts
+        if claims.carries:
+            yield self._check_carries(party, claims.carries)
         for kind, group in ((PRODUCTS, claims.products), (SQUARES, claims.squares), (ANDS, claims.ands)):
             if group:
-                yield check_products(party, kind, group, self._toss(party), transcripts)
-        for width, bits in sorted(claims.bits.items()):
-            yield check_bits(party, width, bits, self._toss(party), transcripts)
+                yield self._check_products(party, kind, group)
         if claims.matrices:
-            yield check_matrices(party, claims.matrices, lambda: self._toss(party), transcripts)
+            yield check_matrices(party, claims.matrices, lambda: self._toss(party), self._record.transcripts)
+
+    def _check_products(self, party: Party, kind: Kind, claims: Sequence[ProductClaim]) -> Operation[None]:
+        transcripts, count = self._record.transcripts, sum(each.count for each in claims)
+        random = yield from make_products(party, kind, count, self._toss(party), transcripts)
+        yield from check_products(party, kind, claims, random, self._toss(party), transcripts)
+
+    def _check_carries(self, party: Party, claims: Sequence[ProductClaim]) -> Operation[None]:
+        """Check what dealers claim of masks, which no input decides: it could be checked ahead."""
+        return self._check_products(party, ANDS, claims)
 
     def _toss(self, party: Party) -> Operation[Coins]:
         return toss(party, self._session, self._entropy)

@@ -10,20 +10,56 @@ from torch import Tensor
 
 from foedus_workloads.mpc import arithmetic, conversion
 from foedus_workloads.mpc.arithmetic import ARITHMETIC, BOOLEAN, Domain
-from foedus_workloads.mpc.malicious.claims import BitClaim, Claims, MatrixClaim, ProductClaim
+from foedus_workloads.mpc.malicious.bits import Numbers, convert, make_bits
+from foedus_workloads.mpc.malicious.claims import Claims, MatrixClaim, ProductClaim
+from foedus_workloads.mpc.malicious.coins import Coins
 from foedus_workloads.mpc.malicious.transcripts import Transcripts
 from foedus_workloads.mpc.malicious.wire import pack_bits, unpack_bits
 from foedus_workloads.mpc.party import Party, Shared, Summand
 from foedus_workloads.mpc.ring import WORD_BITS
 from foedus_workloads.mpc.rounds import Operation
 
+# As many random bits are made as two comparisons are enough for, once an eighth of that many was asked for. Before that,
+# it is what is asked for and as many again, so that a short program makes few in vain, and seldom.
+_MANY, _FEW = 1 << 20, 1 << 10
+
+
+@dataclass
+class Stock:
+    """Random bits of one width: those that are left, and how many were taken."""
+
+    left: Numbers | None = None
+    taken: int = 0
+
+    def take(self, count: int) -> Numbers:
+        """Return the next `count`; there are as many."""
+        assert self.left is not None, "a stock is filled before anything is taken"
+        found, self.left = self.left.part(0, count), self.left.part(count, self.left.count)
+        self.taken += count
+        return found
+
+    def lacks(self, count: int) -> int:
+        """Return how many are to be made so that `count` can be taken."""
+        missing = count - (self.left.count if self.left else 0)
+        asked = self.taken + missing
+        return 0 if missing <= 0 else max(missing, _MANY if asked > _MANY // 8 else max(asked, _FEW))
+
+    def add(self, made: Numbers) -> None:
+        """Put in what was made."""
+        self.left = made if self.left is None else self.left + made
+
 
 @dataclass
 class Record:
-    """What one party has claimed and noted in a session since the last check."""
+    """What one party has claimed and noted in a session since the last check, and random bits that it may use.
+
+    `toss` gives coins, each time others.
+    """
 
     transcripts: Transcripts
+    toss: Callable[[Party], Operation[Coins]]
     claims: Claims = field(default_factory=Claims)
+    stocks: dict[int, Stock] = field(default_factory=dict)  # by the bits of their numbers
 
     def multiply(
         self, party: Party, x: Shared, y: Shared, domain: Domain = ARITHMETIC, *, bits: int | None = None
@@ -42,10 +78,17 @@ class Record:
         return words.map(lambda t: unpack_bits(t, count))
 
     def bit_to_arithmetic(self, party: Party, bit: Shared, *, bits: int | None = None) -> Operation[Shared]:
-        """Return Boolean bits as numbers mod 2^bits, and claim that they are: 2 rounds."""
-        value = yield from conversion.bit_to_arithmetic(party, bit, bits=bits)
-        self.claims.bits.setdefault(bits or party.ring.bits, []).append(BitClaim(bit, value))
-        return value
+        """Return Boolean bits as numbers mod 2^bits, of the type that holds them: 1 round, when bits are in stock."""
+        width = bits or party.ring.bits
+        stock = self.stocks.setdefault(width, Stock())
+        count = bit.own.numel()
+        if lacking := stock.lacks(count):
+            stock.add((yield from self.made(party, width, lacking)))
+        return (yield from convert(party, bit, stock.take(count), self.transcripts))
+
+    def made(self, party: Party, width: int, count: int) -> Operation[Numbers]:
+        """Make random bits; nothing of it depends on what they will be used for."""
+        return make_bits(party, width, count, self.toss(party), self.transcripts)
 
 
 @dataclass(frozen=True)
