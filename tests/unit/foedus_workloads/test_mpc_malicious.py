@@ -17,11 +17,13 @@ from foedus_workloads.mpc.comparison import Window, maximum, sign
 from foedus_workloads.mpc.conversion import Pair
 from foedus_workloads.mpc.layers import Norm, attention, layer_norm
 from foedus_workloads.mpc.malicious.audit import Audit
+from foedus_workloads.mpc.malicious.bits import Numbers
 from foedus_workloads.mpc.malicious.buckets import SECURITY, UNITS, fit
 from foedus_workloads.mpc.malicious.claims import Claims, ProductClaim
 from foedus_workloads.mpc.malicious.coins import commitment, toss
 from foedus_workloads.mpc.malicious.opening import open_to_all
 from foedus_workloads.mpc.malicious.products import _pieces
+from foedus_workloads.mpc.malicious.record import Stock
 from foedus_workloads.mpc.malicious.transcripts import Transcripts, compare
 from foedus_workloads.mpc.party import Shared
 from foedus_workloads.mpc.primitives import inject, product, reshare, truncate
@@ -154,6 +156,21 @@ def test_claims_meet_random_products_from_a_turn_on_and_zeros_come_last(turn):
         assert torch.equal(other.z.next, -2 * other.x.own)
     assert met[0].tolist() == [1, 2, 3, 4, 5, 0, 0, 0, 0, 0]
     assert met[1].tolist() == [100 + (place + turn) % 10 for place in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("taken", "left", "wanted", "made"),
+    [
+        (0, 0, 10, 1024),
+        (0, 20, 10, 0),
+        (5000, 60, 100, 5040),  # as many again as were ever asked for
+        (1 << 17, 0, 10, 1 << 20),  # a long program: where two comparisons are enough
+        (0, 1 << 20, 3 << 20, 2 << 20),
+    ],
+)
+def test_bits_are_made_ahead_by_what_was_asked_for(taken, left, wanted, made):
+    none = Shared(torch.zeros(left, dtype=torch.int8), torch.zeros(left, dtype=torch.int8))
+    assert Stock(Numbers(none, none), taken).lacks(wanted) == made
 
 
 def test_nobody_cheats():
@@ -301,11 +318,12 @@ def test_masked_values_that_two_parties_see_are_compared_with_what_the_third_kno
         yield from audit.settle(party)
         return x[party.index]
 
-    sent = play(operation, cheater).sent[0]
+    masked = 5  # rounds in which random bits are made come before
+    sent = play(operation, cheater).sent[masked]
     for to_next, payload in ((False, sent.to_previous), (True, sent.to_next)):
         # The dealer of step 1, party 1, sends carries there, which is a claim.
         if payload and cheater != 1:
-            assert play(operation, cheater, [Message(0, to_next, 0, flipped)]).error is not None
+            assert play(operation, cheater, [Message(masked, to_next, 0, flipped)]).error is not None
 
 
 @pytest.mark.parametrize("party", range(3))

@@ -15,8 +15,8 @@ What is left of row 0 without filling converts bits. To convert b:
    The number is d + (1 - 2d) q. Nothing is left to check but the opening.
 
 In step 3 r hides behind r', in step 5 b behind r. Whether a wrong q is found out has nothing to do with what it is used
-for, so it may be used before the transcripts are compared. A party that is sent a false d goes on with other shares than
-the others; that its two holders differ in d is noted already, and whatever it sends is masked afresh until the session
+for, so it may be used before the transcripts are compared. A party that is sent a false d goes on with other shares
+than the others; that its two holders differ in d is noted already, and what it sends is masked afresh until the session
 ends there.
 """
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 
 from torch import Tensor
 
@@ -61,9 +61,37 @@ class Claims:
     matrices: list[MatrixClaim] = field(default_factory=list)
 
     @property
-    def count(self) -> int:
-        """Words that are kept for element-wise claims, which grow with a program's length."""
-        return sum(claim.count for group in (self.products, self.squares, self.ands, self.carries) for claim in group)
+    def most(self) -> int:
+        """Words of the kind of element-wise claims of which there are most; they grow with a program's length."""
+        return max(map(counted, (self.products, self.squares, self.ands, self.carries)))
+
+    def since(self, lengths: Mapping[str, int]) -> Claims:
+        """Return the claims that came after there were so many of each kind (`lengths`)."""
+        return Claims(**{kind: getattr(self, kind)[length:] for kind, length in lengths.items()})
+
+    def lengths(self) -> Mapping[str, int]:
+        """Return the number of claims of each kind."""
+        return {each.name: len(getattr(self, each.name)) for each in fields(self)}
+
+    def extend(self, others: Claims) -> None:
+        """Add claims."""
+        for each in fields(self):
+            getattr(self, each.name).extend(getattr(others, each.name))
+
+    def taken(self, least: int) -> Claims:
+        """Take out the element-wise claims of which there are at least so many words of a kind, and all others."""
+        found = Claims(matrices=self.matrices)
+        self.matrices = []
+        for kind in ("products", "squares", "ands", "carries"):
+            if counted(getattr(self, kind)) >= least:
+                setattr(found, kind, getattr(self, kind))
+                setattr(self, kind, [])
+        return found
+
+
+def counted(claims: Sequence[ProductClaim]) -> int:
+    """Return the elements of all claims."""
+    return sum(claim.count for claim in claims)
 
 
 def _flat(t: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from foedus_workloads.mpc.arithmetic import ARITHMETIC, BOOLEAN, Domain, product, reshare, square
 from foedus_workloads.mpc.malicious.buckets import Buckets, fit
-from foedus_workloads.mpc.malicious.claims import ProductClaim
+from foedus_workloads.mpc.malicious.claims import ProductClaim, counted
 from foedus_workloads.mpc.malicious.coins import Coins
 from foedus_workloads.mpc.malicious.opening import open_to_all
 from foedus_workloads.mpc.malicious.transcripts import Transcripts
@@ -88,10 +88,10 @@ def check_products(
     transcripts: Transcripts,
 ) -> Operation[None]:
     """Check claims with what `make_products` made for as many: 3 rounds, and a comparison (steps 4 to 6)."""
-    buckets = fit(sum(claim.count for claim in claims))
+    buckets = fit(counted(claims))
     coins = yield from tossed
-    shift = coins.turn(0, buckets.units) * buckets.width
-    yield from _compare(party, kind, [claim.flat() for claim in claims], random, shift, transcripts)
+    turn = coins.turn(0, buckets.units) * buckets.width
+    yield from _compare(party, kind, [claim.flat() for claim in claims], random, turn, transcripts)
 
 
 def make_products(
@@ -103,9 +103,9 @@ def make_products(
     made = yield from kind.multiplied(party, factors)
     coins = yield from tossed
     rows = list(_rows(ProductClaim(factors[0], None if kind.squares else factors[1], made), buckets))
-    turns = [coins.turn(number, buckets.units) * buckets.width for number in range(len(rows))]
+    turns = [coins.turn(number, buckets.units) * buckets.width for number in range(buckets.depth - 1)]
     yield from together(
-        [_compare(party, kind, rows[:1], row, turn, transcripts) for row, turn in zip(rows[1:], turns[1:], strict=True)]
+        [_compare(party, kind, rows[:1], row, turn, transcripts) for row, turn in zip(rows[1:], turns, strict=True)]
     )
     return rows[0]
 
@@ -146,7 +146,7 @@ def _pieces(
 ) -> Iterator[tuple[int, ProductClaim, ProductClaim]]:
     """Yield the place of each piece of a claim, the piece, and the random products that it is compared with."""
     place = 0
-    for claim in (*claims, _zeros(random, random.count - sum(each.count for each in claims))):
+    for claim in (*claims, _zeros(random, random.count - counted(claims))):
         start = (place + turn) % random.count
         cut = min(claim.count, random.count - start)
         for begin, end, other in ((0, cut, start), (cut, claim.count, 0)):

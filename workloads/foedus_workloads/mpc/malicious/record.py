@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,17 +19,18 @@ from foedus_workloads.mpc.party import Party, Shared, Summand
 from foedus_workloads.mpc.ring import WORD_BITS
 from foedus_workloads.mpc.rounds import Operation
 
-# As many random bits are made as two comparisons are enough for, once an eighth of that many was asked for. Before that,
+# As many random bits are made as two comparisons are enough for, once an eighth of that many was asked for. Before,
 # it is what is asked for and as many again, so that a short program makes few in vain, and seldom.
 _MANY, _FEW = 1 << 20, 1 << 10
 
 
 @dataclass
 class Stock:
-    """Random bits of one width: those that are left, and how many were taken."""
+    """Random bits of one width: those that are left, how many were taken, and how often some were made."""
 
     left: Numbers | None = None
     taken: int = 0
+    fillings: int = 0
 
     def take(self, count: int) -> Numbers:
         """Return the next `count`; there are as many."""
@@ -47,6 +48,24 @@ class Stock:
     def add(self, made: Numbers) -> None:
         """Put in what was made."""
         self.left = made if self.left is None else self.left + made
+        self.fillings += 1
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How much is in a record: claims of each kind, bits of each width that were taken, how often bits were made."""
+
+    claims: Mapping[str, int]
+    taken: Mapping[int, int]
+    fillings: int
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What a step of a program leaves in a record."""
+
+    claims: Claims
+    bits: Mapping[int, int]  # taken, by width
 
 
 @dataclass
@@ -60,6 +79,28 @@ class Record:
     toss: Callable[[Party], Operation[Coins]]
     claims: Claims = field(default_factory=Claims)
     stocks: dict[int, Stock] = field(default_factory=dict)  # by the bits of their numbers
+
+    def mark(self) -> Mark:
+        """Return how much is here."""
+        taken = {width: stock.taken for width, stock in self.stocks.items()}
+        return Mark(self.claims.lengths(), taken, sum(stock.fillings for stock in self.stocks.values()))
+
+    def traces(self, mark: Mark) -> Traces | None:
+        """Return what came since the mark; nothing when bits were made, which another time are in stock or not."""
+        if self.mark().fillings != mark.fillings:
+            return None
+        bits = {width: stock.taken - mark.taken.get(width, 0) for width, stock in self.stocks.items()}
+        return Traces(self.claims.since(mark.claims), bits)
+
+    def repeat(self, traces: Traces) -> bool:
+        """Leave such traces once more, if there are bits enough; tell whether there are."""
+        if any(self.stocks.setdefault(width, Stock()).lacks(count) for width, count in traces.bits.items()):
+            return False
+        for width, count in traces.bits.items():
+            if count:
+                self.stocks[width].take(count)
+        self.claims.extend(traces.claims)
+        return True
 
     def multiply(
         self, party: Party, x: Shared, y: Shared, domain: Domain = ARITHMETIC, *, bits: int | None = None
@@ -79,12 +120,15 @@ class Record:
 
     def bit_to_arithmetic(self, party: Party, bit: Shared, *, bits: int | None = None) -> Operation[Shared]:
         """Return Boolean bits as numbers mod 2^bits, of the type that holds them: 1 round, when bits are in stock."""
-        width = bits or party.ring.bits
+        width, count = bits or party.ring.bits, bit.own.numel()
+        yield from self.supply(party, width, count)
+        return (yield from convert(party, bit, self.stocks[width].take(count), self.transcripts))
+
+    def supply(self, party: Party, width: int, count: int) -> Operation[None]:
+        """Make random bits until so many are in stock; others may have taken some while they were made."""
         stock = self.stocks.setdefault(width, Stock())
-        count = bit.own.numel()
-        if lacking := stock.lacks(count):
+        while lacking := stock.lacks(count):
             stock.add((yield from self.made(party, width, lacking)))
-        return (yield from convert(party, bit, stock.take(count), self.transcripts))
 
     def made(self, party: Party, width: int, count: int) -> Operation[Numbers]:
         """Make random bits; nothing of it depends on what they will be used for."""
@@ -93,9 +137,8 @@ class Record:
 
 @dataclass(frozen=True)
 class Weight:
-    """A right-hand factor: prepared for products, and as it is for their check."""
+    """A right-hand factor as it was shared: its check wants it so, and packed beside that it would be there twice."""
 
-    prepared: arithmetic.Weight
     shares: Shared
 
 
@@ -148,13 +191,13 @@ def square_sum(record: Record, party: Party, x: Shared) -> Pending:
 
 def prepare(y: Shared) -> Weight:
     """Return `y` as `matrix_product` and its check want it."""
-    return Weight(arithmetic.prepare(y), y)
+    return Weight(y)
 
 
 def matrix_product(record: Record, party: Party, x: Shared, weight: Weight) -> Pending:
     """Return x @ y to be shared and claimed."""
     return Pending(
-        arithmetic.matrix_product(party, x, weight.prepared),
+        arithmetic.matrix_product(party, x, arithmetic.prepare(weight.shares)),
         lambda z: record.claims.matrices.append(MatrixClaim(x, weight.shares, z)),
     )
 

@@ -97,6 +97,7 @@ class Dealt:
 def truncate(party: Party, record: Record, x: Shared, count: int) -> Operation[Shared]:
     """Return a sharing of x / 2^count, rounded as the module says; `count` from 1 to k - 2."""
     task = begin(party, x, count)
+    yield from record.supply(party, task.number_bits, 2 * task.count)
     masks = draw_masks(task)
     flat = x.map(lambda t: t.reshape(-1))
     pair: list[Operation[Any]] = [deal_carries(task, record, masks), open_masked(task, record, flat, masks)]
