@@ -64,6 +64,11 @@ class Kind:
         """Return the bits of what is opened."""
         return WORD_BITS if self.domain is BOOLEAN else party.ring.bits
 
+    def write_difference(self, left: Tensor, right: Tensor, out: Tensor) -> None:
+        """Write left - right where it belongs."""
+        subtract = torch.bitwise_xor if self.domain is BOOLEAN else torch.sub
+        subtract(left, right, out=out)
+
     def rest(self, component: int, gap: Tensor, factors: Sequence[Tensor], opened: Sequence[Tensor]) -> Tensor:
         """Return a component of gap - sigma a - rho b - rho sigma (step 6)."""
         if self.squares:
@@ -124,8 +129,8 @@ def _compare(
     for place, claim, other in pieces:
         for out, x, a in zip(masked, claim.factors, other.factors, strict=True):
             end = place + claim.count
-            kind.domain.subtract(x.own, a.own, out=out.own[place:end])
-            kind.domain.subtract(x.next, a.next, out=out.next[place:end])
+            kind.write_difference(x.own, a.own, out.own[place:end])
+            kind.write_difference(x.next, a.next, out.next[place:end])
     opened = yield from open_to_all(party, masked, kind.domain, transcripts, bits=kind.bits(party))
     rest = _like(random.z)
     for place, claim, other in pieces:
