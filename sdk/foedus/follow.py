@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from foedus.announce import announce
+from foedus.announce import REGIONS, announce
 from foedus.base_model import claim_folders, read_model
 from foedus.deaths import Death, deaths
 from foedus.display import Display, Event, Standing, advance
@@ -147,7 +147,7 @@ async def _announce(cluster: EmbeddedCluster, job: FederatedTrainingJob, display
         return
     model = read_model(job.spec.model.source, claim_folders(cluster, job.metadata.namespace))
     size = training_size(plan.model.lora, len(plan.model.labels), model.hidden_size, model.modules)
-    display.announce(announce(plan, size, str(state), (ISOLATION,), not_enforced(children)))
+    display.announce(announce(plan, size, str(state), limitations(job), not_enforced(children)))
 
 
 async def _children(cluster: EmbeddedCluster, job: FederatedTrainingJob) -> list[Object]:
@@ -161,6 +161,12 @@ def read_plan(children: Sequence[Object], job: FederatedTrainingJob) -> Training
     name = names.coordinator(job.metadata.name)
     configs = [child for child in children if child["kind"] == "ConfigMap" and child["metadata"]["name"] == name]
     return CoordinatorRunSpec.from_json(configs[0]["data"][RUN_SPEC_KEY]).plan if configs else None
+
+
+def limitations(job: FederatedTrainingJob) -> tuple[str, ...]:
+    """Return what the job's reader must know of this machine, and of fields that nothing looks at."""
+    names_regions = any(client.region_ref is not None for client in job.spec.clients)
+    return (ISOLATION, *((REGIONS,) if names_regions else ()))
 
 
 def not_enforced(children: Sequence[Object]) -> tuple[str, ...]:

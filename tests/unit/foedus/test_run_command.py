@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from foedus import result, run
-from foedus.follow import find_failure
+from foedus.follow import find_failure, limitations
 from foedus_contract.errors import FoedusError, InvalidInput, JobFailed, Refused, Unavailable
+from foedus_engine.api.meta import LocalReference
 from foedus_engine.api.training_status import TrainingReason
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "bbc-news.yaml"
@@ -46,6 +47,16 @@ def test_the_exit_code_follows_the_condition(
     failure = find_failure({"conditions": conditions})
     assert (None if failure is None else type(failure)) is error
     assert (0 if failure is None else failure.code) == code
+
+
+def test_a_job_that_names_regions_is_told_that_nothing_looks_at_them() -> None:
+    job = run.read_job([EXAMPLE])
+    region = LocalReference(name="eu")
+    clients = (job.spec.clients[0].model_copy(update={"region_ref": region}), *job.spec.clients[1:])
+    placed = job.model_copy(update={"spec": job.spec.model_copy(update={"clients": clients})})
+    assert set(limitations(placed)) - set(limitations(job)) == {
+        "regionRef is not looked at yet: no rule about where a silo is holds."
+    }
 
 
 def test_the_example_is_one_job() -> None:
