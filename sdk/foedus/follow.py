@@ -19,7 +19,7 @@ from foedus_contract.errors import FoedusError, InvalidInput, JobFailed, Refused
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.paths import RUN_SPEC_KEY
 from foedus_contract.plan import TrainingPlan
-from foedus_contract.progress import IdentityReady, ProcessFailed
+from foedus_contract.progress import CACHING, IdentityReady, Preparing, ProcessFailed
 from foedus_contract.run_spec import CoordinatorRunSpec
 from foedus_contract.size import training_size
 from foedus_engine import names
@@ -72,6 +72,8 @@ class Followed:
     shown: Mapping[str, int] = field(default_factory=dict)
     deaths: frozenset[Death] = frozenset()
     waiting: Waiting | None = None
+    cached: Mapping[str, Preparing] = field(default_factory=dict)  # how far each silo is with its records
+    tenths: int = 0  # of all records that were said to be cached
 
 
 async def follow(
@@ -195,7 +197,10 @@ async def _show_events(
         events = await cluster.pod_progress(job.metadata.namespace, pod)
         seen = followed.shown.get(pod, 0)
         for event in events[seen:]:
-            followed = _show(event, display, followed, is_client=pod in clients)
+            if pod in clients and isinstance(event, Preparing) and event.what == CACHING:
+                followed = show_caching(pod, event, display, followed)
+            elif pod not in clients or isinstance(event, IdentityReady | ProcessFailed):
+                followed = _show(event, display, followed)
         followed = replace(followed, shown={**followed.shown, pod: len(events)})
     return followed
 
@@ -216,9 +221,18 @@ async def _show_deaths(
     return followed
 
 
-def _show(event: Event, display: Display, followed: Followed, *, is_client: bool) -> Followed:
-    if is_client and not isinstance(event, IdentityReady | ProcessFailed):
+def show_caching(pod: str, event: Preparing, display: Display, followed: Followed) -> Followed:
+    """Show how far all silos are together, a tenth at a time, until training begins."""
+    followed = replace(followed, cached={**followed.cached, pod: event})
+    done, total = (sum(getattr(each, part) for each in followed.cached.values()) for part in ("done", "total"))
+    tenths = done * 10 // max(1, total)
+    if followed.standing.silos_in or tenths <= followed.tenths:
         return followed
+    together = Preparing(at=event.at, what=f"silos: {CACHING}", done=done, total=total)
+    return _show(together, display, replace(followed, tenths=tenths))
+
+
+def _show(event: Event, display: Display, followed: Followed) -> Followed:
     standing = advance(followed.standing, event)
     display.event(event, standing)
     return replace(followed, standing=standing)

@@ -258,8 +258,7 @@ class Driver:
             "rounds": standing.rounds,
             "attempts": standing.attempts,
         }
-        base_name = self._spec.model.package or ""
-        digest = self._trainer.export(self._around.path(self._spec.output), metrics, base_name)
+        digest = self._trainer.export(self._around.path(self._spec.output), metrics, self._spec.model)
         return TrainingResult(
             outcome="EndedEarly" if end.reason else "Complete",
             reason=end.reason,
