@@ -70,6 +70,8 @@ async def admit(engine: Engine, job: FederatedTrainingJob, state: Path, display:
     stored = await find(engine.cluster, key)
     spec = job.to_document()["spec"]
     if stored is not None and is_complete(stored.get("status", {})) and stored["spec"] == spec:
+        text = f"the job {key.name} is complete already: its result is delivered again, nothing is trained or charged"
+        display.note("Delivering", text, job=key.name)
         return stored
     await _check_alone(engine, key, state)
     if stored is not None and await _is_dead(engine, stored):
