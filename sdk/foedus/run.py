@@ -114,8 +114,20 @@ def read_job(files: Sequence[Path]) -> FederatedTrainingJob:
 def make_display(output: str) -> Display:
     """Return JSON lines on request, a live table on a terminal, plain lines elsewhere."""
     if output == "json":
-        return JsonDisplay(click.echo)
-    return LiveDisplay(Console()) if sys.stdout.isatty() else PlainDisplay(click.echo)
+        return JsonDisplay(say)
+    return LiveDisplay(Console()) if sys.stdout and sys.stdout.isatty() else PlainDisplay(say)
+
+
+def say(line: str) -> None:
+    """Write a line; raises Unavailable, once, when it cannot be: a run then gives back what it has not spent."""
+    try:
+        click.echo(line)
+    except OSError as error:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        cure = "keep its reader running, or write to a file with space"
+        raise Unavailable(f"cannot be written ({error.strerror})", where="standard output", cure=cure) from None
 
 
 async def run_job(job: FederatedTrainingJob, options: Options, display: Display, environ: Mapping[str, str]) -> None:
@@ -183,6 +195,10 @@ async def stop(task: asyncio.Task[Any]) -> None:
 
 async def abandon(engine: Engine, job: FederatedTrainingJob, error: BaseException, out: Path, display: Display) -> str:
     """Remove the job unless it is complete after all, and leave its report; return what else is to be said."""
+    if not isinstance(error, FoedusError):
+        display.note(
+            "Stopping", "interrupted: the job's processes are stopped, and what it has not spent is given back"
+        )
     key = job_key(job.metadata.namespace, job.metadata.name)
     stored = await find(engine.cluster, key)
     status = {} if stored is None else stored.get("status", {})

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -205,6 +206,19 @@ async def test_a_missing_volume_or_file_is_named(world: SmallJob, missing: str) 
         with pytest.raises(FoedusError, match=r"spec.clients\[2\].data.persistentVolumeClaim: no .*silo-3") as raised:
             await admit(engine, job, world.state, quiet())
         assert raised.value.code == 11
+
+
+def test_a_run_whose_reader_goes_away_gives_back_what_it_has_not_spent(world: SmallJob) -> None:
+    with world.start(world.run(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline().split() == [b"job", b"default/job"]
+        running.stdout.close()
+        assert running.stderr is not None
+        said = running.stderr.read().decode()
+    assert running.returncode == 40
+    assert said.startswith("error: standard output: cannot be written (Broken pipe); ")
+    assert said.count("\n") == 1
+    assert world.states() == {"Closed"}
 
 
 def test_a_second_interrupt_does_not_stop_the_clean_up() -> None:
