@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from foedus_contract.models import ContractModel, SiloName
+from foedus_contract.models import ContractModel, Digest, SiloName
 from foedus_contract.wire import LedgerHead
 
 CACHING = "caching activations"  # a silo's last step before it joins; the last event of it has done = total
@@ -42,6 +42,7 @@ class TrainingStarted(ContractModel):
     trainable_parameters: int
     kappa: float
     heads: dict[SiloName, LedgerHead] = Field(default_factory=dict)  # of the charge logs, as the silos sent them
+    code_digest: Digest | None = None  # of what coordinator and silos run; None: it was not told yet
 
 
 class PhaseSeconds(ContractModel):

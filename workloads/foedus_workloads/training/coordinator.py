@@ -64,7 +64,12 @@ async def run_coordinator(
     tls = around.tls(spec.tls)
     context = server_context(tls)
     check_dates(tls, around.wall_clock())
-    sessions = Sessions([silo.name for silo in plan.silos], plan_digest=plan.digest(), clock=around.clock)
+    sessions = Sessions(
+        [silo.name for silo in plan.silos],
+        plan_digest=plan.digest(),
+        code_digest=around.code_digest(),
+        clock=around.clock,
+    )
     server = SiloServer(
         sessions, namespace=plan.namespace, job=plan.job, incarnation=spec.incarnation, settings=settings
     )
@@ -227,7 +232,12 @@ class Driver:
                 parameters, kappa = self._trainer.trainable_parameters, self._trainer.kappa
                 self._progress.write(
                     TrainingStarted(
-                        at=at, joined=joined, trainable_parameters=parameters, kappa=kappa, heads=dict(heads)
+                        at=at,
+                        joined=joined,
+                        trainable_parameters=parameters,
+                        kappa=kappa,
+                        heads=dict(heads),
+                        code_digest=self._around.code_digest(),
                     )
                 )
             case ReportAttempt(attempt):
@@ -259,7 +269,8 @@ class Driver:
             "attempts": standing.attempts,
         }
         base_name = self._spec.model.package or ""
-        digest = self._trainer.export(self._around.path(self._spec.output), metrics, base_name)
+        output, code = self._around.path(self._spec.output), self._around.code_digest()
+        digest = self._trainer.export(output, metrics, base_name, code)
         return TrainingResult(
             outcome="EndedEarly" if end.reason else "Complete",
             reason=end.reason,

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 from foedus_contract.plan import PrivacyPlan, TrainingPlan
@@ -21,19 +22,25 @@ Metrics = Mapping[str, str | int | float | None]
 
 
 def export_adapter(
-    model: AdaptedModel, folder: Path, *, plan: TrainingPlan, metrics: Metrics, base_name: str = ""
+    model: AdaptedModel,
+    folder: Path,
+    *,
+    plan: TrainingPlan,
+    metrics: Metrics,
+    base_name: str = "",
+    code_digest: str = "",
 ) -> Path:
     """Write adapter, origin, model card and metrics into `folder` (replacing what is there) and return it.
 
-    `base_name` is how the card and the adapter's config name the base model; its digest is named in any case. The
-    folder appears whole or not at all.
+    `base_name` is how the card and the adapter's config name the base model; its digest is named in any case.
+    `code_digest` names the code that has trained it. The folder appears whole or not at all.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     name = base_name or plan.model.digest
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as scratch:
         staged = Path(scratch) / "adapter"
         _save_adapter(model, staged, name)
-        (staged / CARD_FILE).write_text(model_card(plan, metrics, name), "utf-8")
+        (staged / CARD_FILE).write_text(model_card(plan, metrics, name, code_digest), "utf-8")
         origin = Origin(labels=plan.model.labels, base_model=plan.model.digest)
         (staged / ORIGIN_FILE).write_bytes(origin.to_json() + b"\n")
         (staged / METRICS_FILE).write_text(json.dumps(dict(metrics), indent=2, sort_keys=True) + "\n", "utf-8")
@@ -43,12 +50,12 @@ def export_adapter(
     return folder
 
 
-def model_card(plan: TrainingPlan, metrics: Metrics, base_name: str) -> str:
+def model_card(plan: TrainingPlan, metrics: Metrics, base_name: str, code_digest: str = "") -> str:
     """Return the model card: how the adapter was made, what is promised about the data, and how to load it."""
-    return "\n".join((_origin(plan, base_name), _privacy(plan), _metrics(metrics), _loading(plan)))
+    return "\n".join((_origin(plan, base_name, code_digest), _privacy(plan), _metrics(metrics), _loading(plan)))
 
 
-def _origin(plan: TrainingPlan, base_name: str) -> str:
+def _origin(plan: TrainingPlan, base_name: str, code_digest: str) -> str:
     lora = plan.model.lora
     trained = (
         "a linear head"
@@ -66,7 +73,8 @@ Text classifier over the classes {", ".join(plan.model.labels)}.
 Trained by Foedus across {len(plan.silos)} silos with {plan.total_records} records in all: {trained}.
 
 - Base model: {base_name} ({plan.model.digest})
-- Plan: {plan.digest()}{_damping(plan)}
+- Plan: {plan.digest()}
+- Code: Foedus {version("foedus")}, {code_digest or "not known"}{_damping(plan)}
 """
 
 

@@ -124,8 +124,10 @@ class Trainer:
         self._model.load_adapter(adapter)
         self._optimizer = ServerOptimizer.fresh(self._plan.optimizer, self._model.head_coordinates()).moving(velocity)
 
-    def export(self, output: Path, metrics: Metrics, base_name: str) -> str:
+    def export(self, output: Path, metrics: Metrics, base_name: str, code_digest: str) -> str:
         """Write adapter, model card and metrics below `output`; return the digest of the folder that they fill."""
         folder = output / ADAPTER_FOLDER
-        export_adapter(self._model, folder, plan=self._plan, metrics=metrics, base_name=base_name)
+        export_adapter(
+            self._model, folder, plan=self._plan, metrics=metrics, base_name=base_name, code_digest=code_digest
+        )
         return describe_folder(folder).digest()
