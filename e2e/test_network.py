@@ -24,7 +24,7 @@ LISTENS = {
     "coordinator": [("tcp", "everybody", TLS)],
     "silo": [],
     "ledger": [("tcp", "everybody", TLS)],
-    # Health and metrics in plain text: the kubelet asks, and nobody else gets there.
+    # Health and metrics: the kubelet asks, and nobody else gets there.
     "operator": [("tcp", "everybody", 8081)],
 }
 # Every edge that a policy opens; all others of the places below are closed.
