@@ -129,11 +129,11 @@ class Accountant:
                 process.stdin.write(question)
                 await process.stdin.drain()
                 return await process.stdout.readline()
-        except ConnectionError:
-            return b""
         except TimeoutError:
             await self.close()
             raise Unavailable(f"no answer after {DEADLINE_SECONDS:.0f} s", where=_WHERE) from None
+        except OSError:  # its pipes are broken, or it cannot be started
+            return b""
         except BaseException:
             await self.close()  # else what nobody has waited for would be the next question's answer
             raise

@@ -93,6 +93,14 @@ PROGRESS: TypeAdapter[IdentityReady | Preparing | TrainingStarted | RoundFinishe
 )
 
 
+def read_event(line: bytes) -> IdentityReady | Preparing | TrainingStarted | RoundFinished | ProcessFailed:
+    """Return the event on a line that a process has written; raises ValidationError when it is none.
+
+    What this version does not know is ignored: after a rollback the processes of a running job may be newer.
+    """
+    return PROGRESS.validate_json(line, extra="ignore")
+
+
 class TrainingResult(ContractModel):
     """How a coordinator's job ended; goes to the termination log."""
 

@@ -112,16 +112,18 @@ async def test_with_a_certificate_it_speaks_tls_1_3_to_others_too(tmp_path: Path
     files = authority.issue(tmp_path, x509.DNSName("foedus-operator"))
     health = Health(lambda: 0.0, lambda: False)
     served = ServerFiles(files.certificate, files.key)
-    async with serve(health, 0, review, served) as port, aiohttp.ClientSession() as session:
+    async with serve(health, 0, review, served) as port:
         context = ssl.create_default_context(cafile=str(files.ca))
         context.check_hostname = False
-        for path in ("/health", "/ready"):
-            answer = await session.get(f"https://127.0.0.1:{port}{path}", ssl=context)
-            assert (answer.status, await answer.text()) == (200, "ok")
+        async with aiohttp.ClientSession() as session:
+            for path in ("/health", "/ready"):
+                answer = await session.get(f"https://127.0.0.1:{port}{path}", ssl=context)
+                assert (answer.status, await answer.text()) == (200, "ok")
         context.maximum_version = ssl.TLSVersion.TLSv1_2
         for url in (f"https://127.0.0.1:{port}/health", f"http://127.0.0.1:{port}/health"):
-            with pytest.raises(aiohttp.ClientError):
-                await session.get(url, ssl=context)
+            async with aiohttp.ClientSession() as session:
+                with pytest.raises(aiohttp.ClientError):
+                    await session.get(url, ssl=context)
 
 
 async def test_without_a_certificate_only_this_machine_is_answered() -> None:

@@ -89,7 +89,8 @@ async def serving(
     authority = authority or Authority.create()
     context = server_context(authority.issue(folder / "coordinator", x509.DNSName(name)))
     sessions = Sessions(["a", "b"], plan_digest=PLAN, code_digest=CODE, clock=clock or asyncio.get_running_loop().time)
-    server = SiloServer(sessions, namespace="ns", job="job", incarnation=incarnation, settings=settings)
+    pages = {"/privacy/status": lambda: ("application/json", b'{"rounds":1}')}
+    server = SiloServer(sessions, namespace="ns", job="job", incarnation=incarnation, settings=settings, pages=pages)
     async with server.listening("127.0.0.1", 0, context) as (_, port):
         yield World(folder, authority, server, sessions, port)
 
@@ -148,6 +149,17 @@ async def test_foreign_certificates_are_refused(tmp_path: Path) -> None:
         for case in cases:
             assert (await refusal(world, case)).code is ExitCode.IDENTITY_REFUSED
         assert world.server.present == frozenset()
+
+
+async def test_what_the_coordinator_says_of_itself_is_for_silos_of_the_job(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world:
+        for files, status in ((world.files("a"), 200), (world.files("c"), 403), (world.files("a", job="other"), 403)):
+            async with aiohttp.ClientSession() as session:
+                url = f"https://127.0.0.1:{world.port}/privacy/status"
+                answer = await session.get(url, ssl=client_context(files), server_hostname="job-coordinator")
+                assert answer.status == status
+                assert (await answer.read() == b'{"rounds":1}') is (status == 200)
+        assert world.server.present == frozenset()  # who looks has not joined
 
 
 async def test_a_coordinator_with_another_name_is_refused(tmp_path: Path) -> None:
