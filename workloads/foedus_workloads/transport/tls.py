@@ -59,9 +59,9 @@ def server_context(files: TlsPaths) -> ssl.SSLContext:
 
 def probe_context(files: TlsPaths) -> ssl.SSLContext:
     """Return the context of the port for a kubelet's probes: TLS 1.3 at least, and no certificate is asked for."""
-    context = _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), files)
-    context.verify_mode = ssl.CERT_NONE
-    return context
+    asked = _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), files)
+    asked.verify_mode = ssl.CERT_NONE
+    return asked
 
 
 def client_context(files: TlsPaths) -> ssl.SSLContext:
