@@ -45,7 +45,7 @@ venv: $(STAMP) ## make the virtual environment from the hashed locks
 # CrypTen comes last: what it says that it needs is neither to be had (its `sklearn` is a stub that no longer builds) nor
 # used, so the check is of all the rest, and for CrypTen that what is run of it can be imported.
 $(STAMP): | $(VENV)/bin/python
-	$(BIN)/pip uninstall --quiet --yes crypten >&2
+	$(BIN)/pip uninstall -qq --yes crypten >&2
 	if [[ -n "$${PIP_FIND_LINKS:-}" ]]; then \
 		$(BIN)/pip install --quiet --no-index --no-deps --require-hashes \
 			-r <(echo 'torch==$(TORCH) --hash=sha256:$(TORCH_CPU_SHA256)') || echo 'no CPU build of torch there' >&2; fi

@@ -48,7 +48,7 @@ class ClientSpec(ApiModel):
     budget_ref: LocalReference
     """The silo's PrivacyBudget, made by its holder."""
     region_ref: LocalReference | None = None
-    """The ComplianceRegion that the silo is in."""
+    """The ComplianceRegion that the silo is in; nothing looks at it yet."""
     data: DataSource
     """The silo's records; they stay where they are."""
 

@@ -22,6 +22,7 @@ from foedus_contract.errors import JobFailed, Refused
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.plan import ModelPlan
 from foedus_contract.progress import TrainingStarted
+from foedus_contract.run_spec import ModelSource
 from foedus_workloads.training.data import read_records
 from foedus_workloads.training.evaluate import Evaluation
 from foedus_workloads.training.export import export_adapter
@@ -88,7 +89,9 @@ def expected_adapter(world: World, taking_part: Sequence[Sequence[str]]) -> byte
         mean = total * (plan.privacy.clip / plan.privacy.grid_per_clip / plan.total_records)
         optimizer, update = optimizer.step(factor, mean, progress=0.0)  # the plan's rates do not fall
         model.add(factor, update.astype(np.float32))
-    return (export_adapter(model, world.root / "expected", plan=plan, metrics={}) / WEIGHTS).read_bytes()
+    return (
+        export_adapter(model, world.root / "expected", plan=plan, metrics={}, source=ModelSource(path="any")) / WEIGHTS
+    ).read_bytes()
 
 
 async def test_four_silos_train_the_adapter_of_all_their_records(tmp_path: Path) -> None:

@@ -296,9 +296,8 @@ class Driver:
             "rounds": standing.rounds,
             "attempts": standing.attempts,
         }
-        base_name = self._spec.model.package or ""
         output, code = self._around.path(self._spec.output), self._around.code_digest()
-        digest = self._trainer.export(output, metrics, base_name, code)
+        digest = self._trainer.export(output, metrics, self._spec.model, code)
         return TrainingResult(
             outcome="EndedEarly" if end.reason else "Complete",
             reason=end.reason,
