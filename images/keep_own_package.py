@@ -1,8 +1,9 @@
 """`python keep_own_package.py NAME…`: of installed distributions, keep the packages of their own names and no other.
 
 CrypTen's wheel brings `benchmarks`, `configs`, `examples` and `test` as packages of the same rank: who imports one of
-these names would get CrypTen's. Files go with their compiled forms and with folders that get empty; the record of what
-is installed is replaced, so that it says what is there.
+these names would get CrypTen's. Modules go with their compiled forms and with folders that get empty; the record of
+what is installed is replaced, so that it says what is there. Data stays: CrypTen as it comes reads its defaults from
+`configs`, and a folder without modules gives way to every package of its name.
 """
 
 from __future__ import annotations
@@ -13,26 +14,30 @@ import io
 import os
 import sys
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 
 
 def keep_own_package(name: str) -> list[str]:
-    """Remove what is not below the package `name` or the distribution's own folder; return the names of what went."""
+    """Remove modules that are not below the package `name`; return the names of the packages that went."""
     distribution = importlib.metadata.distribution(name)
     (record,) = (file for file in distribution.files or () if file.name == "RECORD")
     own = {name, record.parent.name}
-    strays = [file for file in distribution.files or () if file.parts[0] not in own]
+    strays = {str(file): file for file in distribution.files or () if file.parts[0] not in own and _is_module(file)}
     site = Path(str(distribution.locate_file("")))
-    for file in strays:
+    for file in strays.values():
         _remove(Path(str(file.locate())), site)
     rows = csv.reader(record.read_text("utf-8").splitlines())
     kept = io.StringIO()
-    csv.writer(kept, lineterminator="\n").writerows(row for row in rows if Path(row[0]).parts[0] in own)
+    csv.writer(kept, lineterminator="\n").writerows(row for row in rows if row[0] not in strays)
     path = Path(str(record.locate()))
     fresh = path.with_name("RECORD.new")
     fresh.write_text(kept.getvalue(), "utf-8")
     os.replace(fresh, path)  # in its place, not into it: another environment may have the same file
-    return sorted({file.parts[0] for file in strays})
+    return sorted({file.parts[0] for file in strays.values()})
+
+
+def _is_module(file: PurePath) -> bool:
+    return file.suffix in {".py", ".pyc"}
 
 
 def _remove(file: Path, site: Path) -> None:
