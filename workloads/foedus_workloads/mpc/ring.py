@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, reduce
 
 import torch
 from torch import Tensor
@@ -51,6 +51,7 @@ def carries(left: Tensor, right: Tensor, bits: int) -> Tensor:
     return top_bit(both | (either & ~(left + right)), bits)
 
 
+@cache
 def container(bits: int) -> torch.dtype:
     """Return the smallest integer type that holds `bits` bits: what a value mod 2^bits is on the wire."""
     return next(kind for size, kind in _CONTAINERS if bits <= size)
@@ -93,4 +94,4 @@ def matmul(left: Tensor, right: Factor) -> Tensor:
 
 def _has_content(values: Tensor) -> bool:
     """Tell real tensors from those of which a plan knows the shape alone."""
-    return values.device.type != "meta"
+    return not values.is_meta

@@ -67,7 +67,7 @@ class Passes:
         """Tell whether all are contiguous, on the CPU and of one shape: words of int64, narrow ones of one type."""
         shape, kind = words[0].shape, narrow[0].dtype if narrow else None
         return all(
-            each.dtype == wanted and each.shape == shape and each.device.type == "cpu" and each.is_contiguous()
+            each.dtype == wanted and each.shape == shape and each.is_cpu and each.is_contiguous()
             for wanted, group in ((torch.int64, words), (kind, narrow))
             for each in group
         )
