@@ -68,11 +68,18 @@ def passes_for(bits: int, words: Sequence[Tensor], narrow: Sequence[Tensor] = ()
 
 
 def total(terms: Sequence[Tensor], constant: int = 0, bits: int = WORD_BITS) -> Tensor:
-    """Return the sum of up to four terms and a constant."""
+    """Return the sum of up to four terms and a constant; of one alone with nothing to add, that one itself."""
     if len(terms) > 1 and (passes := passes_for(bits, terms)):
         return passes.total(terms, constant)
     whole = reduce(torch.add, terms)
     return whole + constant if constant else whole
+
+
+def combination(terms: Sequence[tuple[Tensor, int]], constant: int = 0) -> Tensor:
+    """Return the sum of one or two terms, each times its public factor, and a constant."""
+    if passes := passes_for(WORD_BITS, [term for term, _ in terms]):
+        return passes.combine(terms, constant)
+    return total([term * factor for term, factor in terms], constant)
 
 
 Factor = Tensor | foedus_ring.Packed
