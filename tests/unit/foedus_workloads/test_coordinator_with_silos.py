@@ -9,12 +9,14 @@ import asyncio
 import sys
 import threading
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
 
+from foedus_contract.code import code_digest
 from foedus_contract.delivery import describe_folder
 from foedus_contract.errors import JobFailed, Refused
 from foedus_contract.exit_codes import ExitCode
@@ -104,6 +106,9 @@ async def test_four_silos_train_the_adapter_of_all_their_records(tmp_path: Path)
     assert result.adapter_digest == describe_folder(tmp_path / "output/adapter").digest()
     started = next(event for event in world.events() if isinstance(event, TrainingStarted))
     assert (started.joined, started.trainable_parameters) == (SILOS, 2 * (32 + 32) + 2 * 33)
+    assert started.code_digest == code_digest()
+    card = (tmp_path / "output/adapter/README.md").read_text("utf-8")
+    assert f"- Code: Foedus {version('foedus')}, {code_digest()}\n" in card
     assert [(event.applied, event.survivors, event.dropped) for event in world.rounds()] == [(True, SILOS, ())] * 3
     assert [event.epsilon_spent for event in world.rounds()] == sorted({e.epsilon_spent for e in world.rounds()})
     for phases, seconds in ((event.phases, event.seconds) for event in world.rounds()):

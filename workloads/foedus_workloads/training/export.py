@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 from foedus_contract.plan import PrivacyPlan, TrainingPlan
@@ -22,18 +23,24 @@ Metrics = Mapping[str, str | int | float | None]
 
 
 def export_adapter(
-    model: AdaptedModel, folder: Path, *, plan: TrainingPlan, metrics: Metrics, source: ModelSource
+    model: AdaptedModel,
+    folder: Path,
+    *,
+    plan: TrainingPlan,
+    metrics: Metrics,
+    source: ModelSource,
+    code_digest: str = "",
 ) -> Path:
     """Write adapter, origin, model card and metrics into `folder` (replacing what is there) and return it.
 
     Card and the adapter's config name the base model's package, if it came from one; its digest is named in any case.
-    The folder appears whole or not at all.
+    `code_digest` names the code that has trained it. The folder appears whole or not at all.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as scratch:
         staged = Path(scratch) / "adapter"
         _save_adapter(model, staged, _name(plan, source))
-        (staged / CARD_FILE).write_text(model_card(plan, metrics, source), "utf-8")
+        (staged / CARD_FILE).write_text(model_card(plan, metrics, source, code_digest), "utf-8")
         origin = Origin(labels=plan.model.labels, base_model=plan.model.digest)
         (staged / ORIGIN_FILE).write_bytes(origin.to_json() + b"\n")
         (staged / METRICS_FILE).write_text(json.dumps(dict(metrics), indent=2, sort_keys=True) + "\n", "utf-8")
@@ -43,16 +50,17 @@ def export_adapter(
     return folder
 
 
-def model_card(plan: TrainingPlan, metrics: Metrics, source: ModelSource) -> str:
+def model_card(plan: TrainingPlan, metrics: Metrics, source: ModelSource, code_digest: str = "") -> str:
     """Return the model card: how the adapter was made, what is promised about the data, and how to load it."""
-    return "\n".join((_origin(plan, _name(plan, source)), _privacy(plan), _metrics(metrics), _loading(plan, source)))
+    origin = _origin(plan, _name(plan, source), code_digest)
+    return "\n".join((origin, _privacy(plan), _metrics(metrics), _loading(plan, source)))
 
 
 def _name(plan: TrainingPlan, source: ModelSource) -> str:
     return source.package or plan.model.digest
 
 
-def _origin(plan: TrainingPlan, base_name: str) -> str:
+def _origin(plan: TrainingPlan, base_name: str, code_digest: str) -> str:
     lora = plan.model.lora
     trained = (
         "a linear head"
@@ -70,7 +78,8 @@ Text classifier over the classes {", ".join(plan.model.labels)}.
 Trained by Foedus across {len(plan.silos)} silos with {plan.total_records} records in all: {trained}.
 
 - Base model: {base_name} ({plan.model.digest})
-- Plan: {plan.digest()}{_damping(plan)}
+- Plan: {plan.digest()}
+- Code: Foedus {version("foedus")}, {code_digest or "not known"}{_damping(plan)}
 """
 
 

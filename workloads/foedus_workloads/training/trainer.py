@@ -131,10 +131,10 @@ class Trainer:
         self._model.load_adapter(adapter)
         self._optimizer = ServerOptimizer.fresh(self._plan.optimizer, self._model.head_coordinates()).moving(velocity)
 
-    def export(self, output: Path, metrics: Metrics, source: ModelSource) -> str:
+    def export(self, output: Path, metrics: Metrics, source: ModelSource, code_digest: str) -> str:
         """Write adapter, model card and metrics below `output`; return the digest of the folder that they fill."""
         folder = output / ADAPTER_FOLDER
-        export_adapter(self._model, folder, plan=self._plan, metrics=metrics, source=source)
+        export_adapter(self._model, folder, plan=self._plan, metrics=metrics, source=source, code_digest=code_digest)
         return describe_folder(folder).digest()
 
 
