@@ -79,11 +79,10 @@ class Session:
         self.tasks = parent.stdin
         try:
             async with asyncio.TaskGroup() as group:
-                listeners = [group.create_task(self.listen(parent.stdout, group)), group.create_task(self.tidy())]
+                listener = group.create_task(self.listen(parent.stdout, group))
                 supervisors = [group.create_task(self.supervise(number)) for number in range(WRITERS)]
                 await asyncio.wait(supervisors)
-                for listener in listeners:
-                    listener.cancel()
+                listener.cancel()
         finally:
             parent.stdin.close()
             await parent.wait()
@@ -97,13 +96,6 @@ class Session:
             else:
                 group.create_task(self.hear(word))
         raise RuntimeError("the writers' parent has ended")
-
-    async def tidy(self) -> None:
-        """Remove the full files of the audit log, which nobody reads here, now and then."""
-        while True:
-            for file in self.cluster.layout.logs.glob("audit-*.log"):
-                file.unlink()
-            await asyncio.sleep(10)
 
     def history(self, number: int) -> Path:
         """Return a writer's notes."""
