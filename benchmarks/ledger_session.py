@@ -33,7 +33,7 @@ EPSILON, DELTA = 1.0, 1e-5
 LIMIT = limit_of(EPSILON, DELTA)
 FILLED = 0.95  # of each budget, by an account that nobody charges
 FILLERS = 1000  # releases of that account
-CLOSINGS = 25  # a writer's, so that a budget has some hundred accounts at most
+CLOSINGS = 8  # a writer's: each makes room for a new account, and what a write costs grows with these
 MOST_CLOSINGS = 0.02  # of its operations
 SEED = 7
 
