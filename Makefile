@@ -46,7 +46,7 @@ venv: $(STAMP) ## make the virtual environment from the hashed locks
 # used, so the check is of all the rest, and for CrypTen that what is run of it can be imported. What its wheel
 # and that of Opacus, an oracle of the tests, have beside their packages goes: `benchmarks`, `test` and more.
 $(STAMP): | $(VENV)/bin/python
-	$(BIN)/pip uninstall --quiet --yes crypten >&2
+	$(BIN)/pip uninstall -qq --yes crypten >&2
 	if [[ -n "$${PIP_FIND_LINKS:-}" ]]; then \
 		$(BIN)/pip install --quiet --no-index --no-deps --require-hashes \
 			-r <(echo 'torch==$(TORCH) --hash=sha256:$(TORCH_CPU_SHA256)') || echo 'no CPU build of torch there' >&2; fi

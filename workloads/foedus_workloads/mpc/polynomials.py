@@ -32,7 +32,7 @@ def evaluate(party: Party, z: Shared, form: Quartic, *, half: Shared | None = No
     shifted = party.add_public(z, party.encode(form.shift))
     y = yield from truncate(party, square(party, shifted), f + form.halvings)
     left = party.add_public(y, party.encode(form.constant))
-    right = party.add_public(y * form.quartic + z * form.linear, party.encode(form.other))
+    right = party.combine([(y, form.quartic), (z, form.linear)], party.encode(form.other))
     summand = product(party, left, right)
     if half is not None:
         summand = summand + half * (1 << (f + SCALE_BITS - 1))
