@@ -46,8 +46,8 @@ class Session:
     folder: Path
     budgets: tuple[str, ...]
     operations: int  # of each writer
-    kills: int  # of each writer
-    server_kills: int  # of each writer
+    kills: int  # of all writers together
+    server_kills: int  # in all
     guarded: bool = True
     greed: int = 1  # how much more than there is room for the writers believe they may ask for
     snapshot: Path | None = None
@@ -111,9 +111,10 @@ class Session:
 
     async def supervise(self, number: int) -> None:
         """Start a writer again until its operations are done; each life but the last ends at a named point."""
-        life = max(2, self.operations // (self.kills + 1))  # operations
-        for kill in range(self.kills + 1):
-            last = kill == self.kills
+        kills = share(self.kills, number)
+        life = max(2, self.operations // (kills + 1))  # operations
+        for kill in range(kills + 1):
+            last = kill == kills
             task = Task(
                 number=number,
                 kubeconfig=str(self.cluster.layout.kubeconfig),
@@ -127,7 +128,8 @@ class Session:
                 seed=SEED,
                 die_at="" if last else POINTS[(kill + number) % len(POINTS)],
                 die_after=self.rng.randint(life // 2, life),
-                kill_after=self.rng.randint(1, life) if kill < self.server_kills else 0,
+                # Well before the life ends, or nobody asks.
+                kill_after=self.rng.randint(1, max(1, life // 4)) if kill < share(self.server_kills, number) else 0,
                 snapshot="" if self.snapshot is None else str(self.snapshot),
                 guarded=self.guarded,
             )
@@ -151,14 +153,14 @@ class Session:
         if word == KILL:
             async with self.lock:  # not one that is being started already
                 self.done[ASK_KILL] += 1
-                await asyncio.to_thread(self.kill, with_etcd=self.done[ASK_KILL] % 4 == 0)
+                await asyncio.to_thread(self.kill, with_etcd=self.done[ASK_KILL] % 2 == 0)
         elif word == HALF and self.snapshot is not None and not self.snapshot.exists():
             async with self.lock:
                 if not self.snapshot.exists():
                     await asyncio.to_thread(self.cluster.save_snapshot, self.snapshot)
 
     def kill(self, *, with_etcd: bool) -> None:
-        """Kill the API server, now and then etcd first, start them again, and wait until they answer."""
+        """Kill the API server, every second time etcd first, start them again, and wait until they answer."""
         victims = ("etcd", "kube-apiserver") if with_etcd else ("kube-apiserver",)
         for name in victims:
             self.cluster.daemons[name].signal(signal.SIGKILL)
@@ -173,6 +175,11 @@ class Session:
     def entries(self) -> tuple[Entry, ...]:
         """Return what all writers noted."""
         return tuple(entry for number in range(WRITERS) for entry in read_history(self.history(number)))
+
+
+def share(total: int, number: int) -> int:
+    """Return how many of `total` are writer `number`'s."""
+    return total // WRITERS + (number < total % WRITERS)
 
 
 async def with_ledgers(cluster: Cluster, work: Callable[[KubeLedgers], Awaitable[T]], user: str = "") -> T:

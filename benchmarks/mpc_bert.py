@@ -43,8 +43,8 @@ from benchmarks.mpc_model import (
     news,
     write_model,
 )
-from benchmarks.mpc_processes import Meter
 from foedus.inference.local import Request, infer_local
+from foedus.inference.meter import Meter
 from foedus_ring import available
 from foedus_workloads.mpc.model import PlainModel, compile_program
 from foedus_workloads.mpc.model.evaluate import evaluate

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from foedus.announce import announce
+from foedus.announce import REGIONS, announce
 from foedus.base_model import claim_folders, read_model
 from foedus.deaths import Death, deaths
 from foedus.display import Display, Event, Standing, advance
@@ -19,7 +19,7 @@ from foedus_contract.errors import FoedusError, InvalidInput, JobFailed, Refused
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.paths import RUN_SPEC_KEY
 from foedus_contract.plan import TrainingPlan
-from foedus_contract.progress import IdentityReady, ProcessFailed
+from foedus_contract.progress import CACHING, IdentityReady, Preparing, ProcessFailed
 from foedus_contract.run_spec import CoordinatorRunSpec
 from foedus_contract.size import training_size
 from foedus_engine import names
@@ -72,6 +72,8 @@ class Followed:
     shown: Mapping[str, int] = field(default_factory=dict)
     deaths: frozenset[Death] = frozenset()
     waiting: Waiting | None = None
+    cached: Mapping[str, Preparing] = field(default_factory=dict)  # how far each silo is with its records
+    tenths: int = 0  # of all records that were said to be cached
 
 
 async def follow(
@@ -147,7 +149,7 @@ async def _announce(cluster: EmbeddedCluster, job: FederatedTrainingJob, display
         return
     model = read_model(job.spec.model.source, claim_folders(cluster, job.metadata.namespace))
     size = training_size(plan.model.lora, len(plan.model.labels), model.hidden_size, model.modules)
-    display.announce(announce(plan, size, str(state), (ISOLATION,), not_enforced(children)))
+    display.announce(announce(plan, size, str(state), limitations(job), not_enforced(children)))
 
 
 async def _children(cluster: EmbeddedCluster, job: FederatedTrainingJob) -> list[Object]:
@@ -161,6 +163,12 @@ def read_plan(children: Sequence[Object], job: FederatedTrainingJob) -> Training
     name = names.coordinator(job.metadata.name)
     configs = [child for child in children if child["kind"] == "ConfigMap" and child["metadata"]["name"] == name]
     return CoordinatorRunSpec.from_json(configs[0]["data"][RUN_SPEC_KEY]).plan if configs else None
+
+
+def limitations(job: FederatedTrainingJob) -> tuple[str, ...]:
+    """Return what the job's reader must know of this machine, and of fields that nothing looks at."""
+    names_regions = any(client.region_ref is not None for client in job.spec.clients)
+    return (ISOLATION, *((REGIONS,) if names_regions else ()))
 
 
 def not_enforced(children: Sequence[Object]) -> tuple[str, ...]:
@@ -189,7 +197,10 @@ async def _show_events(
         events = await cluster.pod_progress(job.metadata.namespace, pod)
         seen = followed.shown.get(pod, 0)
         for event in events[seen:]:
-            followed = _show(event, display, followed, is_client=pod in clients)
+            if pod in clients and isinstance(event, Preparing) and event.what == CACHING:
+                followed = show_caching(pod, event, display, followed)
+            elif pod not in clients or isinstance(event, IdentityReady | ProcessFailed):
+                followed = _show(event, display, followed)
         followed = replace(followed, shown={**followed.shown, pod: len(events)})
     return followed
 
@@ -210,9 +221,18 @@ async def _show_deaths(
     return followed
 
 
-def _show(event: Event, display: Display, followed: Followed, *, is_client: bool) -> Followed:
-    if is_client and not isinstance(event, IdentityReady | ProcessFailed):
+def show_caching(pod: str, event: Preparing, display: Display, followed: Followed) -> Followed:
+    """Show how far all silos are together, a tenth at a time, until training begins."""
+    followed = replace(followed, cached={**followed.cached, pod: event})
+    done, total = (sum(getattr(each, part) for each in followed.cached.values()) for part in ("done", "total"))
+    tenths = done * 10 // max(1, total)
+    if followed.standing.silos_in or tenths <= followed.tenths:
         return followed
+    together = Preparing(at=event.at, what=f"silos: {CACHING}", done=done, total=total)
+    return _show(together, display, replace(followed, tenths=tenths))
+
+
+def _show(event: Event, display: Display, followed: Followed) -> Followed:
     standing = advance(followed.standing, event)
     display.event(event, standing)
     return replace(followed, standing=standing)

@@ -102,6 +102,9 @@ def read_job(files: Sequence[Path]) -> FederatedTrainingJob:
             if isinstance(parsed, PrivacyBudget):
                 cure = "its data's holder makes it with `foedus budget create`; leave it out here"
                 raise InvalidInput("a run never makes a budget", where=f"{file}: {parsed.metadata.name}", cure=cure)
+            if parsed.spec.suspend:
+                cure = "leave it out; an interrupted run gives back what it has not spent"
+                raise InvalidInput("a run of a suspended job would never end", where=f"{file}: spec.suspend", cure=cure)
             jobs.append(parsed)
     if len(jobs) != 1:
         raise InvalidInput(f"{len(jobs)} training jobs", where=", ".join(map(str, files)), cure="give exactly one")
@@ -128,7 +131,8 @@ async def run_job(job: FederatedTrainingJob, options: Options, display: Display,
             engine.cluster.release()
             status = await train(engine, job, options, display)
         deliver(engine, job, options)
-        record = await find_record(report_source(engine), job, status, good_ending(status, utc_now()), display)
+        ending, gone = good_ending(status, utc_now()), "no report: spec.ttlSecondsAfterFinished has removed its sources"
+        record = await find_record(report_source(engine), job, status, ending, display, nothing=gone)
         page = await save_report(report_source(engine), job, record, options.out, display)
         say_result(status, options.out, page, display)
 
@@ -198,7 +202,8 @@ async def abandon(engine: Engine, job: FederatedTrainingJob, error: BaseExceptio
 async def orphans(engine: Engine, job: FederatedTrainingJob) -> str:
     """Name the jobs whose accounts in this job's budgets are open, and the command that closes them; none can run."""
     namespace, budgets = job.metadata.namespace, {client.budget_ref.name for client in job.spec.clients}
-    held = [item for item in await accounts(engine, namespace) if item.is_open and item.budget.name in budgets]
+    known, _ = await accounts(engine, namespace)
+    held = [item for item in known if item.is_open and item.budget.name in budgets]
     claimants = sorted({item.account.claimant for item in held})
     if not claimants:
         return ""

@@ -42,6 +42,11 @@ def out_is_below_a_file(machine: Machine) -> Arguments:
     return [*machine.run(), "--out", str(machine.root / "file/out")]
 
 
+def split_below_a_file(machine: Machine) -> Arguments:
+    (machine.root / "file").write_text("", "utf-8")
+    return ["data", "split", "bbc-news", "--out", str(machine.root / "file/volumes")]
+
+
 def two_engines(machine: Machine) -> Arguments:
     lock = machine.held.enter_context((machine.small.state / "engine.lock").open("w"))
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -66,6 +71,12 @@ FOLDERS = (
         budget_state_is_a_file,
         E.UNAVAILABLE,
         "error: …/file/state: the state folder cannot be used (Not a directory); give this user the right to write there, or choose another folder with --state",
+    ),
+    case(
+        "example data for a folder that cannot be made",
+        split_below_a_file,
+        E.UNAVAILABLE,
+        "error: …/file/volumes/silo-01/train.jsonl: cannot be written (Not a directory); free space on the volume, or mend it",
     ),
     case(
         "another engine on the state folder",

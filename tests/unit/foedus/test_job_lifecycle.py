@@ -13,6 +13,7 @@ import click
 import pytest
 
 from foedus.deaths import deaths
+from foedus.delete import delete_job
 from foedus.display import PlainDisplay
 from foedus.engine import Engine, open_engine
 from foedus.interrupt import run_until_terminated
@@ -87,7 +88,10 @@ def test_a_killed_run_is_deleted_and_the_next_job_trains(
         "report.html",
         "report.json",
     }
-    assert f"report: {world.root}/again/report.html" in capfd.readouterr().out
+    lines = capfd.readouterr().out.splitlines()
+    told = "the job other is complete already: its result is delivered again, nothing is trained or charged"
+    assert lines.index(told) < next(n for n, line in enumerate(lines) if line.startswith("Complete: "))
+    assert any(line.startswith(f"report: {world.root}/again/report.html") for line in lines)
     record = read_record(world.root / "out")
     assert (record.ending.outcome, len(record.attempts), len(record.preparation)) == ("Complete", 2, 3)
     assert [account.charged for account in record.accounts] == [2] * len(SILOS)
@@ -144,6 +148,27 @@ async def test_accounts_of_an_object_that_is_gone_are_closed_and_no_others(world
         await admit(engine, job, world.state, quiet())
     accounts = world.ledger().read().accounts
     assert {uid: account.state for uid, account in accounts.items()} == {"gone": "Closed", "theirs": "Open"}
+
+
+async def test_an_account_in_a_damaged_ledger_is_told_and_closed_when_the_ledger_is_back(world: SmallJob) -> None:
+    file, said = world.ledger(SILOS[1]).path, list[str]()
+    async with engine_of(world) as (engine, job):
+        stored = await admit(engine, job, world.state, quiet())
+        await reserve(world, stored["metadata"]["uid"])
+        await engine.cluster.update_status({**stored, "status": {"plan": {"digest": "sha256:0"}}})
+        whole = file.read_bytes()
+        file.write_bytes(b"not a database" * 100)
+        removed = await remove(engine, job_key("default", "job"), PlainDisplay(said.append))
+    assert (removed.accounts, [key.name for key in removed.left]) == (3, [SILOS[1]])
+    (line,) = (line for line in said if "stays reserved" in line)
+    assert line.startswith(f"budget {SILOS[1]}: what the job has reserved stays reserved: {file}: ")
+    assert line.endswith(f"; then: foedus delete job --state {world.state}")
+
+    file.write_bytes(whole)
+    assert world.states() == {"Closed", "Open"}
+    await delete_job("job", "default", world.state, PlainDisplay(said.append))
+    assert world.states() == {"Closed"}
+    assert said[-1] == "FederatedTrainingJob default/job is deleted"
 
 
 async def test_accounts_are_closed_before_the_object_goes(world: SmallJob, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,12 @@ def narrow(party: Party, *, range_bits: int, unit_bits: int) -> Window:
 
     Signs of x in [0, unit) are not told from those below. Bits are saved where a range is known and a unit can be.
     """
-    top = party.fraction + range_bits + 1
+    return window_for(party.fraction, range_bits=range_bits, unit_bits=unit_bits)
+
+
+def window_for(fraction: int, *, range_bits: int, unit_bits: int) -> Window:
+    """Return the same for so many bits after the point."""
+    top = fraction + range_bits + 1
     width = next(size for size in (8, 16, 32, 64) if size >= min(top, range_bits + 1 + unit_bits))
     return Window(max(0, top - width), width)
 
@@ -152,9 +157,30 @@ class Words:
         ]
         return torch.cat(bits).reshape(-1).to(torch.int8)
 
+    def groups(self, words: Tensor, half: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return both factors, and what is added to their product, where groups of `half` bits are combined in pairs.
+
+        A group holds (g, p) of half/2 elements. What comes of the second half of the words lies above the first's.
+        """
+        lower, p_places = self.pattern(2 * half, 0, half), 0
+        for place in range(0, half, 2):
+            p_places |= self.pattern(2 * half, place, 1)
+        if native := passes_for(self.bits, (words,)):
+            return native.groups(words, half, lower, p_places)
+        p_high = (words >> half) & p_places
+        parts = p_high | (p_high << 1), words & lower, (words >> half) & lower & ~p_places
+        high, low, g = (beside(part, half) for part in parts)
+        return high, low, g
+
     def pattern(self, period: int, offset: int, width: int) -> int:
         """Return a word with `width` ones at `offset` in each period, as a signed 64-bit integer."""
         return _pattern(self.bits, period, offset, width)
+
+
+def beside(words: Tensor, half: int) -> Tensor:
+    """Put the second half of the words above the first: of each 2 `half` bits only the lower `half` are in use."""
+    middle = words.shape[0] // 2
+    return words[:middle] | (words[middle:] << half)
 
 
 @cache
@@ -192,26 +218,10 @@ def _first_level(party: Party, passes: Shared, arises: Shared, words: Words) -> 
 
 
 def _level(party: Party, combined: Shared, half: int, words: Words) -> Operation[Shared]:
-    """Combine neighbouring groups of `half` bits; the groups left of two words are put into one word.
-
-    A group holds (g, p) of half/2 elements, so the words of both halves of the elements fit beside each other.
-    """
-    lower, p_places = words.pattern(2 * half, 0, half), 0
-    for place in range(0, half, 2):
-        p_places |= words.pattern(2 * half, place, 1)
-    g_places = lower & ~p_places
-
-    def beside(t: Tensor) -> Tensor:
-        middle = t.shape[0] // 2
-        return t[:middle] | (t[middle:] << half)
-
-    def factors(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if native := passes_for(words.bits, (t,)):
-            return native.groups(t, half, lower, p_places)
-        p_high = (t >> half) & p_places
-        return beside(p_high | (p_high << 1)), beside(t & lower), beside((t >> half) & g_places)
-
-    (high_own, low_own, g_own), (high_next, low_next, g_next) = factors(combined.own), factors(combined.next)
+    """Combine neighbouring groups of `half` bits; the groups left of two words are put into one word."""
+    (high_own, low_own, g_own), (high_next, low_next, g_next) = (
+        words.groups(part, half) for part in (combined.own, combined.next)
+    )
     high, low = Shared(high_own, high_next), Shared(low_own, low_next)
     product = yield from multiply(party, high, low, BOOLEAN, bits=words.bits)
     return product ^ Shared(g_own, g_next)
