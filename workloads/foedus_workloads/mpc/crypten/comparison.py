@@ -42,7 +42,7 @@ def window(party: Party, *, range_bits: int, unit_bits: int) -> Window:
 def negative(party: Party, x: Tensor, at: Window = WHOLE) -> Operation[Tensor]:
     """Return the share of 1 where x < 0 and 0 elsewhere: 1 + log2(w) rounds."""
     words = Words(at, WORD_BITS)
-    packed = yield from _signs(party, words.pack((x,)), words)
+    packed = yield from _signs(party, words.pack([x]), words)
     numbers = yield from bits_to_numbers(party, packed, words)
     return numbers[: x.numel()].reshape(x.shape)
 
