@@ -16,7 +16,7 @@ FROM scratch AS wheels
 FROM ${BASE} AS build
 WORKDIR /src
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
-COPY requirements.lock requirements-cuda.lock ./
+COPY requirements.lock requirements-cuda.lock requirements-crypten.lock ./
 COPY images/ images/
 
 # The project's own wheel, built by what the lock names.
@@ -51,6 +51,10 @@ RUN python3 -m venv --without-pip /opt/foedus
 RUN --mount=type=bind,from=wheels,target=/wheels images/install-torch /opt/foedus "${TORCH}" /wheels
 RUN images/install-locked /opt/foedus images/workloads.txt \
     && if [ "${EXAMPLES}" = yes ]; then images/install-locked /opt/foedus images/examples.txt; fi
+# Of its dependencies, which pip cannot install, nothing is run; its wheel's other packages would shadow those of others.
+RUN python3 -m pip --python /opt/foedus/bin/python install --require-hashes --no-deps --only-binary=:all: \
+        -r requirements-crypten.lock \
+    && /opt/foedus/bin/python images/keep_own_package.py crypten
 
 # The project's own layers are the last and small ones: a new version leaves the packages' layer as it is. The wheel is
 # copied and stays: buildah cannot mount from a stage that it has in its cache.
@@ -67,7 +71,8 @@ FROM ${BASE} AS workloads
 COPY --from=workloads-packages /opt/foedus /opt/foedus
 COPY --from=wheel /wheel /wheel
 COPY --from=ring /wheel /wheel
-RUN python3 -m pip --python /opt/foedus/bin/python install --no-cache-dir --no-deps --no-index /wheel/*.whl
+RUN python3 -m pip --python /opt/foedus/bin/python install --no-cache-dir --no-deps --no-index /wheel/*.whl \
+    && /opt/foedus/bin/python -c 'import foedus_workloads.mpc.crypten.shims'
 ENV PATH=/opt/foedus/bin:/usr/local/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1
 WORKDIR /
 USER 65532:65532

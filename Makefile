@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 SOURCES := operator:workloads:workloads/ring:sdk:tests:.
 ACTIONLINT := v1.7.12
 # The stamp carries the checksum of what the environment was made from, so a changed lock makes it anew.
-LOCKS := requirements.lock requirements-cuda.lock requirements-crypten.lock pyproject.toml
+LOCKS := requirements.lock requirements-cuda.lock requirements-crypten.lock pyproject.toml images/keep_own_package.py
 RING := workloads/ring
 RING_SOURCES := $(RING)/pyproject.toml $(RING)/hatch_build.py $(wildcard $(RING)/native/*.[ch])
 SUM := $(shell cat $(LOCKS) $(RING_SOURCES) | sha256sum | cut -c1-16)
@@ -35,7 +35,7 @@ PARALLEL := --numprocesses $(WORKERS) --dist worksteal
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: venv
 venv: $(STAMP) ## make the virtual environment from the hashed locks
@@ -43,9 +43,10 @@ venv: $(STAMP) ## make the virtual environment from the hashed locks
 # A CPU wheel of torch in the folder that PIP_FIND_LINKS names comes first: from the lock alone pip would prefer the
 # index's wheel, whose hash it knows before it has the file. What pip says is no target's output: `make -s cluster-env`.
 # CrypTen comes last: what it says that it needs is neither to be had (its `sklearn` is a stub that no longer builds) nor
-# used, so the check is of all the rest, and for CrypTen that what is run of it can be imported.
+# used, so the check is of all the rest, and for CrypTen that what is run of it can be imported. What its wheel
+# and that of Opacus, an oracle of the tests, have beside their packages goes: `benchmarks`, `test` and more.
 $(STAMP): | $(VENV)/bin/python
-	$(BIN)/pip uninstall --quiet --yes crypten >&2
+	$(BIN)/pip uninstall -qq --yes crypten >&2
 	if [[ -n "$${PIP_FIND_LINKS:-}" ]]; then \
 		$(BIN)/pip install --quiet --no-index --no-deps --require-hashes \
 			-r <(echo 'torch==$(TORCH) --hash=sha256:$(TORCH_CPU_SHA256)') || echo 'no CPU build of torch there' >&2; fi
@@ -55,6 +56,7 @@ $(STAMP): | $(VENV)/bin/python
 	$(BIN)/pip install --no-deps --no-build-isolation -e . -e $(RING) >&2
 	$(BIN)/pip check >&2
 	$(BIN)/pip install --require-hashes --no-deps -r requirements-crypten.lock >&2
+	$(BIN)/python images/keep_own_package.py crypten opacus >&2
 	$(BIN)/python -c 'import foedus_workloads.mpc.crypten.shims'
 	rm -f $(VENV)/.installed-*
 	touch $@
@@ -102,7 +104,7 @@ cluster-down: $(STAMP) ## remove it, or what a crash left of it
 	$(BIN)/python -m e2e.cluster down --folder $(CLUSTER)
 
 .PHONY: cluster-env
-cluster-env: $(STAMP) ## print what makes kubectl and helm use it: eval "$$(make -s cluster-env)"
+cluster-env: $(STAMP) ## print what makes kubectl and helm use it: eval "$(make -s cluster-env)"
 	@$(BIN)/python -m e2e.cluster env --folder $(CLUSTER)
 
 .PHONY: cluster-images

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from foedus.machine import describe_machine
 
 Step = Callable[[], Any]
 VERSIONS = (
@@ -61,7 +61,7 @@ def run(benchmark: Benchmark, folder: Path) -> dict[str, Any]:
         "target": benchmark.target,
         "pass": reached and outcome.met,
         "details": {"bound": benchmark.bound, **outcome.details},
-        "machine": {**machine(), "loadBefore": before, "loadAfter": os.getloadavg()},
+        "machine": {**describe_machine(VERSIONS), "loadBefore": before, "loadAfter": os.getloadavg()},
     }
 
 
@@ -76,29 +76,3 @@ def alternate(steps: Mapping[str, Step], turns: int) -> dict[str, list[float]]:
             if turn >= 2:  # the first turns warm up
                 seconds[name].append(time.perf_counter() - begin)
     return seconds
-
-
-def machine() -> dict[str, Any]:
-    """Return CPU model, usable cores, memory and versions."""
-    return {
-        "cpu": _field(Path("/proc/cpuinfo"), "model name") or platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory": _field(Path("/proc/meminfo"), "MemTotal"),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "versions": {name: _version(name) for name in VERSIONS},
-    }
-
-
-def _field(file: Path, name: str) -> str:
-    if not file.exists():
-        return ""
-    rows = (line.partition(":") for line in file.read_text("utf-8").splitlines())
-    return next((value.strip() for key, _, value in rows if key.strip() == name), "")
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

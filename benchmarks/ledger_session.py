@@ -33,7 +33,7 @@ EPSILON, DELTA = 1.0, 1e-5
 LIMIT = limit_of(EPSILON, DELTA)
 FILLED = 0.95  # of each budget, by an account that nobody charges
 FILLERS = 1000  # releases of that account
-CLOSINGS = 25  # a writer's, so that a budget has some hundred accounts at most
+CLOSINGS = 8  # a writer's: each makes room for a new account, and what a write costs grows with these
 MOST_CLOSINGS = 0.02  # of its operations
 SEED = 7
 
@@ -46,8 +46,8 @@ class Session:
     folder: Path
     budgets: tuple[str, ...]
     operations: int  # of each writer
-    kills: int  # of each writer
-    server_kills: int  # of each writer
+    kills: int  # of all writers together
+    server_kills: int  # in all
     guarded: bool = True
     greed: int = 1  # how much more than there is room for the writers believe they may ask for
     snapshot: Path | None = None
@@ -79,11 +79,10 @@ class Session:
         self.tasks = parent.stdin
         try:
             async with asyncio.TaskGroup() as group:
-                listeners = [group.create_task(self.listen(parent.stdout, group)), group.create_task(self.tidy())]
+                listener = group.create_task(self.listen(parent.stdout, group))
                 supervisors = [group.create_task(self.supervise(number)) for number in range(WRITERS)]
                 await asyncio.wait(supervisors)
-                for listener in listeners:
-                    listener.cancel()
+                listener.cancel()
         finally:
             parent.stdin.close()
             await parent.wait()
@@ -98,22 +97,16 @@ class Session:
                 group.create_task(self.hear(word))
         raise RuntimeError("the writers' parent has ended")
 
-    async def tidy(self) -> None:
-        """Remove the full files of the audit log, which nobody reads here, now and then."""
-        while True:
-            for file in self.cluster.layout.logs.glob("audit-*.log"):
-                file.unlink()
-            await asyncio.sleep(10)
-
     def history(self, number: int) -> Path:
         """Return a writer's notes."""
         return self.folder / f"{self.budgets[0]}-writer-{number}.jsonl"
 
     async def supervise(self, number: int) -> None:
         """Start a writer again until its operations are done; each life but the last ends at a named point."""
-        life = max(2, self.operations // (self.kills + 1))  # operations
-        for kill in range(self.kills + 1):
-            last = kill == self.kills
+        kills = share(self.kills, number)
+        life = max(2, self.operations // (kills + 1))  # operations
+        for kill in range(kills + 1):
+            last = kill == kills
             task = Task(
                 number=number,
                 kubeconfig=str(self.cluster.layout.kubeconfig),
@@ -127,7 +120,8 @@ class Session:
                 seed=SEED,
                 die_at="" if last else POINTS[(kill + number) % len(POINTS)],
                 die_after=self.rng.randint(life // 2, life),
-                kill_after=self.rng.randint(1, life) if kill < self.server_kills else 0,
+                # Well before the life ends, or nobody asks.
+                kill_after=self.rng.randint(1, max(1, life // 4)) if kill < share(self.server_kills, number) else 0,
                 snapshot="" if self.snapshot is None else str(self.snapshot),
                 guarded=self.guarded,
             )
@@ -151,14 +145,14 @@ class Session:
         if word == KILL:
             async with self.lock:  # not one that is being started already
                 self.done[ASK_KILL] += 1
-                await asyncio.to_thread(self.kill, with_etcd=self.done[ASK_KILL] % 4 == 0)
+                await asyncio.to_thread(self.kill, with_etcd=self.done[ASK_KILL] % 2 == 0)
         elif word == HALF and self.snapshot is not None and not self.snapshot.exists():
             async with self.lock:
                 if not self.snapshot.exists():
                     await asyncio.to_thread(self.cluster.save_snapshot, self.snapshot)
 
     def kill(self, *, with_etcd: bool) -> None:
-        """Kill the API server, now and then etcd first, start them again, and wait until they answer."""
+        """Kill the API server, every second time etcd first, start them again, and wait until they answer."""
         victims = ("etcd", "kube-apiserver") if with_etcd else ("kube-apiserver",)
         for name in victims:
             self.cluster.daemons[name].signal(signal.SIGKILL)
@@ -173,6 +167,11 @@ class Session:
     def entries(self) -> tuple[Entry, ...]:
         """Return what all writers noted."""
         return tuple(entry for number in range(WRITERS) for entry in read_history(self.history(number)))
+
+
+def share(total: int, number: int) -> int:
+    """Return how many of `total` are writer `number`'s."""
+    return total // WRITERS + (number < total % WRITERS)
 
 
 async def with_ledgers(cluster: Cluster, work: Callable[[KubeLedgers], Awaitable[T]], user: str = "") -> T:

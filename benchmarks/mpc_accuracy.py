@@ -24,9 +24,9 @@ from benchmarks.bbc import EXAMPLE, SILOS, foedus, train, with_lora
 from benchmarks.harness import Benchmark, Outcome
 from benchmarks.mpc_errors import function_errors, layer_errors
 from benchmarks.mpc_model import LABELS, MINILM
-from benchmarks.mpc_processes import Meter
 from foedus.inference.answer import Answer
 from foedus.inference.local import Request, infer_local
+from foedus.inference.meter import Meter
 from foedus_workloads.mpc.model import EmbeddedText, PlainModel, compile_program, read_model
 from foedus_workloads.mpc.model.evaluate import evaluate
 from foedus_workloads.training.data import read_records

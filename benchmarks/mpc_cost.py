@@ -13,8 +13,8 @@ from pathlib import Path
 from benchmarks.harness import Benchmark, Outcome
 from benchmarks.mpc_bert import make_task
 from benchmarks.mpc_model import TOKENS
-from benchmarks.mpc_processes import Meter
 from foedus.inference.local import Request, infer_local
+from foedus.inference.meter import Meter
 from foedus_workloads.mpc.model import compile_program, plan
 
 MOST_BYTES, MOST_ROUNDS = 1.9e9, 3100

@@ -29,9 +29,9 @@ from benchmarks.arms.environment import make_environment
 from benchmarks.harness import Benchmark, Outcome
 from benchmarks.mpc_bert import Found, Task, arrays, run_other
 from benchmarks.mpc_model import LABELS, WEIGHTS, cut, news, with_head
-from benchmarks.mpc_processes import Meter
 from foedus.inference.answer import Answer
 from foedus.inference.local import Request, infer_local
+from foedus.inference.meter import Meter
 from foedus_workloads.mpc.model import read_model
 
 TURNS, TEXTS_A_TURN = 2, 2

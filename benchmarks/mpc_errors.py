@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.mpc_layer import drive
-from foedus_workloads.mpc.activations import _CLIP, _GELU, _GELU_LIMIT, _ROOT_OF_EXP, exponential, gelu, softmax, tanh
+from foedus_workloads.mpc.activations import CLIP, GELU, GELU_LIMIT, ROOT_OF_EXP, exponential, gelu, softmax, tanh
 from foedus_workloads.mpc.arithmetic import deal, dealt_to
 from foedus_workloads.mpc.model import (
     EmbeddedText,
@@ -63,13 +63,13 @@ def quartic(form: Quartic, z: Tensor) -> Tensor:
 
 def exp_formula(x: Tensor) -> Tensor:
     """Return e^x by its formula."""
-    return torch.where(x < _CLIP, 0.0, quartic(_ROOT_OF_EXP, x.clamp_min(_CLIP)) ** 8)
+    return torch.where(x < CLIP, 0.0, quartic(ROOT_OF_EXP, x.clamp_min(CLIP)) ** 8)
 
 
 def gelu_formula(x: Tensor) -> Tensor:
     """Return GELU by its formula."""
-    between = x / 2 + quartic(_GELU, x.clamp(-4, 4) ** 2)
-    return torch.where(x < -_GELU_LIMIT, 0.0, torch.where(x < _GELU_LIMIT, between, x))
+    between = x / 2 + quartic(GELU, x.clamp(-4, 4) ** 2)
+    return torch.where(x < -GELU_LIMIT, 0.0, torch.where(x < GELU_LIMIT, between, x))
 
 
 def tanh_formula(x: Tensor) -> Tensor:

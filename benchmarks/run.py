@@ -30,6 +30,7 @@ MODULES = (
     "mpc_crypten",
     "mpc_layer",
     "mpc_malicious",
+    "mpc_network",
     "ring",
     "scale",
     "tweets",

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.e2e
 
 TOOLS = ("cc", "gcc", "g++", "c++", "clang", "tcc", "as", "ld", "make")
 PROGRAMS = {
-    "operator": "import foedus_operator.process",
+    "operator": "import foedus_operator.main",
     # A path other than torch's is refused where the kernels are missing.
     "workloads": "import foedus_workloads.entry, torch, peft, opendp, foedus_ring as ring; "
     "ring.pack(torch.ones(1, 1, dtype=int), path='plain')",

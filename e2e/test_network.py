@@ -21,10 +21,10 @@ PRIVACY = {"epsilon": 8, "delta": 1e-4}  # so many rounds fit
 TLS = 8443
 # Every socket on which a pod of Foedus listens. Silos connect out only.
 LISTENS = {
-    "coordinator": [("tcp", "everybody", TLS)],
+    # 8081: what the kubelet asks.
+    "coordinator": [("tcp", "everybody", 8081), ("tcp", "everybody", TLS)],
     "silo": [],
     "ledger": [("tcp", "everybody", TLS)],
-    # Health and metrics in plain text: the kubelet asks, and nobody else gets there.
     "operator": [("tcp", "everybody", 8081)],
 }
 # Every edge that a policy opens; all others of the places below are closed.
@@ -174,4 +174,12 @@ def test_the_ledger_speaks_tls_1_3_alone(target, pods):
     ways = {"TLS 1.3": Way(), "TLS 1.2": Way(old=True), "plain text": Way(plain=True)}
     host = f"foedus-ledger.{NAMESPACE}.svc"
     found = speaks(target.kubectl, namespace, name_of(silo), (host, TLS), ways)
+    assert {name for name, line in found.items() if line.startswith("HTTP/")} == {"TLS 1.3"}, found
+
+
+@pytest.mark.parametrize("component", ["operator", "coordinator"])
+def test_what_a_kubelet_asks_is_answered_over_tls_1_3_alone(target, pods, component):
+    namespace, pod = pods[component]
+    ways = {"TLS 1.3": Way(), "TLS 1.2": Way(old=True), "plain text": Way(plain=True)}
+    found = speaks(target.kubectl, namespace, name_of(pod), ("127.0.0.1", 8081), ways)
     assert {name for name, line in found.items() if line.startswith("HTTP/")} == {"TLS 1.3"}, found

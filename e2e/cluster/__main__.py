@@ -10,7 +10,7 @@ from pathlib import Path
 
 from e2e.cluster import registry
 from e2e.cluster.assembly import ensure_parts, load_image, opened, start_cluster
-from e2e.cluster.binaries import cache_folder, check_compiler
+from e2e.cluster.binaries import cache_folder, check_compiler, check_modules
 from e2e.cluster.cgroups import check_machine, check_user
 from e2e.cluster.cluster import down
 from e2e.cluster.errors import HarnessError, UnsuitableMachine
@@ -45,6 +45,7 @@ def _build(asked: argparse.Namespace) -> None:
 
 def _check(asked: argparse.Namespace) -> None:
     check_compiler()
+    check_modules()
     (check_user if asked.control_plane_only else check_machine)()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import threading
@@ -24,6 +25,8 @@ from e2e.cluster.progress import Progress
 PINS = Path(__file__).parent / "pins"
 # Part of every checksum: raise it when the way of building changes.
 RECIPE = "1"
+OLDEST_GO = 26  # of 1.26: what the pinned modules ask for
+A_MODULE = "go.uber.org/zap"  # a small one that etcd's pin holds
 
 
 @dataclass(frozen=True)
@@ -118,9 +121,8 @@ def _build(pin: Pin, folder: Path, progress: Progress) -> None:
         f"-o={fresh}/",
     ]
     packages = ["tool", *([] if not list(pin.folder.glob("*.go")) else ["."])]
-    environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "", "GOTOOLCHAIN": "local", "GOWORK": "off"}
     with subprocess.Popen(
-        [*command, *packages], cwd=pin.folder, env=environment, stderr=subprocess.PIPE, text=True
+        [*command, *packages], cwd=pin.folder, env=_environment(), stderr=subprocess.PIPE, text=True
     ) as process:
         said: list[str] = []
         reader = threading.Thread(target=lambda: said.extend(process.stderr or ()), daemon=True)
@@ -136,15 +138,34 @@ def _build(pin: Pin, folder: Path, progress: Progress) -> None:
 
 
 def _go_version() -> str:
-    check_compiler()
-    environment = {**os.environ, "GOTOOLCHAIN": "local"}
-    found = subprocess.run(["go", "version"], capture_output=True, text=True, env=environment, check=False)
+    if shutil.which("go") is None:
+        raise UnsuitableMachine(f"Go 1.{OLDEST_GO} or newer is needed to build the cluster's programs")
+    found = subprocess.run(["go", "version"], capture_output=True, text=True, env=_environment(), check=False)
     if found.returncode:
         raise HarnessError(f"`go version` failed: {found.stderr.strip()}")
     return found.stdout.strip()
 
 
+def _environment() -> dict[str, str]:
+    """Return what every call of the compiler sees: no settings of the user's, and no other compiler fetched."""
+    return {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "", "GOTOOLCHAIN": "local", "GOWORK": "off"}
+
+
 def check_compiler() -> None:
-    """Refuse a machine without the compiler."""
-    if shutil.which("go") is None:
-        raise UnsuitableMachine("Go 1.26 or newer is needed to build the cluster's programs")
+    """Refuse a machine without the compiler, or with one that is too old."""
+    version = re.search(r"go1\.(\d+)", _go_version())
+    if version and int(version[1]) < OLDEST_GO:
+        raise UnsuitableMachine(f"Go 1.{OLDEST_GO} or newer is needed, and here is {version[0]}")
+
+
+def check_modules() -> None:
+    """Refuse a machine that cannot fetch modules: none of the programs can be built there."""
+    command = ["go", "mod", "download", A_MODULE]
+    try:
+        subprocess.run(
+            command, cwd=ETCD.folder, env=_environment(), capture_output=True, text=True, check=True, timeout=120
+        )
+    except subprocess.TimeoutExpired:
+        raise UnsuitableMachine(f"`{' '.join(command)}` did not end within two minutes") from None
+    except subprocess.CalledProcessError as error:
+        raise UnsuitableMachine(f"`{' '.join(command)}` failed: {error.stderr.strip()[-500:]}") from None

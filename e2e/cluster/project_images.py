@@ -39,6 +39,7 @@ INPUTS = (
     "images",
     "requirements.lock",
     "requirements-cuda.lock",
+    "requirements-crypten.lock",
     "pyproject.toml",
     "operator",
     "workloads",

@@ -31,6 +31,7 @@ from foedus_ledger.ledger import epsilon_reserved, epsilon_spent
 from foedus_ledger.mechanisms import Mechanism
 from foedus_ledger.records import Account, BudgetRecord
 
+A = TypeVar("A")
 K = TypeVar("K")
 T = TypeVar("T")
 V = TypeVar("V")
@@ -45,9 +46,9 @@ Budgets = Mapping[BudgetKey, BudgetRecord]
 
 
 class Work(Protocol):
-    """Runs a function of this project's modules elsewhere than on the event loop."""
+    """Runs a pure function elsewhere than on the event loop."""
 
-    async def __call__(self, function: Callable[..., T], /, *args: object) -> T:
+    async def __call__(self, function: Callable[[A], T], argument: A, /) -> T:
         """Return what the function returns."""
         ...
 

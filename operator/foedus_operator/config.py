@@ -13,6 +13,7 @@ from foedus_contract.errors import InvalidInput
 from foedus_contract.run_spec import LedgerService
 from foedus_engine import names
 from foedus_engine.build.pods import Settings
+from foedus_operator.serving import ServerFiles
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 PREFIX = "FOEDUS_OPERATOR_"
@@ -28,6 +29,7 @@ class Config:
     kubeconfig: Path | None = None
     lease: str = "foedus-operator"
     health_port: int = 8081
+    files: ServerFiles | None = None  # of that port; None: it is opened for this machine alone, without TLS
     workload: Settings = field(default_factory=Settings)
 
 
@@ -41,6 +43,7 @@ def read_config(environ: Mapping[str, str]) -> Config:
         kubeconfig=Path(kubeconfig) if kubeconfig else None,
         lease=_name(environ, "LEASE", Config.lease),
         health_port=_port(environ, "HEALTH_PORT", Config.health_port),
+        files=_files(environ),
         workload=Settings(
             image=image or Settings.image,
             ledger=_ledger(environ),
@@ -76,6 +79,18 @@ def _ledger(environ: Mapping[str, str]) -> LedgerService | None:
         raise InvalidInput("names no file with PEM certificates", where=f"{PREFIX}LEDGER_CA", cure=cure) from None
     token = names.mounted(paths.LEDGER_TOKEN_FOLDER, paths.LEDGER_TOKEN_FILE)
     return LedgerService(host=host, port=_port(environ, "LEDGER_PORT", 8443), ca=ca, token=token)
+
+
+def _files(environ: Mapping[str, str]) -> ServerFiles | None:
+    """Return where the certificate of the port lies; none is taken for what was to be one."""
+    places = {name: environ.get(PREFIX + name, "") for name in ("CERTIFICATE", "KEY")}
+    if not any(places.values()):
+        return None
+    for name, place in places.items():
+        if not Path(place or "/nothing").is_file():
+            cure = "mount the Secret with the certificate, and name its files, as the chart does"
+            raise InvalidInput("names no file", where=PREFIX + name, cure=cure)
+    return ServerFiles(Path(places["CERTIFICATE"]), Path(places["KEY"]))
 
 
 def _port(environ: Mapping[str, str], name: str, default: int) -> int:

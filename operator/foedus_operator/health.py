@@ -1,6 +1,7 @@
 """What a kubelet and a monitoring system ask: `/health`, `/ready`, `/metrics`, `/privacy/status`, `/security/status`.
 
-Whoever reaches the port may ask, so nothing here names a job, a budget, a silo or a person.
+Whoever reaches the port learns from the first two whether all is well; the other three are for whom RBAC lets `get`
+their paths. Even so nothing here names a job, a budget, a silo or a person.
 
 Health fails when a restart helps: the watches are dead although this process leads, or its election is stuck. A process
 that waits for the lease is healthy, and ready to take over.
@@ -8,8 +9,9 @@ that waits for the lease is healthy, and ready to take over.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -17,11 +19,14 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from foedus_operator.census import Census, PrivacyStatus, SecurityStatus
+from foedus_operator.serving import Readers, Review, ServerFiles, server_context
 
 # The lease that this process renews every 2 s is watched, too: its news are the canary of all watches. kopf gives a
 # silent stream up after 70 s.
 SILENCE_SECONDS = 180.0
 WATCH_SECONDS = 360.0  # each watch is asked for anew every 120 s; a list of ten thousand jobs before it takes a minute
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -105,12 +110,28 @@ class Health:
 
 
 @asynccontextmanager
-async def serve(health: Health, port: int) -> AsyncIterator[int]:
-    """Answer on `port` (0: any) meanwhile; yields the port."""
+async def serve(health: Health, port: int, review: Review, files: ServerFiles | None = None) -> AsyncIterator[int]:
+    """Answer on `port` (0: any) meanwhile; yields the port. Without a certificate only this machine is answered."""
+    runner = web.AppRunner(_app(health, Readers(review)), access_log=None)
+    await runner.setup()
+    try:
+        async with AsyncExitStack() as stack:
+            if files is None:
+                site = web.TCPSite(runner, "127.0.0.1", port)
+            else:
+                context = await stack.enter_async_context(server_context(files))
+                site = web.TCPSite(runner, "0.0.0.0", port, ssl_context=context)  # noqa: S104 - the kubelet asks
+            await site.start()
+            yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
 
+
+def _app(health: Health, readers: Readers) -> web.Application:
     async def check(_: web.Request) -> web.Response:
-        problem = health.problem()
-        return web.Response(status=503 if problem else 200, text=problem or "ok")
+        if problem := health.problem():
+            _logger.warning("not healthy: %s", problem)  # whoever asks learns that it is so, and no more
+        return web.Response(status=503 if problem else 200, text="not healthy" if problem else "ok")
 
     async def privacy(_: web.Request) -> web.Response:
         return _page(health.privacy())
@@ -124,17 +145,10 @@ async def serve(health: Health, port: int) -> AsyncIterator[int]:
     app = web.Application(client_max_size=0)
     app.router.add_get("/health", check)
     app.router.add_get("/ready", check)
-    app.router.add_get("/metrics", metrics)
-    app.router.add_get("/privacy/status", privacy)
-    app.router.add_get("/security/status", security)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "0.0.0.0", port)  # noqa: S104 - the kubelet asks from outside the pod
-        await site.start()
-        yield runner.addresses[0][1]
-    finally:
-        await runner.cleanup()
+    app.router.add_get("/metrics", readers.only(metrics))
+    app.router.add_get("/privacy/status", readers.only(privacy))
+    app.router.add_get("/security/status", readers.only(security))
+    return app
 
 
 def _page(page: PrivacyStatus | SecurityStatus) -> web.Response:

@@ -75,9 +75,15 @@ class Candidate:
             return LeaseRecord(self.identity)
         if held.holder == self.identity:
             return held
-        if held.holder and now < self.seen + DURATION_SECONDS:
+        if self.seconds_until_free(now) > 0:
             return None
         return LeaseRecord(self.identity, held.transitions + 1)
+
+    def seconds_until_free(self, now: float) -> float:
+        """Return after how long the Lease may be taken if nobody renews it; 0 when it may be already."""
+        if self.record is None or self.record.holder in ("", self.identity):
+            return 0.0
+        return max(0.0, self.seen + DURATION_SECONDS - now)
 
     def wrote(self, record: LeaseRecord, version: str, *, sent: float, now: float) -> Candidate:
         """Take that `record`, sent at `sent`, is what the Lease says."""
@@ -128,7 +134,9 @@ class Lease:
         while not self.leads:
             await self._try()
             if not self.leads:
-                await self._sleep(RETRY_SECONDS)
+                # Not later than it is free: nobody acts meanwhile. Where it is free and the try failed, RETRY goes by.
+                free = self._candidate.seconds_until_free(self._clock())
+                await self._sleep(min(free, RETRY_SECONDS) if free > 0 else RETRY_SECONDS)
         _logger.info("%s holds %s, transition %d", self._candidate.identity, self._key, self.transitions)
 
     async def hold(self) -> None:

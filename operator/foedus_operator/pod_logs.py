@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from foedus_contract.errors import InvalidInput
-from foedus_contract.progress import PROGRESS, RoundFinished
+from foedus_contract.progress import RoundFinished, read_event
 from foedus_engine.build.pods import CONTAINER
 from foedus_engine.cluster.pods import MAX_PROGRESS_LINE
 from foedus_engine.cluster.protocol import Busy, NotFound, Object
@@ -155,7 +155,7 @@ def _take(log: _Log, lines: list[bytes], key: KeyOf) -> None:
         log.last = when
         if len(text) <= MAX_PROGRESS_LINE and text.startswith(b"{"):
             try:
-                event = PROGRESS.validate_json(text)
+                event = read_event(text)
             except ValueError:
                 continue
             log.number += 1

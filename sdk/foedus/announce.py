@@ -9,6 +9,8 @@ from foedus_contract.plan import TrainingPlan
 from foedus_contract.size import Size
 from foedus_engine.decide.checks import KAPPA_WARN
 
+REGIONS = "regionRef is not looked at yet: no rule about where a silo is holds."
+
 
 @dataclass(frozen=True)
 class Announcement:

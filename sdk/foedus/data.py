@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
 
 from foedus.corpus import CORPORA, read_corpus, split_texts
 from foedus_contract import limits
+from foedus_contract.durable import unwritable
 from foedus_contract.errors import InvalidInput
-from foedus_workloads.training.data import write_records
+from foedus_workloads.training.data import Record, write_records
 
 
 @click.group()
@@ -36,14 +38,22 @@ def split(corpus: str, silos: int, each: int | None, seed: int, out: Path) -> No
     parts = split_texts(read_corpus(corpus), silos, seed, each)
     files = {out / f"silo-{number:02d}" / "train.jsonl": hand for number, hand in enumerate(parts.silos, start=1)}
     files[out / "public" / "eval.jsonl"] = parts.held_out
+    write_files(files)
+    sizes = [len(hand) for hand in parts.silos]
+    click.echo(
+        f"{corpus}: {silos} silos of {min(sizes)} to {max(sizes)} texts, {len(parts.held_out)} held out, in {out}"
+    )
+
+
+def write_files(files: Mapping[Path, Sequence[Record]]) -> None:
+    """Write new files of records; raises InvalidInput when one of them is there, Unavailable."""
     for file in files:
         if file.exists():
             cure = "choose another folder, or remove this one: a budget may already name its data"
             raise InvalidInput("is already there", where=str(file), cure=cure)
     for file, texts in files.items():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_records(file, texts)
-    sizes = [len(hand) for hand in parts.silos]
-    click.echo(
-        f"{corpus}: {silos} silos of {min(sizes)} to {max(sizes)} texts, {len(parts.held_out)} held out, in {out}"
-    )
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_records(file, texts)
+        except OSError as error:
+            raise unwritable(file, error) from None

@@ -9,7 +9,7 @@ import click
 
 from foedus.display import Display, PlainDisplay
 from foedus.engine import open_engine
-from foedus.interrupt import run_until_terminated
+from foedus.interrupt import Output, run_until_terminated
 from foedus.lifecycle import job_key, remove
 from foedus.options import namespace_option, state_option
 from foedus_contract.errors import InvalidInput
@@ -28,7 +28,8 @@ def delete(job: str, namespace: str, state: Path) -> None:
     """
     if not state.is_dir():
         raise InvalidInput("there is no such state folder", where=str(state), cure="name the right one with --state")
-    run_until_terminated(delete_job(job, namespace, state, PlainDisplay(click.echo)))
+    told = Output()
+    run_until_terminated(delete_job(job, namespace, state, PlainDisplay(told.write)), told)
 
 
 async def delete_job(name: str, namespace: str, state: Path, display: Display) -> None:
@@ -37,7 +38,14 @@ async def delete_job(name: str, namespace: str, state: Path, display: Display) -
     # Without `release` none of its processes starts again meanwhile.
     async with open_engine(state, None, namespace, os.environ) as engine:
         found = await find(engine.cluster, key)
-        if not await remove(engine, key, display) and found is None:
-            cure = "look at the claimants that `foedus budget NAME` shows"
-            raise InvalidInput("there is no such job", where=str(key), cure=cure)
+        removed = await remove(engine, key, display)
+    if found is None and not removed.accounts and not removed.left:
+        cure = "look at the claimants that `foedus budget NAME` shows"
+        raise InvalidInput("there is no such job", where=str(key), cure=cure)
+    if removed.left:
+        what = f"not all of its accounts could be closed ({', '.join(budget.name for budget in removed.left)})"
+        problem = next(iter(removed.left.values()))
+        raise type(problem)(
+            what, where=str(key), cure="mend what is said above, then run this again", code=problem.code
+        )
     display.note("Deleted", f"{key} is deleted")

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from foedus.announce import announce
+from foedus.announce import REGIONS, announce
 from foedus.base_model import claim_folders, read_model
 from foedus.deaths import Death, deaths
 from foedus.display import Display, Event, Standing, advance
@@ -19,7 +19,7 @@ from foedus_contract.errors import FoedusError, InvalidInput, JobFailed, Refused
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.paths import RUN_SPEC_KEY
 from foedus_contract.plan import TrainingPlan
-from foedus_contract.progress import IdentityReady, ProcessFailed
+from foedus_contract.progress import CACHING, IdentityReady, Preparing, ProcessFailed
 from foedus_contract.run_spec import CoordinatorRunSpec
 from foedus_contract.size import training_size
 from foedus_engine import names
@@ -72,6 +72,9 @@ class Followed:
     shown: Mapping[str, int] = field(default_factory=dict)
     deaths: frozenset[Death] = frozenset()
     waiting: Waiting | None = None
+    records: int = 0  # of all silos
+    cached: Mapping[str, int] = field(default_factory=dict)  # how many of them each silo has cached
+    tenths: int = 0  # of them, that were said to be cached
 
 
 async def follow(
@@ -92,8 +95,8 @@ async def follow(
     while True:
         status = dict((await cluster.get(key)).get("status", {}))
         if not followed.announced and status.get("phase") not in {None, "Pending"}:
-            await _announce(cluster, job, display, state)
-            followed = replace(followed, announced=True)
+            records = await _announce(cluster, job, display, state)
+            followed = replace(followed, announced=True, records=records)
         if followed.announced:
             followed = await _show_events(cluster, job, display, followed)
             followed = await _show_deaths(cluster, job, display, followed)
@@ -139,15 +142,16 @@ def _show_waiting(status: Mapping[str, Any], display: Display, waiting: Waiting 
     return waiting
 
 
-async def _announce(cluster: EmbeddedCluster, job: FederatedTrainingJob, display: Display, state: Path) -> None:
-    """Say what the job is about to do; nothing when it ended before it was planned."""
+async def _announce(cluster: EmbeddedCluster, job: FederatedTrainingJob, display: Display, state: Path) -> int:
+    """Say what the job is about to do, and return on how many records; nothing when it ended before it was planned."""
     children = await _children(cluster, job)
     plan = read_plan(children, job)
     if plan is None:
-        return
+        return 0
     model = read_model(job.spec.model.source, claim_folders(cluster, job.metadata.namespace))
     size = training_size(plan.model.lora, len(plan.model.labels), model.hidden_size, model.modules)
-    display.announce(announce(plan, size, str(state), (ISOLATION,), not_enforced(children)))
+    display.announce(announce(plan, size, str(state), limitations(job), not_enforced(children)))
+    return plan.total_records
 
 
 async def _children(cluster: EmbeddedCluster, job: FederatedTrainingJob) -> list[Object]:
@@ -161,6 +165,12 @@ def read_plan(children: Sequence[Object], job: FederatedTrainingJob) -> Training
     name = names.coordinator(job.metadata.name)
     configs = [child for child in children if child["kind"] == "ConfigMap" and child["metadata"]["name"] == name]
     return CoordinatorRunSpec.from_json(configs[0]["data"][RUN_SPEC_KEY]).plan if configs else None
+
+
+def limitations(job: FederatedTrainingJob) -> tuple[str, ...]:
+    """Return what the job's reader must know of this machine, and of fields that nothing looks at."""
+    names_regions = any(client.region_ref is not None for client in job.spec.clients)
+    return (ISOLATION, *((REGIONS,) if names_regions else ()))
 
 
 def not_enforced(children: Sequence[Object]) -> tuple[str, ...]:
@@ -189,7 +199,10 @@ async def _show_events(
         events = await cluster.pod_progress(job.metadata.namespace, pod)
         seen = followed.shown.get(pod, 0)
         for event in events[seen:]:
-            followed = _show(event, display, followed, is_client=pod in clients)
+            if pod in clients and isinstance(event, Preparing) and event.what == CACHING:
+                followed = show_caching(pod, event, display, followed)
+            elif pod not in clients or isinstance(event, IdentityReady | ProcessFailed):
+                followed = _show(event, display, followed)
         followed = replace(followed, shown={**followed.shown, pod: len(events)})
     return followed
 
@@ -210,9 +223,18 @@ async def _show_deaths(
     return followed
 
 
-def _show(event: Event, display: Display, followed: Followed, *, is_client: bool) -> Followed:
-    if is_client and not isinstance(event, IdentityReady | ProcessFailed):
+def show_caching(pod: str, event: Preparing, display: Display, followed: Followed) -> Followed:
+    """Show how far all silos are together, a tenth at a time, until training begins."""
+    followed = replace(followed, cached={**followed.cached, pod: event.done})
+    done = sum(followed.cached.values())
+    tenths = done * 10 // max(1, followed.records)
+    if followed.standing.silos_in or tenths <= followed.tenths:
         return followed
+    together = Preparing(at=event.at, what=f"silos: {CACHING}", done=done, total=followed.records)
+    return _show(together, display, replace(followed, tenths=tenths))
+
+
+def _show(event: Event, display: Display, followed: Followed) -> Followed:
     standing = advance(followed.standing, event)
     display.event(event, standing)
     return replace(followed, standing=standing)

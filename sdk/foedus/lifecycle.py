@@ -70,6 +70,8 @@ async def admit(engine: Engine, job: FederatedTrainingJob, state: Path, display:
     stored = await find(engine.cluster, key)
     spec = job.to_document()["spec"]
     if stored is not None and is_complete(stored.get("status", {})) and stored["spec"] == spec:
+        text = f"the job {key.name} is complete already: its result is delivered again, nothing is trained or charged"
+        display.note("Delivering", text, job=key.name)
         return stored
     await _check_alone(engine, key, state)
     if stored is not None and await _is_dead(engine, stored):
@@ -80,7 +82,7 @@ async def admit(engine: Engine, job: FederatedTrainingJob, state: Path, display:
     check_data(engine, job)
     await _end_leftovers(engine)
     if stored is None:
-        await remove(engine, key, display)  # accounts of an object that is gone
+        await _close_accounts(engine, key, None, display)  # of an object that is gone
         return await engine.cluster.create(job.to_document())
     display.note("Resuming", f"resuming the job {key.name}, which an earlier run left unfinished", job=key.name)
     return stored
@@ -153,36 +155,70 @@ def _data_problem(engine: Engine, namespace: str, source: DataSource) -> tuple[s
     return None if file.is_file() else (f"no file {file}", "put the records there, or correct path")
 
 
-async def accounts(engine: Engine, namespace: str) -> list[HeldAccount]:
-    """Return all accounts in a namespace's budgets, in the order of the budgets' names."""
-    found = []
+Problems = Mapping[BudgetKey, FoedusError]
+
+
+async def accounts(engine: Engine, namespace: str) -> tuple[list[HeldAccount], Problems]:
+    """Return all accounts in a namespace's budgets, in the order of the budgets' names, and which cannot be read."""
+    found: list[HeldAccount] = []
+    problems = {}
     for key in list_budget_keys(engine.state, namespace):
-        with suppress(FoedusError):  # nothing can be closed in a damaged ledger; the job that needs it says so
+        try:
             record = await engine.ledgers.read(key)
-            held = {} if record is None else record.accounts
-            found += [HeldAccount(key, uid, account) for uid, account in held.items()]
-    return found
+        except FoedusError as error:
+            problems[key] = error
+            continue
+        held = {} if record is None else record.accounts
+        found += [HeldAccount(key, uid, account) for uid, account in held.items()]
+    return found, problems
 
 
-async def remove(engine: Engine, key: ObjectKey, display: Display) -> int:
-    """Close the job's accounts, then delete it, so that its processes stop; return how many accounts it had.
+@dataclass(frozen=True)
+class Removed:
+    """What went with a job: how many accounts it had, and in which budgets what it has reserved stays so, and why."""
+
+    accounts: int
+    left: Problems
+
+
+async def remove(engine: Engine, key: ObjectKey, display: Display) -> Removed:
+    """Close the job's accounts, then delete it, so that its processes stop.
 
     What was charged stays charged, what was only reserved is given back. A process that charges later is refused.
     An account that cannot be closed is said and left for the next time.
     """
-    claimant = names.object_key(key.namespace, key.name)
     stored = await find(engine.cluster, key)
+    removed = await _close_accounts(engine, key, stored, display)
+    for budget, error in removed.left.items():
+        again = command(f"delete {key.name}", engine.state, key.namespace)
+        text = f"budget {budget.name}: what the job has reserved stays reserved: {error}; then: {again}"
+        display.note("NotClosed", text, budget=budget.name)
+    with suppress(NotFound):
+        await engine.cluster.delete(key)
+    return removed
+
+
+async def _close_accounts(engine: Engine, key: ObjectKey, stored: Object | None, display: Display) -> Removed:
+    """Close the job's accounts. Without an object any budget may hold one, with one those that it names, once planned.
+
+    A plan is told in the status by the pass that reserves.
+    """
+    claimant = names.object_key(key.namespace, key.name)
     uid = "" if stored is None else stored["metadata"]["uid"]
-    known = [item for item in await accounts(engine, key.namespace) if item.account.claimant == claimant]
-    held = [item for item in known if item.is_open or item.uid == uid]
+    known, problems = await accounts(engine, key.namespace)
+    held = [item for item in known if item.account.claimant == claimant and (item.is_open or item.uid == uid)]
+    left = {budget: error for budget, error in problems.items() if stored is None or _may_hold(stored, budget)}
     for item in held:
         try:
             await _close(engine, item, display)
         except FoedusError as error:
-            display.note("NotClosed", f"budget {item.budget.name}: {error}", budget=item.budget.name)
-    with suppress(NotFound):
-        await engine.cluster.delete(key)
-    return len(held)
+            left[item.budget] = error
+    return Removed(len(held), left)
+
+
+def _may_hold(stored: Object, budget: BudgetKey) -> bool:
+    planned = "plan" in stored.get("status", {})
+    return planned and budget.name in {client["budgetRef"]["name"] for client in stored["spec"]["clients"]}
 
 
 async def _close(engine: Engine, item: HeldAccount, display: Display) -> None:

@@ -14,7 +14,7 @@ from foedus.cluster.target import OBJECT_NAME, Target, on_cluster, run_on_cluste
 from foedus.display import Standing, advance, event_line
 from foedus.plain import printable
 from foedus_contract.errors import FoedusError, InvalidInput, Unavailable
-from foedus_contract.progress import PROGRESS
+from foedus_contract.progress import read_event
 from foedus_engine import names
 from foedus_engine.build.pods import CONTAINER
 from foedus_engine.cluster.protocol import Object
@@ -109,7 +109,7 @@ class Printer:
         if not text.startswith(b"{"):
             return ""
         try:
-            event = PROGRESS.validate_json(text)
+            event = read_event(text)
         except ValueError:
             return ""
         self._standing = advance(self._standing, event)

@@ -25,7 +25,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "get": ("foedus.get:get", "Show the jobs and budgets of a cluster."),
         "infer": ("foedus.inference.command:infer", "Label texts that no party sees by a model that none sees."),
         "logs": ("foedus.logs:logs", "Show what the processes of a job on a cluster say."),
-        "mpc": ("foedus.mpc:mpc", "Plan private inference by three parties."),
+        "mpc": ("foedus.mpc:mpc", "Plan and measure private inference."),
         "report": ("foedus.report.command:report", "Make the report in a result folder again."),
         "run": ("foedus.run:run", "Run manifests on this machine."),
     }

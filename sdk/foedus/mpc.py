@@ -1,4 +1,4 @@
-"""`foedus mpc`: private inference by three parties, before anything runs: what it will cost."""
+"""`foedus mpc`: what private inference costs: `plan` counts before anything runs, `bench` measures."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from foedus.inference.bench import bench
+from foedus.inference.options import adapter_option, tokens_option, wanted_tokens
 from foedus.table import aligned
 
 if TYPE_CHECKING:
     from foedus_contract.mpc_wire import ProtocolName
     from foedus_workloads.mpc.model import Cost, Plan
 
-_DEFAULT_TOKENS = 128
 _LAYER = re.compile(r"(?<=\.layer\.)\d+")
 _MB = 1e6
 PLANNED = ("Replicated3PC", "Replicated3PCMalicious")  # CrypTen makes a plan of its own
@@ -24,17 +25,16 @@ PLANNED = ("Replicated3PC", "Replicated3PCMalicious")  # CrypTen makes a plan of
 
 @click.group()
 def mpc() -> None:
-    """Plan private inference by three parties."""
+    """Plan and measure private inference."""
+
+
+mpc.add_command(bench)
 
 
 @mpc.command()
 @click.argument("model")
-@click.option("--adapter", type=click.Path(path_type=Path, file_okay=False), help="Folder of a LoRA adapter.")
-@click.option(
-    "--tokens",
-    type=click.IntRange(min=1),
-    help=f"Tokens of a text; it is padded as a client pads it.  [default: {_DEFAULT_TOKENS}, or the model's most]",
-)
+@adapter_option
+@tokens_option(1)
 @click.option("--protocol", type=click.Choice(PLANNED), default=PLANNED[0], show_default=True)
 @click.option(
     "-o", "--output", type=click.Choice(["text", "json"]), default="text", help="json prints one object, on one line."
@@ -52,7 +52,7 @@ def plan(model: str, adapter: Path | None, tokens: int | None, protocol: Protoco
     from foedus_workloads.mpc.model import plan as make_plan
 
     sizes = check_model(find_model(model), adapter)
-    wanted = min(_DEFAULT_TOKENS, sizes.positions) if tokens is None else tokens
+    wanted = wanted_tokens(tokens, sizes.positions)
     # A text longer than the model takes is refused where the program is made.
     program = compile_program(sizes, padded_length(wanted, sizes.positions) if wanted <= sizes.positions else wanted)
     if output == "text":

@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 import click
 from rich.console import Console
 
-from foedus.display import Display, JsonDisplay, LiveDisplay, PlainDisplay
+from foedus.display import Display, JsonDisplay, LiveDisplay, PlainDisplay, Write
 from foedus.engine import Engine, open_engine, report_source
 from foedus.follow import follow
-from foedus.interrupt import run_until_terminated
+from foedus.interrupt import Output, run_until_terminated
 from foedus.lifecycle import accounts, admit, all_left, is_complete, job_key, keep_logs, remove
 from foedus.options import command, state_option
 from foedus.report.finish import bad_ending, find_record, good_ending, save_report
@@ -73,11 +73,12 @@ def run(files: tuple[Path, ...], volumes: Path | None, out: Path | None, output:
     """
     job = read_job(files)
     options = Options(state, volumes, out or Path(f"{job.metadata.name}-result"))
-    display = make_display(output)
+    told = Output()
+    display = make_display(output, told.write)
     with result_folder(options.out):
         check_state(state)
         try:
-            run_until_terminated(run_job(job, options, display, os.environ))
+            run_until_terminated(run_job(job, options, display, os.environ), told)
         finally:
             display.close()
 
@@ -102,17 +103,20 @@ def read_job(files: Sequence[Path]) -> FederatedTrainingJob:
             if isinstance(parsed, PrivacyBudget):
                 cure = "its data's holder makes it with `foedus budget create`; leave it out here"
                 raise InvalidInput("a run never makes a budget", where=f"{file}: {parsed.metadata.name}", cure=cure)
+            if parsed.spec.suspend:
+                cure = "leave it out; an interrupted run gives back what it has not spent"
+                raise InvalidInput("a run of a suspended job would never end", where=f"{file}: spec.suspend", cure=cure)
             jobs.append(parsed)
     if len(jobs) != 1:
         raise InvalidInput(f"{len(jobs)} training jobs", where=", ".join(map(str, files)), cure="give exactly one")
     return jobs[0]
 
 
-def make_display(output: str) -> Display:
+def make_display(output: str, write: Write) -> Display:
     """Return JSON lines on request, a live table on a terminal, plain lines elsewhere."""
     if output == "json":
-        return JsonDisplay(click.echo)
-    return LiveDisplay(Console()) if sys.stdout.isatty() else PlainDisplay(click.echo)
+        return JsonDisplay(write)
+    return LiveDisplay(Console()) if sys.stdout and sys.stdout.isatty() else PlainDisplay(write)
 
 
 async def run_job(job: FederatedTrainingJob, options: Options, display: Display, environ: Mapping[str, str]) -> None:
@@ -128,7 +132,8 @@ async def run_job(job: FederatedTrainingJob, options: Options, display: Display,
             engine.cluster.release()
             status = await train(engine, job, options, display)
         deliver(engine, job, options)
-        record = await find_record(report_source(engine), job, status, good_ending(status, utc_now()), display)
+        ending, gone = good_ending(status, utc_now()), "no report: spec.ttlSecondsAfterFinished has removed its sources"
+        record = await find_record(report_source(engine), job, status, ending, display, nothing=gone)
         page = await save_report(report_source(engine), job, record, options.out, display)
         say_result(status, options.out, page, display)
 
@@ -179,6 +184,10 @@ async def stop(task: asyncio.Task[Any]) -> None:
 
 async def abandon(engine: Engine, job: FederatedTrainingJob, error: BaseException, out: Path, display: Display) -> str:
     """Remove the job unless it is complete after all, and leave its report; return what else is to be said."""
+    if not isinstance(error, FoedusError):
+        display.note(
+            "Stopping", "interrupted: the job's processes are stopped, and what it has not spent is given back"
+        )
     key = job_key(job.metadata.namespace, job.metadata.name)
     stored = await find(engine.cluster, key)
     status = {} if stored is None else stored.get("status", {})
@@ -198,7 +207,8 @@ async def abandon(engine: Engine, job: FederatedTrainingJob, error: BaseExceptio
 async def orphans(engine: Engine, job: FederatedTrainingJob) -> str:
     """Name the jobs whose accounts in this job's budgets are open, and the command that closes them; none can run."""
     namespace, budgets = job.metadata.namespace, {client.budget_ref.name for client in job.spec.clients}
-    held = [item for item in await accounts(engine, namespace) if item.is_open and item.budget.name in budgets]
+    known, _ = await accounts(engine, namespace)
+    held = [item for item in known if item.is_open and item.budget.name in budgets]
     claimants = sorted({item.account.claimant for item in held})
     if not claimants:
         return ""

@@ -34,8 +34,9 @@ CRYPTEN_MUTANTS = {
         f"{SECRECY}::test_what_a_comparison_opens_is_uniform",
         Patch(
             f"{CRYPTEN}/comparison.py",
-            "    opened = yield Opening(sums=(x + mask,))",
-            "    mask, r, both = 0 * mask, 0 * r, 0 * both\n    opened = yield Opening(sums=(x + mask,))",
+            "    opened = yield Opening(sums=(x.view(kind) + mask.view(kind),))",
+            "    mask, r, both = 0 * mask, 0 * r, 0 * both\n"
+            "    opened = yield Opening(sums=(x.view(kind) + mask.view(kind),))",
         ),
     ),
     "crypten-bits-opened-bare": fails(

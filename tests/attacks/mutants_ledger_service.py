@@ -1,4 +1,7 @@
-"""Mutants of the ledger service: each link from a pod's token to the budget that it may charge, and the one charge."""
+"""Mutants of the ledger service: each link from a pod's token to the budget that it may charge, and the one charge.
+
+And of what it has in common with the operator: who may read the numbers.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ IDENTITY = "operator/foedus_operator/ledger_service/identity.py"
 CLAIMS = "operator/foedus_operator/ledger_service/incarnations.py"
 CLIENT = "workloads/foedus_workloads/transport/ledger_client.py"
 OF_IDENTITY, OF_CLIENT = "unit/foedus_operator/test_ledger_identity.py", "unit/foedus_workloads/test_ledger_client.py"
+SERVING = "operator/foedus_operator/serving.py"
 LINKS = f"{OF_IDENTITY}::test_each_link_is_checked"
 
 LEDGER_SERVICE_MUTANTS = {
@@ -22,6 +26,10 @@ LEDGER_SERVICE_MUTANTS = {
     ),
     "owners-that-do-not-control-count": fails(
         LINKS, Patch(IDENTITY, 'owner.get("controller") is True and (owner', "(owner")
+    ),
+    "numbers-shown-to-anybody": fails(
+        "unit/foedus_operator/test_health.py::test_a_page_takes_nothing_and_is_for_whom_rbac_lets_read_it",
+        Patch(SERVING, "return await page(request) if allowed else", "return await page(request) if True else"),
     ),
     "each-claim-is-a-new-start": fails(
         f"{OF_IDENTITY}::test_a_pod_keeps_its_number_and_the_next_one_gets_the_next",

@@ -399,6 +399,10 @@ TRAINING_MUTANTS = {
         Patch(TLS, " or not uri.startswith(prefix):", ":"),
         Patch(TLS, "uri.removeprefix(prefix)", 'uri.rpartition("/")[2]'),
     ),
+    "other-code-joins": fails(
+        f"{UNIT}/test_transport.py::test_foreign_certificates_are_refused",
+        Patch(SESSIONS, "        if message.code_digest != self._code_digest:", "        if False:"),
+    ),
     "incarnation-not-compared": fails(
         f"{UNIT}/test_transport.py::test_a_higher_incarnation_takes_over_and_a_lower_one_is_refused",
         Patch(SESSIONS, "        if incarnation < self._fences.get(silo, 0):", "        if incarnation < 0:"),

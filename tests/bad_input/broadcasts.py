@@ -20,6 +20,7 @@ from bad_input.pods import SILO, pin_all, seen, write_spec
 from bad_input.processes import Sabotage, pod
 from bad_input.sabotage import short_requests
 from foedus_contract.canonical import bytes_digest
+from foedus_contract.code import code_digest
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.wire import AdvertiseKeys, AttemptId, JobOver, Refuse, StartAttempt, Welcome, encode_frame
 from foedus_workloads.training.broadcast import BroadcastSigner
@@ -75,7 +76,9 @@ class Rogue:
 async def commanding(world: World) -> AsyncIterator[Rogue]:
     """Serve the silo until it is there, and give the coordinator that it has joined."""
     files = TlsPaths(*(world.root / "tls/coordinator" / name for name in ("tls.crt", "tls.key", "ca.crt")))
-    sessions = Sessions(SILOS, plan_digest=world.plan.digest(), clock=asyncio.get_running_loop().time)
+    sessions = Sessions(
+        SILOS, plan_digest=world.plan.digest(), code_digest=code_digest(), clock=asyncio.get_running_loop().time
+    )
     server = SiloServer(sessions, namespace="ns", job="job", incarnation=0)
     async with server.listening(*address(world), server_context(files)):
         server.expect_payloads(1 << 20)

@@ -99,6 +99,13 @@ def damaged_ledger_shown(machine: Machine) -> Arguments:
     return ["budget", SILOS[1], "--state", str(machine.small.state)]
 
 
+def deleted_beside_a_damaged_ledger(machine: Machine) -> Arguments:
+    for silo in SILOS:
+        machine.small.ledger(silo).reserve("gone", Mechanism(noise_multiplier=20.0), 4, "default/job")
+    damaged_ledger(machine)
+    return ["delete", "job", "--state", str(machine.small.state)]
+
+
 def no_such_budget(machine: Machine) -> Arguments:
     return ["budget", "silo-9", "--state", str(machine.small.state)]
 
@@ -176,6 +183,12 @@ BUDGETS = (
         damaged_ledger_shown,
         E.BUDGET_REFUSED,
         "error: …/state/volumes/default/silo-2-ledger/ledger.sqlite: the ledger cannot be trusted: file is not a database; restore the newest copy of the file; nothing is charged on it before",
+    ),
+    case(
+        "a job is deleted whose account in a damaged ledger cannot be closed",
+        deleted_beside_a_damaged_ledger,
+        E.BUDGET_REFUSED,
+        "error: FederatedTrainingJob default/job: not all of its accounts could be closed (silo-2); mend what is said above, then run this again",
     ),
     case(
         "a budget that is not there is shown",

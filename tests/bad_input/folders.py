@@ -42,10 +42,24 @@ def out_is_below_a_file(machine: Machine) -> Arguments:
     return [*machine.run(), "--out", str(machine.root / "file/out")]
 
 
+def split_below_a_file(machine: Machine) -> Arguments:
+    (machine.root / "file").write_text("", "utf-8")
+    return ["data", "split", "bbc-news", "--out", str(machine.root / "file/volumes")]
+
+
 def two_engines(machine: Machine) -> Arguments:
-    lock = machine.held.enter_context((machine.small.state / "engine.lock").open("w"))
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    hold(machine, "engine.lock")
     return machine.run()
+
+
+def two_budgets_at_once(machine: Machine) -> Arguments:
+    hold(machine, "budgets.lock")
+    return machine.create_budget("--state", str(machine.small.state))
+
+
+def hold(machine: Machine, name: str) -> None:
+    lock = machine.held.enter_context((machine.small.state / name).open("w"))
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 FOLDERS = (
@@ -68,10 +82,22 @@ FOLDERS = (
         "error: …/file/state: the state folder cannot be used (Not a directory); give this user the right to write there, or choose another folder with --state",
     ),
     case(
+        "example data for a folder that cannot be made",
+        split_below_a_file,
+        E.UNAVAILABLE,
+        "error: …/file/volumes/silo-01/train.jsonl: cannot be written (Not a directory); free space on the volume, or mend it",
+    ),
+    case(
         "another engine on the state folder",
         two_engines,
         E.UNAVAILABLE,
         "error: …/state: another engine uses this state folder; wait for it to end, or choose another folder with --state",
+    ),
+    case(
+        "a budget while another is being made",
+        two_budgets_at_once,
+        E.UNAVAILABLE,
+        "error: …/state: another command makes budgets here; try again when it has ended",
     ),
     case(
         "a state folder of another version",

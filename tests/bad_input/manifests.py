@@ -131,6 +131,12 @@ MANIFEST = (
         "error: …/job.yaml: spec.aggregation.colluders: threshold - colluders must be at least 2: colluders subtract their own part, and what is left must not be one silo's; lower colluders or add clients",
     ),
     case(
+        "a suspended job",
+        change(suspend=True),
+        E.INVALID_SPEC,
+        "error: …/job.yaml: spec.suspend: a run of a suspended job would never end; leave it out; an interrupted run gives back what it has not spent",
+    ),
+    case(
         "too few silos",
         change(clients=[]),
         E.INVALID_SPEC,

@@ -28,7 +28,7 @@ from foedus_workloads.transport.tls import TlsPaths, client_context, server_cont
 from support.certificates import Authority
 from support.heads import ANY_HEAD
 
-PLAN = "sha256:" + "a" * 64
+PLAN, CODE = "sha256:" + "a" * 64, "sha256:" + "c" * 64
 ID = AttemptId(round=0, attempt=0)
 SETTINGS = ServerSettings(poll_seconds=5, body_seconds=0.5, silence_seconds=30)
 VECTOR = MaskedVector(id=ID, silo="silo-a", coordinates=2)
@@ -38,7 +38,8 @@ Body = bytes | Callable[[], AsyncIterator[bytes]]
 
 
 def join_of(silo: str = "silo-a", **changes: Any) -> Join:
-    fields = {"silo": silo, "incarnation": 1, "identity": b"k" * 32, "plan_digest": PLAN, "head": ANY_HEAD}
+    digests = {"plan_digest": PLAN, "code_digest": CODE}
+    fields = {"silo": silo, "incarnation": 1, "identity": b"k" * 32, "head": ANY_HEAD, **digests}
     return Join(**(fields | changes))
 
 
@@ -75,7 +76,7 @@ class Coordinator:
 async def serving(folder: Path) -> AsyncIterator[Coordinator]:
     authority = Authority.create()
     context = server_context(authority.issue(folder / "coordinator", x509.DNSName("job-coordinator")))
-    sessions = Sessions(["silo-a", "silo-b"], plan_digest=PLAN, clock=asyncio.get_running_loop().time)
+    sessions = Sessions(["silo-a", "silo-b"], plan_digest=PLAN, code_digest=CODE, clock=asyncio.get_running_loop().time)
     server = SiloServer(sessions, namespace="ns", job="job", incarnation=0, settings=SETTINGS)
     async with server.listening("127.0.0.1", 0, context) as (_, port):
         server.expect_payloads(8)
@@ -238,6 +239,13 @@ JOINS = (
         403,
         "silo-a: the silo was given another plan; start silo and coordinator from the same job",
         join_of(plan_digest="sha256:" + "b" * 64),
+    ),
+    joining(
+        "other code",
+        403,
+        "silo-a: the silo runs other code (sha256:bbbbbbbbbbbb) than the coordinator (sha256:cccccccccccc); install the same"
+        " release on both sides, in a cluster by an image's digest",
+        join_of(code_digest="sha256:" + "b" * 64),
     ),
     joining(
         "another version of the protocol",

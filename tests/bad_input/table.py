@@ -34,8 +34,8 @@ and whatever a refused or failed job had reserved is given back. The codes are e
 SECTIONS = (
     Section("A manifest", "`foedus run` with a manifest that is wrong.", manifests.MANIFEST),
     Section("A base model", "`foedus run` with a base model that does not fit or is broken.", models.MODEL),
-    Section("Budgets and ledgers", "`foedus run` and `foedus budget`.", commands.BUDGETS),
-    Section("State and result folders", "`foedus run` and `foedus budget create`.", folders.FOLDERS),
+    Section("Budgets and ledgers", "`foedus run`, `foedus budget` and `foedus delete`.", commands.BUDGETS),
+    Section("Folders", "`foedus run`, `foedus budget create` and `foedus data split`.", folders.FOLDERS),
     Section("Records", "`foedus budget create`, by a data's holder; the last row `foedus run`.", commands.DATA),
     Section("A private inference", "`foedus infer --local`, before any party has begun.", inference.INFERENCE),
     Section("What is mounted", "A process of a job, started as a pod is.", pods.MOUNTS),

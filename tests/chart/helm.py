@@ -43,6 +43,6 @@ def render(helm: str, *arguments: str, namespace: str = "foedus-system") -> list
 
 def without_random(document: dict[str, Any]) -> dict[str, Any]:
     """Return the document with keys and certificates, which are new each time, replaced by what they are."""
-    if document["kind"] != "Secret":
+    if "data" not in document or document["kind"] != "Secret":
         return document
     return {**document, "data": dict.fromkeys(document["data"], "made by Helm")}

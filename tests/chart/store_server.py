@@ -16,7 +16,8 @@ from foedus_engine.cluster.store import ObjectStore
 from foedus_engine.decide.plan import ObjectKey
 from foedus_operator.api_server import Answer, ApiServer
 from foedus_operator.kube import RESOURCES
-from foedus_operator.ledger_service.identity import ACCOUNT, POD_NAME, POD_UID, TOKEN_REVIEWS
+from foedus_operator.ledger_service.identity import ACCOUNT, POD_NAME, POD_UID
+from foedus_operator.serving import ACCESS_REVIEWS, TOKEN_REVIEWS
 
 _PATH = re.compile(
     r"/(?:api|apis/(?P<group>[^/]+))/(?P<version>v[^/]+)(?:/namespaces/(?P<namespace>[^/]+))?/(?P<plural>[a-z]+)"
@@ -55,6 +56,9 @@ class StoreServer(ApiServer):
         if path == TOKEN_REVIEWS:
             self.used.add((resource("authentication.k8s.io", "tokenreviews"), "create"))
             return self._review((body or {})["spec"]["token"])
+        if path == ACCESS_REVIEWS:
+            self.used.add((resource("authorization.k8s.io", "subjectaccessreviews"), "create"))
+            return {"status": {"allowed": True}}
         parts = _parts(path)
         version = "/".join(filter(None, (parts["group"], parts["version"])))
         kind = _KINDS[version, parts["plural"]]

@@ -20,16 +20,21 @@ from foedus_ledger.mechanisms import Mechanism
 from foedus_ledger.records import Account
 from foedus_operator.ledger_service.service import Service
 from foedus_operator.ledgers import write_accounts
+from foedus_operator.serving import reviewed_by
 from support.brain import manifest
 
 OPERATOR = "foedus-operator"
+READER = "foedus-metrics"  # whose token a monitoring system shows
+PAGES = ("/metrics", "/privacy/status", "/security/status")
 NOISE = 100.0
 
 
 @pytest.mark.parametrize("name", SETS)
 def test_the_chart_grants_what_the_page_says(name: str) -> None:
     grants = list(granted(read(name)))
-    assert sorted(grants) == sorted(documented())
+    readers = {grant for grant in grants if grant[0] == READER}
+    assert readers in (set(), {(READER, "cluster", path, "get") for path in PAGES})
+    assert sorted(set(grants) - readers) == sorted(documented())
     assert len(grants) == len(set(grants))
 
 
@@ -43,6 +48,10 @@ async def test_the_operator_uses_each_of_its_rights_and_no_other(store: ObjectSt
     life = Life(StoreServer(store), operator, "team-a", "foedus-system", with_controllers=False)
     await life.live()
     assert await life.left() == [("PersistentVolumeClaim", "demo-coordinator-output")]
+    store.create(
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "any", "namespace": "team-a"}}, manager="test"
+    )
+    assert await reviewed_by(operator)("team-a/any", "/metrics")
     watches = {(resource(each.group, each.plural), verb) for each in watched() for verb in ("list", "watch")}
     assert operator.used | watches == used_by_page(OPERATOR)
 
@@ -58,6 +67,7 @@ async def test_the_ledger_service_uses_each_of_its_rights_and_no_other(store: Ob
         assert (await client.post(CHARGES_PATH, headers=token, json=body)).status == 200
         assert (await client.get(BUDGET_PATH, headers=token)).status == 200
         assert (await client.get("/ready")).status == 200
+        assert (await client.get("/metrics", headers=token)).status == 200
     assert service.used == used_by_page("foedus-ledger")
 
 

@@ -194,7 +194,8 @@ async def test_an_upgrade_renews_the_certificate_under_the_same_authority(instal
     assert before["tls.key"] != after["tls.key"]
     for folder, made in (("before", before), ("after", after)):
         (tmp_path / folder).mkdir()
-        for host in ("foedus-ledger", f"foedus-ledger.{installed.release}", f"foedus-ledger.{installed.release}.svc"):
+        qualified = (f"foedus-ledger.{installed.release}", f"foedus-ledger.{installed.release}.svc")
+        for host in ("foedus-ledger", *qualified, f"foedus-operator.{installed.release}.svc"):
             assert handshake(tmp_path / folder, made, before["ca.crt"], host) == "TLSv1.3"
     with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
         handshake(tmp_path / "after", after, before["ca.crt"], "foedus-ledger.elsewhere.svc")

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
-from foedus_contract.errors import ExitCode, InvalidInput
+from foedus_contract.errors import ExitCode, InvalidInput, Refused
 from foedus_engine import names
-from foedus_engine.api.budget import PrivacyBudget
 from foedus_engine.api.parse import check_transition, parse, parse_stored
 from foedus_engine.api.training import FederatedTrainingJob
 from foedus_engine.crdgen import ALL_KINDS, main
 from foedus_engine.manifests import KINDS, load_manifests, parse_manifest
+from foedus_operator.ledgers import read_record
 from support.crd_oracle import complaints
 
 ROOT = Path(__file__).parents[2]
@@ -457,12 +457,14 @@ def test_of_a_stored_budget_the_ledger_is_read_and_must_be_known() -> None:
     newer = {"conditions": [{"type": "Ready", "reason": "New", "status": "True"}], "new": 1}
     document = budget()
     document["status"] = {**document["status"], **newer}
-    stored = parse_stored(PrivacyBudget, document).status
-    assert stored is not None
-    assert set(stored.accounts) == set(document["status"]["accounts"])
-    account = next(iter(document["status"]["accounts"]))
-    with pytest.raises(InvalidInput, match="state: must be 'Open' or 'Closed'"):
-        parse_stored(PrivacyBudget, changed(document, f"status.accounts.{account}.state", "New"))
+    document = changed(document, f"{U}.new", {"a": 1})
+    assert {uid: each.charged for uid, each in read_record(document).accounts.items()} == {"uid-1": 3}
+    wrong = {"state": "New", "charged": "3", "reserved": None, "lastAttempt": 0.5, "mechanism.noiseMultiplier": 0}
+    for field, value in wrong.items():
+        with pytest.raises(Refused, match=rf"cannot be trusted: account uid-1\.{field}: "):
+            read_record(changed(document, f"{U}.{field}", value))
+    with pytest.raises(Refused, match=r"cannot be trusted: PrivacyBudget .*: spec\.epsilon: is required"):
+        read_record(changed(document, "spec.epsilon", GONE))
 
 
 @pytest.mark.parametrize(

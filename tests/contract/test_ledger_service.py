@@ -32,7 +32,16 @@ from foedus_workloads.transport.ledger_client import NotSent
 from support.audit import Audit, denied, granted, used
 from support.certificates import Authority
 from support.kubernetes import api_server, install_crds
-from support.ledger_world import RULES, Service, TrainingJob, ledger_service, make_identity, make_token, pod_token
+from support.ledger_world import (
+    RULES,
+    SYSTEM,
+    Service,
+    TrainingJob,
+    ledger_service,
+    make_identity,
+    make_token,
+    pod_token,
+)
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 KEY = Ed25519PrivateKey.from_private_bytes(b"\1" * 32)
@@ -351,12 +360,20 @@ async def test_what_is_no_charge_is_refused_before_anything_is_read(
     assert (await job.account()).charged == 0
 
 
-async def test_it_says_how_it_is_and_what_it_did_and_no_secret(service: Service, job: TrainingJob) -> None:
+async def test_it_says_how_it_is_to_all_and_what_it_did_to_whom_rbac_lets_read_it_and_no_secret(
+    server: ApiServer, service: Service, job: TrainingJob, tmp_path: Path
+) -> None:
     token = await job.token_file(await job.start("silo-1"))
     await charge(service, token)
     assert await ask(service, "/health") == (200, b"ok")
     assert await ask(service, "/ready") == (200, b"ok")
-    status, metrics = await ask(service, "/metrics")
+    stranger = await make_token(server, SYSTEM, "default", {"expirationSeconds": 600})
+    for shown, status in ((None, 401), (token.read_text("ascii"), 401), ("x", 401), (stranger, 403)):
+        headers = {} if shown is None else {"Authorization": f"Bearer {shown}"}
+        assert (await ask(service, "/metrics", headers=headers))[0] == status
+    await make_identity(server, "foedus-metrics", [{"nonResourceURLs": ["/metrics"], "verbs": ["get"]}], tmp_path)
+    reader = await make_token(server, SYSTEM, "foedus-metrics", {"expirationSeconds": 600})
+    status, metrics = await ask(service, "/metrics", headers={"Authorization": f"Bearer {reader}"})
     assert status == 200
     assert b'foedus_ledger_requests_total{outcome="OK",what="charge"}' in metrics
     secret = token.read_bytes()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 POLL_SECONDS = 20.0  # as in production: an empty poll is answered after this
 SILENCE_SECONDS = 15.0  # a session without a request for so long is lost
 PAUSE_SECONDS = 2.0  # between tries
+CODE = "sha256:" + "c" * 64  # that all processes run
 
 Request = Generator[float | Wait, None, Any]
 
@@ -34,7 +35,9 @@ class Door:
     def __init__(self, world: World, incarnation: int, owner: Callable[[], None]) -> None:
         timeline = world.timeline
         self.incarnation = incarnation
-        self.sessions = Sessions(world.silos, plan_digest=world.plan_digest, clock=lambda: timeline.now)
+        self.sessions = Sessions(
+            world.silos, plan_digest=world.plan_digest, code_digest=CODE, clock=lambda: timeline.now
+        )
         self.is_open = True
         self._polls: dict[str, Process] = {}
         self._owner = owner

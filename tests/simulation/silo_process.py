@@ -36,7 +36,7 @@ from foedus_workloads.training.job_effects import (
     SumComputed,
 )
 from foedus_workloads.training.silo_entries import Entry
-from simulation.network import Link, Request
+from simulation.network import CODE, Link, Request
 from simulation.storage import out_of_reach
 from simulation.timeline import Crashed, Life, Wait
 from support.heads import ANY_HEAD
@@ -90,6 +90,7 @@ class SiloProcess:
             incarnation=self.incarnation,
             identity=identity,
             plan_digest=world.plan_digest,
+            code_digest=CODE,
             head=ANY_HEAD,
         )
         self.link = Link(world, join, patience=world.plan.deadlines.join_seconds)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from foedus_contract.models import ContractModel, SiloName
+from foedus_contract.models import ContractModel, Digest, SiloName
 from foedus_contract.wire import LedgerHead
 
 CACHING = "caching activations"  # a silo's last step before it joins; the last event of it has done = total
@@ -42,6 +42,7 @@ class TrainingStarted(ContractModel):
     trainable_parameters: int
     kappa: float
     heads: dict[SiloName, LedgerHead] = Field(default_factory=dict)  # of the charge logs, as the silos sent them
+    code_digest: Digest | None = None  # of what coordinator and silos run; None: it was not told yet
 
 
 class PhaseSeconds(ContractModel):
@@ -90,6 +91,14 @@ ProgressEvent = Annotated[
 PROGRESS: TypeAdapter[IdentityReady | Preparing | TrainingStarted | RoundFinished | ProcessFailed] = TypeAdapter(
     ProgressEvent
 )
+
+
+def read_event(line: bytes) -> IdentityReady | Preparing | TrainingStarted | RoundFinished | ProcessFailed:
+    """Return the event on a line that a process has written; raises ValidationError when it is none.
+
+    What this version does not know is ignored: after a rollback the processes of a running job may be newer.
+    """
+    return PROGRESS.validate_json(line, extra="ignore")
 
 
 class TrainingResult(ContractModel):

@@ -16,7 +16,7 @@ from foedus_contract.canonical import domain_bytes
 from foedus_contract.errors import InvalidInput
 from foedus_contract.models import ContractModel, Digest, SiloName, first_problem
 
-PROTOCOL_VERSION = 3  # 2: signed broadcasts, offers; 3: a Join bears the head of the silo's charge log
+PROTOCOL_VERSION = 4  # 2: signed broadcasts, offers; 3: a Join bears the head of the silo's charge log; 4: its code
 Key = Annotated[bytes, Field(min_length=32, max_length=32)]
 Signature = Annotated[bytes, Field(min_length=64, max_length=64)]
 Ciphertext = Annotated[bytes, Field(max_length=512)]
@@ -60,7 +60,7 @@ class LedgerHead(ContractModel):
 
 
 class Join(ContractModel):
-    """A silo is here: its incarnation, identity key, the plan it was given, and the head of its charge log."""
+    """A silo is here: its incarnation, identity key, the plan it was given, the code it runs, its charge log's head."""
 
     kind: Literal["Join"] = "Join"
     protocol: int = PROTOCOL_VERSION
@@ -68,6 +68,7 @@ class Join(ContractModel):
     incarnation: Annotated[int, Field(ge=0)]
     identity: Key
     plan_digest: Digest
+    code_digest: Digest
     head: LedgerHead
 
 

@@ -69,7 +69,7 @@ tolerations:
 
 {{/* Where a component is asked for health and metrics: the ledger has the one port for everything. Argument: component. */}}
 {{- define "foedus.asked" -}}
-{{ eq .component "ledger" | ternary "port: https, scheme: HTTPS" "port: health" }}
+port: {{ eq .component "ledger" | ternary "https" "health" }}, scheme: HTTPS
 {{- end }}
 
 {{/* What both components' containers have in common. Argument: root, component. */}}
@@ -128,11 +128,13 @@ resources:
 {{- end }}
 {{- end }}
 
-{{/* How the ledger's metrics are asked for: its certificate names the Service. */}}
-{{- define "foedus.metricsTls" -}}
+{{/* How metrics are asked for: with a token that may read them, from who has the certificate. Argument: root, component. */}}
+{{- define "foedus.metricsAccess" -}}
 scheme: https
 tlsConfig:
-  serverName: foedus-ledger.{{ .Release.Namespace }}.svc
+  serverName: foedus-{{ .component }}.{{ .root.Release.Namespace }}.svc
   ca:
-    secret: {name: {{ .Values.ledger.certificate.secretName }}, key: ca.crt}
+    secret: {name: {{ .root.Values.ledger.certificate.secretName }}, key: ca.crt}
+authorization:
+  credentials: {name: foedus-metrics, key: token}
 {{- end }}

@@ -196,7 +196,6 @@ class PrivacyBudget(Kind):
 
     PLURAL: ClassVar[str] = "privacybudgets"
     SHORT_NAME: ClassVar[str] = "pb"
-    READ_BACK: ClassVar[frozenset[str]] = frozenset({"accounts", "head"})
     COLUMNS: ClassVar[tuple[Column, ...]] = (
         Column("Dataset", ".spec.dataset.digest", "string", "Digest of the dataset"),
         Column("ε-Spent", ".status.epsilonSpent", "number", "ε of everything charged"),

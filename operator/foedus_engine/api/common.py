@@ -45,7 +45,6 @@ class Kind(ApiModel):
     PLURAL: ClassVar[str]
     SHORT_NAME: ClassVar[str]
     COLUMNS: ClassVar[tuple[Column, ...]]
-    READ_BACK: ClassVar[frozenset[str]] = frozenset()  # fields of the status that decisions rest on
 
     metadata: ObjectMeta
     """Name, namespace and what the server adds."""

@@ -54,12 +54,11 @@ def parse(model: type[Model], document: Mapping[str, Any], *, source: str = "") 
 def parse_stored(model: type[Stored], document: Mapping[str, Any]) -> Stored:
     """Return an object read back from a store; what this version does not know is ignored.
 
-    That is every unknown field. Of the status only what decisions rest on is read, the kind's `READ_BACK`: the rest is
-    for people, and a newer version may have left a phase or a reason there that this one has no name for.
+    That is every unknown field, and the whole status: most of it is for people, and a newer version may have left a
+    phase or a reason there that this one has no name for. What decisions rest on is read by who takes them.
     """
     metadata = document.get("metadata") or {}
-    status = {name: part for name, part in (document.get("status") or {}).items() if name in model.READ_BACK}
-    known = {name: part for name, part in document.items() if name != "status"} | ({"status": status} if status else {})
+    known = {name: part for name, part in document.items() if name != "status"}
     return _validate(model, known, f"{model.__name__} {metadata.get('name', '')}".strip(), "ignore")
 
 

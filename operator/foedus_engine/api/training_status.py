@@ -183,6 +183,8 @@ class FederatedTrainingJobStatus(ApiModel):
     """The base model, once it was looked at."""
     plan: PlanStatus | None = None
     """The plan, once it is made."""
+    code_digest: Sha256 | None = None
+    """Digest of Foedus' own code in the job's processes, which is that of the installed wheel; all run the same."""
     result: ResultStatus | None = None
     """How the job ended."""
     message: Message | None = None

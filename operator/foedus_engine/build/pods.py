@@ -9,6 +9,7 @@ from typing import Any
 from foedus_contract import paths
 from foedus_contract.exit_codes import FINAL_EXIT_CODES
 from foedus_contract.ledger_wire import AUDIENCE
+from foedus_contract.pages import HEALTH, PROBE_PORT
 from foedus_contract.run_spec import LedgerService
 from foedus_engine import names
 from foedus_engine.build.metadata import Owner, build_labels, build_metadata
@@ -19,6 +20,13 @@ RUN_FOLDER = paths.PROGRESS_FILE.rpartition("/")[0]
 READ_BY_GROUP = 0o440  # the kubelet gives a Secret's files to root and the pod's group
 TOKEN_SECONDS = 3600  # the kubelet renews it after four fifths of that
 UNPRIVILEGED = 65532  # "nonroot" of the distroless images
+# What does not answer for five minutes hangs; on a busy node starting and loading take one or two.
+LIVENESS: Mapping[str, Any] = {
+    "httpGet": {"path": HEALTH, "port": PROBE_PORT, "scheme": "HTTPS"},
+    "periodSeconds": 30,
+    "timeoutSeconds": 10,
+    "failureThreshold": 10,
+}
 GRACE_SECONDS = 30  # a client finishes its fsync, a coordinator its result file
 
 
@@ -56,6 +64,7 @@ class Workload:
     scheduling: Mapping[str, Any] = field(default_factory=dict)  # fields of the pod that say where it may run
     queue: str = ""  # of Kueue, which then lifts the suspension
     keep: bool = False  # a deleted pod stays until its result has been read
+    probed: bool = False  # it answers on PROBE_PORT
 
 
 def secret_mount(name: str, path: str, secret: str) -> Mount:
@@ -113,6 +122,7 @@ def build_job(owner: Owner, workload: Workload, settings: Settings) -> dict[str,
                     settings,
                     service_account=names.service_account(owner.name, workload.component),
                     scheduling=workload.scheduling,
+                    probed=workload.probed,
                 ),
             },
         },
@@ -138,6 +148,7 @@ def build_pod_spec(
     *,
     service_account: str,
     scheduling: Mapping[str, Any],
+    probed: bool = False,
 ) -> dict[str, Any]:
     """Return a pod with one container, under the restricted security profile and without a token."""
     scratch = [Mount("run", RUN_FOLDER, {"emptyDir": {}}, False), Mount("tmp", "/tmp", {"emptyDir": {}}, False)]  # noqa: S108
@@ -156,7 +167,10 @@ def build_pod_spec(
             "fsGroup": UNPRIVILEGED,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(command, arguments, mounts, resources, settings)],
+        "containers": [
+            _container(command, arguments, mounts, resources, settings)
+            | ({"livenessProbe": LIVENESS} if probed else {})
+        ],
         "volumes": [{"name": mount.name, **mount.source} for mount in mounts],
         **({"imagePullSecrets": pull} if pull else {}),
         **scheduling,

@@ -64,6 +64,7 @@ def build_coordinator_job(
             scheduling=scheduling_fields(scheduling),
             queue=job.metadata.labels.get(names.QUEUE_LABEL, ""),
             keep=True,
+            probed=True,
         ),
         settings,
     )

@@ -95,7 +95,7 @@ def _model(meta: ObjectMeta, children: Children, pods: Mapping[str, PodsView]) -
 
 def _result(coordinator: PodsView) -> TrainingResult | None:
     try:
-        return TrainingResult.model_validate_json(coordinator.result) if coordinator.result else None
+        return TrainingResult.model_validate_json(coordinator.result, extra="ignore") if coordinator.result else None
     except ValidationError:
         return None
 

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from foedus_contract import limits, paths
 from foedus_contract.errors import Unavailable
-from foedus_contract.progress import PROGRESS, ProcessFailed
+from foedus_contract.progress import ProcessFailed, read_event
 from foedus_engine.cluster.protocol import Object
 from foedus_engine.decide.observed import Progress
 
@@ -145,7 +145,7 @@ def read_progress(path: Path, offset: int, *, limit: int = MAX_PROGRESS_BYTES) -
     for line in whole.splitlines():
         if len(line) <= MAX_PROGRESS_LINE:
             with suppress(ValidationError):
-                events.append(PROGRESS.validate_json(line))
+                events.append(read_event(line))
     return tuple(events), offset + len(whole)
 
 
@@ -168,7 +168,7 @@ def last_words(path: Path) -> str:
         with open_regular(path) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - MAX_PROGRESS_LINE))
             lines = file.read(MAX_PROGRESS_LINE).splitlines()
-        event = PROGRESS.validate_json(lines[-1]) if lines else None
+        event = read_event(lines[-1]) if lines else None
     except (OSError, ValidationError):
         return ""
     said = event.message if isinstance(event, ProcessFailed) else ""

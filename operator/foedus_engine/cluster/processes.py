@@ -79,13 +79,23 @@ class PodProcess:
 
     @classmethod
     async def start(
-        cls, pod: Path, arguments: Sequence[str], environment: Mapping[str, str], *, pipe: int
+        cls,
+        pod: Path,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        pipe: int,
+        entering: Sequence[str] = (),
     ) -> PodProcess:
-        """Start this Python with `arguments` in the pod's folder; raises OSError when that is impossible."""
+        """Start this Python with `arguments` in the pod's folder; raises OSError when that is impossible.
+
+        `entering` is a command that becomes what is written behind it, such as one that changes namespaces.
+        """
         lock = try_lock(pod / "lock")
         assert lock is not None  # the folder is new
         try:
             process = await asyncio.create_subprocess_exec(
+                *entering,
                 sys.executable,
                 *arguments,
                 stdin=asyncio.subprocess.DEVNULL,

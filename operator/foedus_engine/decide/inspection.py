@@ -49,7 +49,7 @@ def inspected_model(child: ChildView | None, pods: PodsView) -> ModelView | None
     if child is None:
         return None
     try:
-        found = Inspection.model_validate_json(pods.result) if pods.result else None
+        found = Inspection.model_validate_json(pods.result, extra="ignore") if pods.result else None
     except ValidationError:
         found = None
     if found is not None:

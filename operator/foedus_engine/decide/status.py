@@ -43,7 +43,7 @@ def progress_fields(job: FederatedTrainingJob, observed: Observed) -> dict[str, 
     result = observed.result
     rounds = [int(observed.meta.status.get("round", 0)), *(event.round + 1 for event in finished if event.applied)]
     spent = [before, *(event.epsilon_spent for event in finished), result.epsilon_spent if result else 0.0]
-    return {
+    fields = {
         # A coordinator that died between its journal and its report leaves a gap; rounds come in order.
         "round": result.rounds if result else max(rounds),
         "rounds": job.spec.training.rounds,
@@ -51,6 +51,15 @@ def progress_fields(job: FederatedTrainingJob, observed: Observed) -> dict[str, 
         "epsilonSpent": max(spent),
         "epsilonLimit": job.spec.privacy.epsilon,
     }
+    return fields | _code(observed)
+
+
+def _code(observed: Observed) -> dict[str, str]:
+    """Return the digest of what the processes run, as the last coordinator that has told it."""
+    told = [
+        event.code_digest for event in observed.progress if isinstance(event, TrainingStarted) and event.code_digest
+    ]
+    return {"codeDigest": told[-1]} if told else {}
 
 
 def silos_in(observed: Observed) -> int:

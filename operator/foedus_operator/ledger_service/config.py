@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foedus_contract.errors import InvalidInput
+from foedus_operator.serving import ServerFiles
 
 PREFIX = "FOEDUS_LEDGER_"
 
@@ -15,8 +16,7 @@ PREFIX = "FOEDUS_LEDGER_"
 class Config:
     """How this process is to run. `kubeconfig` None: as a pod, by its ServiceAccount."""
 
-    certificate: Path  # the service's certificate chain, PEM
-    key: Path  # and its private key
+    files: ServerFiles
     port: int = 8443
     kubeconfig: Path | None = None
 
@@ -25,8 +25,7 @@ def read_config(environ: Mapping[str, str]) -> Config:
     """Return the configuration; raises InvalidInput naming the variable that is wrong."""
     kubeconfig = environ.get("KUBECONFIG", "")
     return Config(
-        certificate=_file(environ, "CERTIFICATE"),
-        key=_file(environ, "KEY"),
+        files=ServerFiles(_file(environ, "CERTIFICATE"), _file(environ, "KEY")),
         port=_port(environ, "PORT", Config.port),
         kubeconfig=Path(kubeconfig) if kubeconfig else None,
     )

@@ -25,9 +25,8 @@ from foedus_engine.cluster.protocol import NotFound, Object
 from foedus_engine.decide.plan import BudgetKey, ObjectKey
 from foedus_operator.api_server import ApiServer
 from foedus_operator.kube import path_of
+from foedus_operator.serving import TOKEN_REVIEWS, is_token
 
-TOKEN_REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"  # noqa: S105 - a place, no secret
-MAX_TOKEN = 8192  # characters; a projected token has about 1,000
 POD_NAME, POD_UID = "authentication.kubernetes.io/pod-name", "authentication.kubernetes.io/pod-uid"
 ACCOUNT = "system:serviceaccount:"
 
@@ -64,7 +63,7 @@ async def identify(server: ApiServer, token: str) -> Caller:
 
 
 async def _review(server: ApiServer, token: str) -> Mapping[str, Any]:
-    if not token or len(token) > MAX_TOKEN or not token.isascii():
+    if not is_token(token):
         raise _refused("there is no token")
     review = {
         "apiVersion": "authentication.k8s.io/v1",

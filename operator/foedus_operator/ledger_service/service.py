@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -30,10 +29,9 @@ from foedus_contract.models import ContractModel
 from foedus_operator.api_server import ApiServer
 from foedus_operator.ledger_service.config import Config
 from foedus_operator.ledger_service.desk import Desk
+from foedus_operator.serving import Readers, bearer_token, reviewed_by, server_context
 
 AT_ONCE = 64  # requests that are worked on; each costs the API server a token review and some reads
-BEARER = "Bearer "
-LOOK_SECONDS = 60.0  # between looks whether the certificate was renewed
 Work = Callable[[str, bytes], Awaitable[ContractModel]]  # of a token and a body
 
 _logger = logging.getLogger(__name__)
@@ -62,7 +60,7 @@ class Service:
         app.router.add_post(INCARNATIONS_PATH, self._answering("claim", self._claim))
         app.router.add_get("/health", _healthy)
         app.router.add_get("/ready", self._ready)
-        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/metrics", Readers(reviewed_by(self._server)).only(self._metrics))
         return app
 
     async def _read(self, token: str, _: bytes) -> ContractModel:
@@ -83,7 +81,7 @@ class Service:
                     async with asyncio.timeout(SERVICE_SECONDS):
                         body = await _body(request)  # before a place is taken: who sends slowly keeps nobody waiting
                         async with self._places:
-                            made, outcome, status = await work(_token(request), body), "OK", 200
+                            made, outcome, status = await work(bearer_token(request), body), "OK", 200
                 except FoedusError as error:
                     made, outcome, status = Fault.of(error), error.code.name, _status(error)
                 except TimeoutError:
@@ -113,11 +111,6 @@ async def _healthy(_: web.Request) -> web.Response:
     return web.Response(text="ok")
 
 
-def _token(request: web.Request) -> str:
-    header = request.headers.get("Authorization", "")
-    return header.removeprefix(BEARER) if header.startswith(BEARER) else ""
-
-
 async def _body(request: web.Request) -> bytes:
     try:
         return await request.read()
@@ -133,56 +126,15 @@ def _status(error: FoedusError) -> int:
     return 400 if isinstance(error, InvalidInput) else 409
 
 
-def server_context(config: Config) -> ssl.SSLContext:
-    """Return the service's context: TLS 1.3 at least. Who asks shows a token, not a certificate."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.options |= ssl.OP_NO_COMPRESSION
-    load_certificate(context, config)
-    return context
-
-
-def load_certificate(context: ssl.SSLContext, config: Config) -> None:
-    """Take the certificate as its files are now; raises InvalidInput."""
-    try:
-        # An empty password keeps OpenSSL from asking on the terminal when the key is encrypted.
-        context.load_cert_chain(config.certificate, config.key, password="")
-    except (ssl.SSLError, OSError):
-        cure = "mount the Secret with the service's certificate and key"
-        what = f"certificate and key ({config.key}) do not fit or are not PEM"
-        raise InvalidInput(what, where=str(config.certificate), cure=cure) from None
-
-
 @asynccontextmanager
 async def serve(server: ApiServer, config: Config) -> AsyncIterator[int]:
-    """Answer meanwhile on the port (0: any), which is yielded; a renewed certificate is taken by itself."""
-    context = server_context(config)
-    runner = web.AppRunner(Service(server).app(), access_log=None, keepalive_timeout=SERVICE_SECONDS)
-    await runner.setup()
-    renewal = asyncio.create_task(_renew(context, config))
-    try:
-        # Every address: the pods of all jobs ask, and the kubelet.
-        await web.TCPSite(runner, "0.0.0.0", config.port, ssl_context=context).start()  # noqa: S104
-        yield runner.addresses[0][1]
-    finally:
-        renewal.cancel()
-        await runner.cleanup()
-
-
-async def _renew(context: ssl.SSLContext, config: Config) -> None:
-    """Take the certificate anew when its files have changed; half a renewal is tried again."""
-    seen = _stamps(config)
-    while True:
-        await asyncio.sleep(LOOK_SECONDS)
-        if (now := _stamps(config)) == seen:
-            continue
+    """Answer meanwhile on the port (0: any), which is yielded. Who asks shows a token, not a certificate."""
+    async with server_context(config.files) as context:
+        runner = web.AppRunner(Service(server).app(), access_log=None, keepalive_timeout=SERVICE_SECONDS)
+        await runner.setup()
         try:
-            load_certificate(context, config)
-            seen = now
-            _logger.info("the certificate was renewed")
-        except InvalidInput as error:
-            _logger.warning("the certificate was not renewed: %s", error)
-
-
-def _stamps(config: Config) -> tuple[int, ...]:
-    return tuple(path.stat().st_mtime_ns for path in (config.certificate, config.key) if path.exists())
+            # Every address: the pods of all jobs ask, and the kubelet.
+            await web.TCPSite(runner, "0.0.0.0", config.port, ssl_context=context).start()  # noqa: S104
+            yield runner.addresses[0][1]
+        finally:
+            await runner.cleanup()

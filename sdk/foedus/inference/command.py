@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 
 from foedus.inference.answer import PROTOCOLS
+from foedus.inference.options import parties_option
 from foedus.inference.show import JsonLines, Lines, Show
 from foedus.inference.source import find_model, require_torch
 from foedus.interrupt import run_until_terminated
@@ -19,7 +20,6 @@ from foedus.options import state_option
 from foedus_contract import limits
 from foedus_contract.errors import InvalidInput
 from foedus_contract.exit_codes import ExitCode
-from foedus_contract.mpc_wire import MAX_PARTIES, MIN_PARTIES
 
 
 @click.command()
@@ -32,11 +32,7 @@ from foedus_contract.mpc_wire import MAX_PARTIES, MIN_PARTIES
     help="Folder of a LoRA adapter, such as `foedus run` leaves.",
 )
 @click.option("--protocol", type=click.Choice(PROTOCOLS), default=PROTOCOLS[0], show_default=True)
-@click.option(
-    "--parties",
-    type=click.IntRange(MIN_PARTIES, MAX_PARTIES),
-    help="How many parties: 3 for Replicated3PC; 2, if you do not say, to 4 for CrypTen, and a dealer.",
-)
+@parties_option
 @click.option(
     "-f", "--file", "file", type=click.File("rb"), help="One text a line; - reads standard input.", metavar="FILE"
 )
@@ -64,7 +60,10 @@ def infer(
     if not asked:
         raise click.UsageError("no text is given; write it behind the options, or name a file with --file")
     from foedus.inference.local import Request, infer_local
+    from foedus_workloads.mpc.ring import missing_kernels
 
+    if (missing := missing_kernels()) is not None:
+        click.echo(missing, err=True)
     request = Request(check_texts(asked), find_model(model), adapter, state, protocol, parties)
     show = make_show(output)
 

@@ -12,12 +12,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+from foedus.inference.places import Addresses
 from foedus_contract import paths
 from foedus_contract.durable import in_use, open_locked, unwritable
 from foedus_contract.mpc_wire import DEALER, member_name
 from foedus_contract.run_spec import PartyAddress, PartyRunSpec, TlsFiles
 from foedus_engine.cluster.embedded import make_private
-from foedus_engine.cluster.endpoints import LOOPBACK
 from foedus_engine.cluster.processes import try_lock
 from foedus_engine.decide.plan import ContentRequest
 from foedus_engine.names import CA_CERTIFICATE_KEY, CERTIFICATE_KEY, PRIVATE_KEY_KEY
@@ -28,7 +28,7 @@ from foedus_workloads.transport.tls import TlsPaths, caller_uri, party_uri
 
 FOLDER = "infer"  # below the state folder
 NAMESPACE, CLUSTER, CALLER = "local", "infer", "owner"
-PORT = 8443  # of each member's Service; the endpoints file says which port of this machine stands for it
+PORT = 8443  # of each member's Service; the endpoints file says which address stands for it
 TLS = paths.TLS_FOLDER
 TLS_FILES = TlsFiles(
     certificate=f"{TLS}/{CERTIFICATE_KEY}", key=f"{TLS}/{PRIVATE_KEY_KEY}", ca=f"{TLS}/{CA_CERTIFICATE_KEY}"
@@ -71,7 +71,7 @@ def pod_folder(folder: Path, party: int) -> Path:
 
 
 def service(party: int) -> PartyAddress:
-    """Return where a member is found: the endpoints file says which port of this machine stands for it."""
+    """Return where a member is found: the endpoints file says which address stands for it."""
     return PartyAddress(service=member_name(party).replace(" ", "-"), port=PORT)
 
 
@@ -90,9 +90,7 @@ def shares_path(folder: Path, party: int) -> Path:
     return below / WEIGHTS_FILE
 
 
-def lay_out(
-    folder: Path, ports: Mapping[int, int], spec: PartyRunSpec, *, now: datetime, entropy: Entropy
-) -> CallerPlace:
+def lay_out(folder: Path, addresses: Addresses, spec: PartyRunSpec, *, now: datetime, entropy: Entropy) -> CallerPlace:
     """Write run specs, endpoints and certificates of all members, and the client's; return the client's place.
 
     `spec` is party 0's. The authority's key is never written: no other certificate can be made for this call.
@@ -106,16 +104,16 @@ def lay_out(
         return _write_tls(into, make_leaf(request, authority, now=now, entropy=entropy))
 
     try:
-        for party in ports:
+        for party in addresses:
             leaf("PeerLeaf", service(party).service, party_uri(NAMESPACE, CLUSTER, party), inside(folder, party, TLS))
             text = spec.model_copy(update={"party": party}).to_json()
             _write(inside(folder, party, f"{paths.SPEC_FOLDER}/{paths.RUN_SPEC_KEY}"), text)
-        services = {f"{service(party).service}:{PORT}": f"{LOOPBACK}:{port}" for party, port in ports.items()}
+        services = {f"{service(party).service}:{PORT}": f"{host}:{port}" for party, (host, port) in addresses.items()}
         _write(endpoints_path(folder), json.dumps(services).encode("utf-8"))
         files = leaf("ClientLeaf", CALLER, caller_uri(NAMESPACE, CLUSTER, CALLER), folder / "caller")
     except OSError as error:
         raise unwritable(folder, error) from None
-    return CallerPlace(NAMESPACE, CLUSTER, {party: (LOOPBACK, port) for party, port in ports.items()}, files)
+    return CallerPlace(NAMESPACE, CLUSTER, addresses, files)
 
 
 def build_spec(model_digest: str, threads: int, members: Collection[int]) -> PartyRunSpec:

@@ -8,6 +8,7 @@ weights lie on disk only until the parties have read them.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,19 +20,21 @@ from typing import TypeVar
 from foedus.inference.answer import PARTIES, PROTOCOLS, Answer, Inference, scores
 from foedus.inference.folders import build_spec, call_folder, lay_out, shares_path
 from foedus.inference.parties import LocalParties
+from foedus.inference.places import Loopback, Places
 from foedus.inference.show import Show
 from foedus_contract.errors import InvalidInput
 from foedus_contract.mpc_wire import DEALER, members
 from foedus_engine.cluster.embedded import utc_now
-from foedus_engine.cluster.endpoints import find_free_port
 from foedus_workloads.inference.inquiry import Inquiry, Question, Reply
 from foedus_workloads.inference.model import Owner
 from foedus_workloads.inference.schemes import Scheme, find_scheme
 from foedus_workloads.inference.shares import write_shares
 from foedus_workloads.mpc.model import EmbeddedText
+from foedus_workloads.mpc.ring import missing_kernels
 from foedus_workloads.transport.caller import Call, CallerPatience, CallerPlace
 
 T = TypeVar("T")
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,15 @@ class Stopwatch:
             self.seconds[name] = self.seconds.get(name, 0.0) + self._clock() - begin
 
 
-async def infer_local(request: Request, show: Show, environ: Mapping[str, str]) -> Inference:
+async def infer_local(
+    request: Request, show: Show, environ: Mapping[str, str], places: Places | None = None
+) -> Inference:
     """Answer all texts; raises FoedusError with one line that says what went wrong."""
+    places = places or Loopback()
     if request.protocol not in PROTOCOLS:
         raise InvalidInput(f"{request.protocol!r} is no protocol", where="protocol", cure=f"use {', '.join(PROTOCOLS)}")
+    if (missing := missing_kernels()) is not None:
+        _logger.warning("%s", missing)
     watch = Stopwatch(show)
     with watch.phase("reading", "reading the model"):
         scheme = await in_thread(lambda: find_scheme(request.protocol, request.parties or PARTIES[request.protocol]))
@@ -76,18 +84,24 @@ async def infer_local(request: Request, show: Show, environ: Mapping[str, str]) 
     with call_folder(request.state) as folder:
         with watch.phase("sharing", f"sharing the weights among {scheme.parties} parties"):
             digest = await in_thread(lambda: share(owner, folder))
-        place = await make_place(folder, owner.digest, scheme)
-        parties = LocalParties(folder, place.addresses)
+        place = await make_place(folder, owner.digest, scheme, places)
+        parties = LocalParties(folder, place.addresses, places)
         try:
             with watch.phase("starting", f"starting {told(scheme)}"):
                 await parties.start(environ)
-                await parties.watched(parties.listening())
+                await parties.watched(begun(parties, owner, request.texts))
                 parties.drop_shares()
+                show.processes(parties.processes)
             asking = Asking(owner, digest, place, watch, show)
             answers = await parties.watched(asking.all(request.texts))
         finally:
             await parties.stop()
     return Inference(tuple(answers), watch.seconds, scheme.protocol, scheme.parties, owner.digest, scheme.assumption)
+
+
+async def begun(parties: LocalParties, owner: Owner, texts: Sequence[str]) -> None:
+    """Plan what will be asked while the parties read their shares, and wait until both is done."""
+    await asyncio.gather(parties.listening(), in_thread(lambda: owner.prepare(texts)))
 
 
 def told(scheme: Scheme) -> str:
@@ -113,13 +127,11 @@ def share(owner: Owner, folder: Path) -> str:
     return sharing.digest
 
 
-async def make_place(folder: Path, model_digest: str, scheme: Scheme) -> CallerPlace:
-    """Choose ports of this machine and write what members and client need to find and to know each other."""
-    ports: dict[int, int] = {}
-    for member in members(scheme.protocol, scheme.parties):
-        ports[member] = await find_free_port(set(ports.values()))
-    spec = build_spec(model_digest, max(1, (os.cpu_count() or 1) // len(ports)), ports.keys())
-    return lay_out(folder, ports, spec, now=utc_now(), entropy=os.urandom)
+async def make_place(folder: Path, model_digest: str, scheme: Scheme, places: Places) -> CallerPlace:
+    """Choose the members' addresses and write what they and the client need to find and to know each other."""
+    addresses = await places.addresses(members(scheme.protocol, scheme.parties))
+    spec = build_spec(model_digest, max(1, (os.cpu_count() or 1) // len(addresses)), addresses.keys())
+    return lay_out(folder, addresses, spec, now=utc_now(), entropy=os.urandom)
 
 
 @dataclass(frozen=True)

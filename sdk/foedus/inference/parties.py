@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from foedus.inference.folders import endpoints_path, inside, pod_folder
+from foedus.inference.places import Places
 from foedus_contract import paths
 from foedus_contract.errors import FoedusError, JobFailed, Unavailable
 from foedus_contract.exit_codes import ExitCode
@@ -31,8 +32,8 @@ KILLED = 128  # exit codes above it are signals
 class LocalParties:
     """A process for each member; `stop` ends them and all they have started."""
 
-    def __init__(self, folder: Path, members: Collection[int]) -> None:
-        self._folder, self._members = folder, members
+    def __init__(self, folder: Path, members: Collection[int], places: Places) -> None:
+        self._folder, self._members, self._places = folder, members, places
         self._pipe = os.pipe()  # they end at once when its other end is gone, and it goes with this process
         self._processes: dict[int, PodProcess] = {}
         self._ends: dict[int, asyncio.Task[int]] = {}
@@ -47,10 +48,17 @@ class LocalParties:
             )
             arguments = ("-m", "foedus_workloads.entry", "--spec", spec)
             try:
-                self._processes[party] = await PodProcess.start(pod, arguments, environment, pipe=self._pipe[0])
+                self._processes[party] = await PodProcess.start(
+                    pod, arguments, environment, pipe=self._pipe[0], entering=self._places.entering(party)
+                )
             except OSError as error:
                 raise Unavailable(f"cannot start a process ({error.strerror})", where=member_name(party)) from None
             self._ends[party] = asyncio.create_task(self._processes[party].wait())
+
+    @property
+    def processes(self) -> Mapping[int, int]:
+        """The number of each member's process."""
+        return {member: process.pid for member, process in self._processes.items()}
 
     async def listening(self) -> None:
         """Wait until all listen: they have read their shares; raises JobFailed when they take too long."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -24,6 +24,10 @@ class Show(Protocol):
 
     def phase(self, text: str) -> None:
         """Show what has begun."""
+        ...
+
+    def processes(self, numbers: Mapping[int, int]) -> None:
+        """Take note of the members' process numbers: all of them listen now."""
         ...
 
     def rounds(self, text: int, texts: int, begun: int, total: int) -> None:
@@ -47,6 +51,9 @@ class Silent:
     """Shows nothing."""
 
     def phase(self, text: str) -> None:
+        """Show nothing."""
+
+    def processes(self, numbers: Mapping[int, int]) -> None:
         """Show nothing."""
 
     def rounds(self, text: int, texts: int, begun: int, total: int) -> None:
@@ -74,6 +81,9 @@ class Lines:
         """Show what has begun."""
         self._next = self._clock() + LINE_SECONDS
         self._say(text)
+
+    def processes(self, numbers: Mapping[int, int]) -> None:
+        """Show nothing."""
 
     def rounds(self, text: int, texts: int, begun: int, total: int) -> None:
         """Redraw the line, or write one now and then."""
@@ -120,6 +130,9 @@ class JsonLines:
     def phase(self, text: str) -> None:
         """Write what has begun."""
         self._line("Phase", {"message": text})
+
+    def processes(self, numbers: Mapping[int, int]) -> None:
+        """Show nothing."""
 
     def rounds(self, text: int, texts: int, begun: int, total: int) -> None:
         """Write how far a text is, now and then."""

@@ -55,6 +55,7 @@ async def gather_record(
         foedus=importlib.metadata.version("foedus"),
         plan=spec.plan.public(),
         plan_digest=spec.plan.digest(),
+        code_digest=started.code_digest,
         base_model=_model_name(spec),
         began_at=parse_timestamp(began).timestamp() if began else started.at,
         preparation=preparation(clients, started),

@@ -219,6 +219,7 @@ def _footer(record: RunRecord) -> Element:
         ("plan", record.plan_digest),
         ("base model", record.plan.model.digest),
         ("adapter", record.ending.adapter_digest or "none"),
+        ("code", record.code_digest or "not known"),
         ("made by", f"Foedus {record.foedus}"),
     )
     pairs = [part for name, value in facts for part in (h("dt", name), h("dd", value))]

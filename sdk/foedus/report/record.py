@@ -53,14 +53,15 @@ class PreparationStep(ContractModel):
 class RunRecord(ContractModel):
     """One run from its plan to its end; `attempts` are in their order, a failed one among them.
 
-    `plan_digest` is the whole plan's, as ledgers and signatures name it. `epsilon_spent` is exact, by privacy loss
-    distributions; `epsilon_spent_rdp` is None when no ledger could be read.
+    `plan_digest` is the whole plan's, as ledgers and signatures name it, `code_digest` that of the processes' code.
+    `epsilon_spent` is exact, by privacy loss distributions; `epsilon_spent_rdp` is None when no ledger could be read.
     """
 
     version: Literal["v1"] = "v1"
     foedus: Annotated[str, Field(max_length=64)]
     plan: PublicPlan
     plan_digest: Digest
+    code_digest: Digest | None = None
     base_model: Text
     began_at: Moment
     preparation: Annotated[tuple[PreparationStep, ...], Field(max_length=8)]

@@ -126,8 +126,11 @@ class Looking(Silent):
 # With names of members, and who was sent a canary's share in full, under which name.
 PROTOCOLS = {
     "Replicated3PC": (3, ("party-0", "party-1", "party-2"), {"party-1", "party-2"}, f"{BIAS}.2", "embedded.2"),
+    "Replicated3PCMalicious": (
+        3, ("party-0", "party-1", "party-2"), {"party-1", "party-2"}, f"{BIAS}.2", "embedded.2"
+    ),
     "CrypTen": (2, ("party-0", "party-1", "dealer"), {"party-1"}, f"{BIAS}.share", "embedded.share"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

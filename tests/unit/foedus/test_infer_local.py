@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -10,27 +9,25 @@ import stat
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from tokenizers import Tokenizer
 from transformers import BertForSequenceClassification
 
 import foedus
+import foedus_ring
 from foedus.inference import local
+from foedus.inference.command import infer
 from foedus.inference.folders import call_folder
-from foedus.inference.local import Request, infer_local
-from foedus.inference.parties import LocalParties
-from foedus.inference.show import Silent
 from foedus.inference.source import find_model
 from foedus_contract.errors import FoedusError
-from foedus_contract.exit_codes import ExitCode
 from foedus_workloads.inference.shares import write_shares
 from foedus_workloads.mpc.model import compile_program, plan, read_model
+from support.local_calls import TEXTS, Watched, call, left, processes
 from support.tiny_classifier import LABELS, write_classifier
 
-TEXTS = ("the minister told parliament about the new tax law", "the film won an award")
 LIMIT_SECONDS = 300.0  # a call takes ten seconds of processor time; who takes longer hangs
 
 
@@ -50,55 +47,11 @@ def plain_logits(folder, text):
         return BertForSequenceClassification.from_pretrained(folder)(torch.tensor([tokens])).logits[0].double()
 
 
-def processes(state: Path) -> list[int]:
-    """Return the processes that run in folders below the state."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and entry.joinpath("cwd").resolve().is_relative_to(state):
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
-
-
-def party_process(state: Path, party: int) -> int:
-    return next(pid for pid in processes(state) if Path(f"/proc/{pid}/cwd").resolve().name == f"party-{party}")
-
-
-def left(state: Path) -> list[str]:
-    """Return what a call has left below the state, apart from the file that is locked there."""
-    return [str(path) for path in state.rglob("*") if path not in {state / "infer", state / "infer/lock"}]
-
-
 def eventually(condition) -> None:
     deadline = time.monotonic() + LIMIT_SECONDS
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
-
-
-class Watched(Silent):
-    """Shows nothing, and does something once when a phase begins or a computation has."""
-
-    def __init__(self, when: str, act) -> None:
-        self._when, self._act = when, act
-
-    def phase(self, text: str) -> None:
-        if self._when == text:
-            self._once()
-
-    def rounds(self, text: int, texts: int, begun: int, total: int) -> None:
-        if self._when == "rounds":
-            self._once()
-
-    def _once(self) -> None:
-        act, self._act = self._act, lambda: None
-        act()
-
-
-def call(model, state, *, show=None, texts=TEXTS):
-    return asyncio.run(infer_local(Request(texts, model, None, state), show or Silent(), os.environ))
 
 
 def test_answers_are_the_models_own_at_the_cost_that_was_planned_and_nothing_is_left(model, state, monkeypatch):
@@ -119,38 +72,6 @@ def test_answers_are_the_models_own_at_the_cost_that_was_planned_and_nothing_is_
         planned = plan(compile_program(read_model(model, None).architecture, 16)).total
         assert (answer.rounds, answer.bytes_sent) == (planned.rounds, planned.bytes_sent)
     assert set(inference.seconds) == {"reading", "sharing", "starting", "connecting", "computing"}
-    assert (processes(state), left(state)) == ([], [])
-
-
-@pytest.mark.parametrize("when", ["starting", "connecting", "rounds"])
-def test_a_party_that_is_killed_ends_the_call_with_one_line(model, state, when, monkeypatch):
-    def kill():
-        os.kill(party_process(state, 1), signal.SIGKILL)
-
-    if when == "starting":
-        original = LocalParties.listening
-
-        async def listening(self):
-            kill()
-            await original(self)
-
-        monkeypatch.setattr(LocalParties, "listening", listening)
-    with pytest.raises(FoedusError) as caught:
-        call(model, state, show=Watched(when, kill))
-    assert str(caught.value) == "party 1: its process was ended by signal 9"
-    assert caught.value.code is ExitCode.QUORUM_LOST
-    assert (processes(state), left(state)) == ([], [])
-
-
-def test_a_party_with_shares_of_another_model_does_not_begin(model, state, monkeypatch):
-    def swapped(path, shares, label):
-        other = {"model_digest": "sha256:" + "b" * 64} if label.party == 1 else {}
-        write_shares(path, shares, label.model_copy(update=other))
-
-    monkeypatch.setattr(local, "write_shares", swapped)
-    with pytest.raises(FoedusError, match=r"^party 1: .*these are shares of the model sha256:bbbb") as caught:
-        call(model, state)
-    assert caught.value.code is ExitCode.INVALID_MODEL
     assert (processes(state), left(state)) == ([], [])
 
 
@@ -225,6 +146,12 @@ def test_an_answer_against_a_party_that_deviates_says_so(model, state):
     made = plan(compile_program(read_model(model, None).architecture, answer.tokens), "Replicated3PCMalicious")
     assert (answer.rounds, answer.bytes_sent) == (made.total.rounds, made.total.bytes_sent)
     assert "not externally reviewed" in inference.assumption
+
+
+def test_without_kernels_a_user_is_told_before_anything_else(monkeypatch, tmp_path):
+    monkeypatch.setattr(foedus_ring, "available", lambda: ("torch",))
+    said = CliRunner().invoke(infer, ["--local", "--model", str(tmp_path), "--state", str(tmp_path / "state"), " "])
+    assert said.stderr.splitlines()[0].startswith("foedus-ring was built without a C compiler: shares are computed by")
 
 
 def test_a_package_is_searched_for_the_folder_that_has_weights():

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ import click
 import pytest
 
 from foedus.deaths import deaths
+from foedus.delete import delete_job
 from foedus.display import PlainDisplay
 from foedus.engine import Engine, open_engine
 from foedus.interrupt import run_until_terminated
@@ -87,7 +89,10 @@ def test_a_killed_run_is_deleted_and_the_next_job_trains(
         "report.html",
         "report.json",
     }
-    assert f"report: {world.root}/again/report.html" in capfd.readouterr().out
+    lines = capfd.readouterr().out.splitlines()
+    told = "the job other is complete already: its result is delivered again, nothing is trained or charged"
+    assert lines.index(told) < next(n for n, line in enumerate(lines) if line.startswith("Complete: "))
+    assert any(line.startswith(f"report: {world.root}/again/report.html") for line in lines)
     record = read_record(world.root / "out")
     assert (record.ending.outcome, len(record.attempts), len(record.preparation)) == ("Complete", 2, 3)
     assert [account.charged for account in record.accounts] == [2] * len(SILOS)
@@ -146,6 +151,27 @@ async def test_accounts_of_an_object_that_is_gone_are_closed_and_no_others(world
     assert {uid: account.state for uid, account in accounts.items()} == {"gone": "Closed", "theirs": "Open"}
 
 
+async def test_an_account_in_a_damaged_ledger_is_told_and_closed_when_the_ledger_is_back(world: SmallJob) -> None:
+    file, said = world.ledger(SILOS[1]).path, list[str]()
+    async with engine_of(world) as (engine, job):
+        stored = await admit(engine, job, world.state, quiet())
+        await reserve(world, stored["metadata"]["uid"])
+        await engine.cluster.update_status({**stored, "status": {"plan": {"digest": "sha256:0"}}})
+        whole = file.read_bytes()
+        file.write_bytes(b"not a database" * 100)
+        removed = await remove(engine, job_key("default", "job"), PlainDisplay(said.append))
+    assert (removed.accounts, [key.name for key in removed.left]) == (3, [SILOS[1]])
+    (line,) = (line for line in said if "stays reserved" in line)
+    assert line.startswith(f"budget {SILOS[1]}: what the job has reserved stays reserved: {file}: ")
+    assert line.endswith(f"; then: foedus delete job --state {world.state}")
+
+    file.write_bytes(whole)
+    assert world.states() == {"Closed", "Open"}
+    await delete_job("job", "default", world.state, PlainDisplay(said.append))
+    assert world.states() == {"Closed"}
+    assert said[-1] == "FederatedTrainingJob default/job is deleted"
+
+
 async def test_accounts_are_closed_before_the_object_goes(world: SmallJob, monkeypatch: pytest.MonkeyPatch) -> None:
     async with engine_of(world) as (engine, job):
         stored = await admit(engine, job, world.state, quiet())
@@ -180,6 +206,47 @@ async def test_a_missing_volume_or_file_is_named(world: SmallJob, missing: str) 
         with pytest.raises(FoedusError, match=r"spec.clients\[2\].data.persistentVolumeClaim: no .*silo-3") as raised:
             await admit(engine, job, world.state, quiet())
         assert raised.value.code == 11
+
+
+def test_a_run_whose_reader_goes_away_gives_back_what_it_has_not_spent(world: SmallJob) -> None:
+    with world.start(world.run(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline().split() == [b"job", b"default/job"]
+        running.stdout.close()
+        assert running.stderr is not None
+        said = running.stderr.read().decode()
+    assert running.returncode == 40
+    assert said.startswith("error: standard output: cannot be written (Broken pipe); ")
+    assert said.count("\n") == 1
+    assert world.states() == {"Closed"}
+
+
+def test_a_reader_that_goes_away_with_the_interrupt_does_not_stop_the_clean_up(tmp_path: Path) -> None:
+    program = """
+import asyncio, os, signal, sys
+from foedus.interrupt import Output, run_until_terminated
+told = Output()
+async def work():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.Event().wait()
+    finally:
+        told.write("cleaning up")
+        told.write("going on")
+        await asyncio.sleep(0.05)
+        print("cleaned up", file=sys.stderr)
+try:
+    run_until_terminated(work(), told)
+except BaseException as error:
+    print(type(error).__name__, file=sys.stderr)
+"""
+    read, write = os.pipe()
+    os.close(read)
+    environ = {**os.environ, "PYTHONPATH": ":".join(filter(None, sys.path))}
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, check=False, env=environ, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (ended.returncode, ended.stderr.split(b"\n")) == (0, [b"cleaned up", b"Unavailable", b""])
 
 
 def test_a_second_interrupt_does_not_stop_the_clean_up() -> None:

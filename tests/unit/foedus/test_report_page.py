@@ -11,6 +11,7 @@ from foedus.report.card import render_card
 from foedus.report.page import build_page, duration
 from foedus.report.promises import promises
 from foedus.report.record import Ending, RunRecord
+from foedus_contract.run_spec import ModelSource
 from foedus_workloads.training.export import model_card
 from support.report_record import HOSTILE, hostile_record, small_record
 from support.training_plans import ANY_DIGEST, tiny_plan
@@ -74,7 +75,7 @@ RECORDS = {
 
 def card_of(record: RunRecord) -> str:
     plan = tiny_plan(ANY_DIGEST).model_copy(update={"model": record.plan.model})
-    return model_card(plan, {"accuracy": 0.5}, record.base_model)
+    return model_card(plan, {"accuracy": 0.5}, ModelSource(package=record.base_model))
 
 
 @pytest.mark.parametrize("name", RECORDS)

@@ -1,12 +1,16 @@
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from foedus import result, run
-from foedus.follow import find_failure
+from foedus.display import PlainDisplay, Standing
+from foedus.follow import Followed, find_failure, limitations, show_caching
 from foedus_contract.errors import FoedusError, InvalidInput, JobFailed, Refused, Unavailable
+from foedus_contract.progress import Preparing
+from foedus_engine.api.meta import LocalReference
 from foedus_engine.api.training_status import TrainingReason
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "bbc-news.yaml"
@@ -46,6 +50,28 @@ def test_the_exit_code_follows_the_condition(
     failure = find_failure({"conditions": conditions})
     assert (None if failure is None else type(failure)) is error
     assert (0 if failure is None else failure.code) == code
+
+
+def test_a_job_that_names_regions_is_told_that_nothing_looks_at_them() -> None:
+    job = run.read_job([EXAMPLE])
+    region = LocalReference(name="eu")
+    clients = (job.spec.clients[0].model_copy(update={"region_ref": region}), *job.spec.clients[1:])
+    placed = job.model_copy(update={"spec": job.spec.model_copy(update={"clients": clients})})
+    assert set(limitations(placed)) - set(limitations(job)) == {
+        "regionRef is not looked at yet: no rule about where a silo is holds."
+    }
+
+
+def test_silos_that_cache_are_shown_together_a_tenth_at_a_time_until_training_begins() -> None:
+    said: list[str] = []
+    display, followed = PlainDisplay(said.append), Followed(Standing(), records=80)
+    for pod, done in [("a", 0), ("a", 8), ("a", 12), ("a", 40), ("b", 0), ("b", 4), ("b", 8), ("b", 40)]:
+        event = Preparing(what="caching activations", done=done, total=40)
+        followed = show_caching(pod, event, display, followed)
+    assert said == [f"silos: caching activations {done}/80" for done in (8, 40, 48, 80)]
+    again = Followed(replace(followed.standing, silos_in=2), records=80)
+    show_caching("a", Preparing(what="caching activations", done=40, total=40), display, again)
+    assert len(said) == 4
 
 
 def test_the_example_is_one_job() -> None:

@@ -464,6 +464,18 @@ def test_progress_shows_rounds_silos_and_epsilon() -> None:
     assert condition(plan, "QuorumReached") == ("True", "SilosJoined")
 
 
+def test_the_code_that_runs_is_named_by_its_digest_and_stays_named() -> None:
+    code = "sha256:" + "c" * 64
+    told = started().model_copy(update={"code_digest": code})
+    for before, progress in (({}, (told,)), ({"codeDigest": code}, ()), ({"codeDigest": "sha256:older"}, (told,))):
+        plan = decide(running(meta=meta({"phase": "Training", **before}), progress=progress))
+        assert plan.status is not None
+        assert plan.status["codeDigest"] == code
+    plan = decide(running(progress=(started(),)))
+    assert plan.status is not None
+    assert "codeDigest" not in plan.status
+
+
 def test_rounds_and_epsilon_spent_never_fall() -> None:
     before = meta({"phase": "Training", "round": 2, "epsilonSpent": 0.7, "startTime": "2026-03-01T11:59:00Z"})
     plan = decide(running(meta=before, progress=(started(), finished_round(0, 0.3))))

@@ -8,64 +8,163 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
 from foedus_contract.errors import Unavailable
-from foedus_engine.accounting import measure
-from foedus_ledger.records import BudgetRecord, BudgetSpec
+from foedus_engine.accounting import Question, answer, measure
+from foedus_engine.decide.observed import Calibrated, Unplannable
+from foedus_ledger.mechanisms import Mechanism
+from foedus_ledger.records import Account, BudgetRecord, BudgetSpec
 from foedus_operator import accountant
-from foedus_operator.accountant import Accountant
+from foedus_operator.accountant import COMMAND, COMPUTATIONS, Accountant, Computation, named
 
 PATIENCE_SECONDS = 120.0
-RECORD = BudgetRecord(spec=BudgetSpec(digest="sha256:" + "0" * 64, records=500, epsilon=1.0, delta=1e-5), accounts={})
+SPEC = BudgetSpec(digest="sha256:" + "0" * 64, records=500, epsilon=1.0, delta=1e-5)
+HALF = Account(mechanism=Mechanism(noise_multiplier=30.1), reserved=20, claimant="another job")
+RECORDS = {"unused": BudgetRecord(spec=SPEC), "half used": BudgetRecord(spec=SPEC, accounts={"uid": HALF}, version=1)}
+
+# What the tests ask of a process; it is sent the same way.
+HELPERS = """
+import os, sys, time
+from pydantic import TypeAdapter
+from foedus_operator.accountant import Computation, named, serve
+
+def pid(_: int) -> int:
+    print("what a library prints is no answer")
+    return os.getpid()
+
+def end(code: int) -> int:
+    os._exit(code)
+
+def sleep(seconds: int) -> int:
+    time.sleep(seconds)
+    return seconds
+
+def divide(number: int) -> int:
+    return 1 // number
+
+serve(named(*(Computation(each, TypeAdapter(int), TypeAdapter(int)) for each in (pid, end, sleep, divide))))
+"""
+
+
+def pid(_: int) -> int:
+    raise AssertionError
+
+
+def end(_: int) -> int:
+    raise AssertionError
+
+
+def sleep(_: int) -> int:
+    raise AssertionError
+
+
+def divide(_: int) -> int:
+    raise AssertionError
+
+
+HERE = named(*(Computation(each, TypeAdapter(int), TypeAdapter(int)) for each in (pid, end, sleep, divide)))
 
 
 @pytest.fixture
-def work() -> Iterator[Accountant]:
-    made = Accountant()
+async def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Accountant]:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    script = tmp_path / "helpers.py"
+    script.write_text(HELPERS, "utf-8")
+    made = Accountant(HERE, (sys.executable, str(script)))
     yield made
-    made.close()
+    await made.close()
 
 
 async def test_a_process_that_died_is_replaced(work: Accountant) -> None:
-    first = await work(os.getpid)
+    first = await work(pid, 0)
     assert first != os.getpid()
-    assert await work(os.getpid) == first
-    assert (await work(measure, RECORD)).spent == 0
+    assert await work(pid, 0) == first
     os.kill(first, signal.SIGKILL)
     while is_there(first):
         await asyncio.sleep(0.01)
-    second = await work(os.getpid)
+    second = await work(pid, 0)
     assert second not in (first, os.getpid())
     with pytest.raises(Unavailable, match="died; see whether the pod has memory"):
-        await work(os._exit, 1)
-    assert await work(os.getpid) not in (first, second)
+        await work(end, 1)
+    assert await work(pid, 0) not in (first, second)
+
+
+async def test_a_defect_is_told_without_what_was_asked_and_the_process_goes_on(work: Accountant) -> None:
+    first = await work(pid, 0)
+    with pytest.raises(Unavailable, match=r"internal error: ZeroDivisionError at helpers\.py:18"):
+        await work(divide, 0)
+    assert await work(pid, 0) == first
 
 
 async def test_a_question_without_an_answer_in_time_ends_the_process(
     work: Accountant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = await work(os.getpid)
+    first = await work(pid, 0)
     monkeypatch.setattr(accountant, "DEADLINE_SECONDS", 0.1)
     with pytest.raises(Unavailable, match="no answer after 0 s"):
-        await work(time.sleep, PATIENCE_SECONDS)
+        await work(sleep, 3600)
     monkeypatch.undo()
-    assert await work(os.getpid) != first
+    assert await work(divide, 1) == 1
+    assert not is_there(first)
+
+
+async def test_who_stops_waiting_leaves_nobody_else_the_answer(work: Accountant) -> None:
+    first = await work(pid, 0)
+    asked = asyncio.create_task(work(sleep, 3600))
+    await asyncio.sleep(0.1)
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    assert await work(pid, 0) != first
+
+
+def question(**changes: object) -> Question:
+    budgets = tuple((name, record.model_dump_json()) for name, record in RECORDS.items())
+    fields = {
+        "epsilon": 1.0, "delta": 1e-5, "attempts": 4, "minimum": 0.0, "silos": 4, "min_honest": 2, "records": 2000,
+        "coordinates": 1000, "budgets": budgets, "held": None,
+    }  # fmt: skip
+    return Question(**(fields | changes))  # type: ignore[arg-type]
+
+
+async def test_answers_are_those_of_the_functions_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    work = Accountant()
+    try:
+        for record in RECORDS.values():
+            assert await work(measure, record) == measure(record)
+        fresh, held, refused = question(), question(held=HALF.mechanism), question(held=Mechanism(noise_multiplier=1))
+        found = [await work(answer, each) for each in (fresh, held, refused)]
+        assert found == [answer(each) for each in (fresh, held, refused)]
+        assert [type(each) for each in found] == [Calibrated, Calibrated, Unplannable]
+    finally:
+        await work.close()
+
+
+def test_what_is_asked_for_is_a_closed_list() -> None:
+    assert set(COMPUTATIONS) == {"answer", "measure"}
+    assert COMMAND[1:] == ("-m", "foedus_operator.accountant")
 
 
 PARENT = """
-import asyncio, os, sys
+import asyncio, sys
+from foedus_engine.accounting import measure
+from foedus_ledger.records import BudgetRecord, BudgetSpec
 from foedus_operator.accountant import Accountant
 
 async def main():
-    print(await Accountant()(os.getpid), flush=True)
+    work = Accountant()
+    spec = BudgetSpec(digest="sha256:" + "0" * 64, records=500, epsilon=1.0, delta=1e-5)
+    await work(measure, BudgetRecord(spec=spec))
+    print(work._process.pid, flush=True)
     sys.stdin.read()
 
-if __name__ == "__main__":
-    asyncio.run(main())
+asyncio.run(main())
 """
 
 
@@ -92,9 +191,3 @@ def is_there(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def test_the_operators_launcher_imports_nothing() -> None:
-    code = "import foedus_operator.main, sys; sys.exit('kopf' in sys.modules or 'kubernetes' in sys.modules)"
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    assert subprocess.run([sys.executable, "-c", code], env=environ, check=False).returncode == 0

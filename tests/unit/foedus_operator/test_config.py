@@ -26,6 +26,8 @@ def test_a_pod_needs_its_identity_and_namespace_only() -> None:
         ("LEASE", "Upper"),
         ("HEALTH_PORT", "80a"),
         ("HEALTH_PORT", "70000"),
+        ("CERTIFICATE", "/nothing"),
+        ("KEY", "/nothing"),
         ("LEDGER_HOST", "foedus-ledger/x"),
         ("LEDGER_CA", ""),
         ("LEDGER_CA", __file__),
@@ -35,6 +37,7 @@ def test_a_pod_needs_its_identity_and_namespace_only() -> None:
 def test_a_wrong_variable_is_named(name: str, value: str, tmp_path: Path) -> None:
     ca = Authority.create().issue(tmp_path, x509.DNSName("foedus-ledger")).ca
     good = {**GOOD, "FOEDUS_OPERATOR_LEDGER_HOST": "foedus-ledger", "FOEDUS_OPERATOR_LEDGER_CA": str(ca)}
+    good |= {"FOEDUS_OPERATOR_CERTIFICATE": str(ca), "FOEDUS_OPERATOR_KEY": str(ca)}
     with pytest.raises(InvalidInput, match=f"FOEDUS_OPERATOR_{name}"):
         read_config({**good, f"FOEDUS_OPERATOR_{name}": value})
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from foedus_operator.lease import Candidate, LeaseRecord
+from foedus_engine.cluster.protocol import Busy
+from foedus_engine.decide.plan import ObjectKey
+from foedus_operator.kube import KubeCluster
+from foedus_operator.lease import Candidate, Lease, LeaseRecord
 
 OTHER = LeaseRecord("other", 4)
 ME = LeaseRecord("me", 4)
@@ -33,6 +39,44 @@ def test_a_renewal_of_the_holder_starts_the_wait_anew() -> None:
     candidate = Candidate("me").observe(OTHER, "7", 0.0).observe(OTHER, "8", 14.0)
     assert candidate.wish(28.0) is None
     assert candidate.wish(29.0) is not None
+
+
+class Silent:
+    """A Lease that its holder renews for the last time at LAST; time is what its callers sleep."""
+
+    LAST = 3.0
+
+    def __init__(self, busy_until: float = 0.0) -> None:
+        self.now, self.busy_until = 0.0, busy_until
+        self.written: float | None = None
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    async def get(self, key: ObjectKey) -> dict[str, Any]:
+        if self.now < self.busy_until:
+            raise Busy("no answer", where=str(key))
+        spec = {"holderIdentity": "other", "leaseTransitions": 4}
+        return {"metadata": {"resourceVersion": "8" if self.now >= self.LAST else "7"}, "spec": spec}
+
+    async def update(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        self.written = self.now
+        return {**manifest, "metadata": {**manifest["metadata"], "resourceVersion": "9"}}
+
+
+@pytest.mark.parametrize(
+    ("busy_until", "taken"),
+    [
+        (0.0, 19.0),  # the renewal of 3 was first seen by the look at 4
+        (13.0, 29.0),  # no look before 14 was answered
+    ],
+)
+def test_a_lease_is_taken_the_moment_it_is_free(busy_until: float, taken: float) -> None:
+    world = Silent(busy_until)
+    key = ObjectKey("coordination.k8s.io/v1", "Lease", "foedus", "operator")
+    lease = Lease(cast(KubeCluster, world), key, "me", clock=lambda: world.now, sleep=world.sleep)
+    asyncio.run(lease.acquire())
+    assert world.written == taken
 
 
 @pytest.mark.parametrize(("now", "left"), [(100.0, 10.0), (104.0, 6.0), (110.0, 0.0), (500.0, 0.0)])

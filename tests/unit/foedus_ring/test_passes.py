@@ -24,8 +24,8 @@ def signed(value, bits=64):
     return (value + 2 ** (bits - 1)) % 2**bits - 2 ** (bits - 1)
 
 
-def tensor(values, bits=64):
-    return torch.tensor([signed(value, bits) for value in values], dtype=NARROW[bits])
+def tensor(values, bits=64, *, kind=None):
+    return torch.tensor([signed(value, bits) for value in values], dtype=NARROW[kind or bits])
 
 
 def drawn(seed, bits=64, count=COUNT):
@@ -53,21 +53,76 @@ def test_sums_products_and_squares(passes):
     assert torch.equal(passes.square(ta, tb), by_element(lambda x0, x1: x0 * (x0 + 2 * x1), a, b))
 
 
-@pytest.mark.parametrize(("cut", "bits"), [(1, 8), (8, 8), (9, 16), (16, 16), (26, 32), (32, 32), (44, 64), (62, 64)])
-def test_truncations(passes, cut, bits):
-    a, b = drawn(1), drawn(2)
-    p, q, r = (drawn(seed, bits) for seed in (3, 4, 5))
-    ta, tb, tp, tq, tr = tensor(a), tensor(b), tensor(p, bits), tensor(q, bits), tensor(r, bits)
+def test_combinations_and_masked_products(passes):
+    a, b, c, d, e, f = (drawn(seed) for seed in range(6))
+    ta, tb, tc, td, te, tf = map(tensor, (a, b, c, d, e, f))
+    want = by_element(lambda a, b: -13 * a + 2**40 * b + 2**63, a, b)
+    assert torch.equal(passes.combine([(ta, -13), (tb, 2**40)], 2**63), want)
+    assert torch.equal(passes.combine([(ta, 3)], -1), by_element(lambda a: 3 * a - 1, a))
+    want = by_element(lambda x0, x1, y0, y1, m, n: (x0 & (y0 ^ y1)) ^ (x1 & y0) ^ m ^ n, a, b, c, d, e, f)
+    assert torch.equal(passes.masked_bits((ta, tb), (tc, td), (te, tf)), want)
+
+
+CUTS = [(1, 8), (8, 8), (9, 16), (16, 16), (26, 32), (32, 32), (44, 64), (62, 64)]
+
+
+@pytest.mark.parametrize("of_product", [True, False])
+@pytest.mark.parametrize(("cut", "bits"), CUTS)
+def test_what_a_truncations_dealer_makes(passes, cut, bits, of_product):
+    x, a0, a1, b0, b1 = (drawn(seed) if of_product or seed in (1, 3) else [0] * COUNT for seed in range(5))
+    narrow = [drawn(seed, bits) for seed in range(5, 9)]
+    component = lambda mask, pad: -((mask % WORD >> cut) + (pad << (64 - cut)))
+    rows = list(zip(x, a0, a1, b0, b1, *narrow, strict=True))
+    want = [
+        tensor([x + b1 for x, _, _, _, b1, *_ in rows]) if of_product else None,
+        tensor([x + a1 for x, _, a1, *_ in rows]) if of_product else None,
+        tensor([component(b0 + b1, q) for *_, b0, b1, _, _, _, q in rows]),
+        tensor([component(a0 + a1, p) for _, a0, a1, _, _, _, _, p, _ in rows]),
+        tensor(
+            [((a0 + a1) % WORD + (b0 + b1) % WORD) // WORD - u for _, a0, a1, b0, b1, u, *_ in rows], cut, kind=bits
+        ),
+        tensor([(a0 + a1 + b0 + b1) % WORD // 2**63 - v for _, a0, a1, b0, b1, _, v, *_ in rows], cut, kind=bits),
+    ]
+    rest = lambda values: tensor(values) if of_product else None
+    made = passes.deal(rest(x), (tensor(a0), rest(a1)), (tensor(b0), rest(b1)), [tensor(n, bits) for n in narrow], cut)
+    for got, wanted in zip(made, want, strict=True):
+        assert got is wanted or torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize("parts", [(True, False), (False, True), (False, False)])
+@pytest.mark.parametrize(("cut", "bits"), CUTS)
+def test_what_a_truncations_other_parties_make(passes, cut, bits, parts):
+    x, y, mask, rest, came, third = (drawn(seed) for seed in range(6))
+    wrap, top, pad = (drawn(seed, bits) for seed in range(6, 9))
+    y, rest = (values if there else [0] * COUNT for values, there in zip((y, rest), parts, strict=True))
+    third = third if parts[1] else [0] * COUNT
+    ty, trest, tthird = (tensor(values) if any(values) else None for values in (y, rest, third))
+    sent, component = passes.send((tensor(x), ty), (tensor(mask), trest), tensor(pad, bits), cut, 2**62 - 1)
+    assert torch.equal(sent, by_element(lambda x, y, m: x + y + m + 2**62 - 1, x, y, mask))
+    want = by_element(lambda m, r, p: -(((m + r) % WORD >> cut) + (p << (64 - cut))), mask, rest, pad)
+    assert torch.equal(component, want)
+    arrived = [tensor(came)] if tthird is None else [tensor(came), tthird]
+    c, share = passes.open(tensor(x), arrived, trest, [tensor(each, bits) for each in (wrap, top, pad)], cut)
+    sums = [sum(each) % WORD for each in zip(x, came, rest, third, strict=True)]
+    assert torch.equal(c, tensor(sums))
     low = lambda value: signed(value, cut)
-    want = by_element(lambda a, p: -((a >> cut) + (p << (64 - cut))), a, p)
-    assert torch.equal(passes.component(ta, tp, cut), want)
-    want = by_element(lambda c, p, q: (c >> cut) + ((p + q) << (64 - cut)) - 2 ** (62 - cut) - 1, a, p, q)
-    assert torch.equal(passes.common(ta, tp, tq, cut), want)
-    wrap, top = passes.hints(ta, tb, (tp, tq), cut)
-    assert torch.equal(wrap, by_element(lambda a, b, p: low((a + b) // WORD - p), a, b, p, bits=bits))
-    assert torch.equal(top, by_element(lambda a, b, q: low((a + b) % WORD // 2**63 - q), a, b, q, bits=bits))
-    want = by_element(lambda c, p, q, r: low(p + q * (1 - (c >> 63)) + r), a, p, q, r, bits=bits)
-    assert torch.equal(passes.overflow(ta, tp, tq, tr, cut), want)
+    want = by_element(lambda c, u, v, p: low(u + v * (1 - (c >> 63)) + p), sums, wrap, top, pad, bits=bits)
+    assert torch.equal(share, want)
+    want = by_element(lambda c, p, q: (c >> cut) + ((p + q) << (64 - cut)) - 2 ** (62 - cut) - 1, sums, wrap, top)
+    assert passes.common(c, tensor(wrap, bits), tensor(top, bits), cut) is c
+    assert torch.equal(c, want)
+
+
+@pytest.mark.parametrize(("width", "low"), [(8, 0), (8, 56), (16, 11), (32, 7), (64, 0)])
+def test_windows_of_sums(passes, width, low):
+    x, y = drawn(0), drawn(1)
+    out = torch.full((COUNT + 3,), 1, dtype=NARROW[width])
+    passes.window([tensor(x), tensor(y)], low, out)
+    want = tensor([(a + b) % WORD >> low for a, b in zip(x, y, strict=True)], width)
+    assert torch.equal(out[:COUNT], want)
+    assert out[COUNT:].tolist() == [1] * 3
+    passes.window([tensor(x)], low, out)
+    assert torch.equal(out[:COUNT], tensor([a >> low for a in x], width))
 
 
 def test_products_with_bits(passes):
@@ -93,12 +148,14 @@ def word_of(bits):
     return sum(bit << place for place, bit in enumerate(bits))
 
 
-@given(p=words, g=words)
+@given(passes=words, arises=words, keep=words)
 @settings(deadline=None, max_examples=30)
-def test_pairs_of_neighbouring_places(p, g):
+def test_pairs_of_neighbouring_places(passes, arises, keep):
+    p, g = passes << 1 & keep, arises << 1 & keep
+    ps, gs = bits_of(p), bits_of(g)
     for unit in units():
-        high, low = Passes(unit).pairs(tensor([p]), tensor([g]))
-        ps, gs = bits_of(p), bits_of(g)
+        high, low, rest = Passes(unit).pairs(tensor([passes]), tensor([arises]), keep)
+        assert int(rest) % WORD == word_of([gs[place] if place % 2 else 0 for place in range(64)])
         assert int(high) % WORD == word_of([ps[place | 1] for place in range(64)])
         assert int(low) % WORD == word_of([gs[place - 1] if place % 2 else ps[place] for place in range(64)])
 

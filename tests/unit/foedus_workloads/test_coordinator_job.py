@@ -67,7 +67,8 @@ class Coordinator:
 
     def join(self, *silos: str, head: LedgerHead = ANY_HEAD) -> None:
         for silo in silos:
-            join = Join(silo=silo, incarnation=1, identity=b"k" * 32, plan_digest=PLAN.digest(), head=head)
+            digests = {"plan_digest": PLAN.digest(), "code_digest": bytes_digest(b"code")}
+            join = Join(silo=silo, incarnation=1, identity=b"k" * 32, head=head, **digests)
             self.take(Joined(silo, join))
 
     def offer(self, silo: str, start: StartAttempt | None = None, payload: bytes = b"") -> None:

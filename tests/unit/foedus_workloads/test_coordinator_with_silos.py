@@ -9,17 +9,20 @@ import asyncio
 import sys
 import threading
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
 
+from foedus_contract.code import code_digest
 from foedus_contract.delivery import describe_folder
 from foedus_contract.errors import JobFailed, Refused
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.plan import ModelPlan
 from foedus_contract.progress import TrainingStarted
+from foedus_contract.run_spec import ModelSource
 from foedus_workloads.training.data import read_records
 from foedus_workloads.training.evaluate import Evaluation
 from foedus_workloads.training.export import export_adapter
@@ -86,7 +89,9 @@ def expected_adapter(world: World, taking_part: Sequence[Sequence[str]]) -> byte
         mean = total * (plan.privacy.clip / plan.privacy.grid_per_clip / plan.total_records)
         optimizer, update = optimizer.step(factor, mean, progress=0.0)  # the plan's rates do not fall
         model.add(factor, update.astype(np.float32))
-    return (export_adapter(model, world.root / "expected", plan=plan, metrics={}) / WEIGHTS).read_bytes()
+    return (
+        export_adapter(model, world.root / "expected", plan=plan, metrics={}, source=ModelSource(path="any")) / WEIGHTS
+    ).read_bytes()
 
 
 async def test_four_silos_train_the_adapter_of_all_their_records(tmp_path: Path) -> None:
@@ -101,6 +106,9 @@ async def test_four_silos_train_the_adapter_of_all_their_records(tmp_path: Path)
     assert result.adapter_digest == describe_folder(tmp_path / "output/adapter").digest()
     started = next(event for event in world.events() if isinstance(event, TrainingStarted))
     assert (started.joined, started.trainable_parameters) == (SILOS, 2 * (32 + 32) + 2 * 33)
+    assert started.code_digest == code_digest()
+    card = (tmp_path / "output/adapter/README.md").read_text("utf-8")
+    assert f"- Code: Foedus {version('foedus')}, {code_digest()}\n" in card
     assert [(event.applied, event.survivors, event.dropped) for event in world.rounds()] == [(True, SILOS, ())] * 3
     assert [event.epsilon_spent for event in world.rounds()] == sorted({e.epsilon_spent for e in world.rounds()})
     for phases, seconds in ((event.phases, event.seconds) for event in world.rounds()):

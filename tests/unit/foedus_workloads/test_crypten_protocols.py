@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from foedus_workloads.mpc.comparison import Window
 from foedus_workloads.mpc.crypten.beaver import conjunction, matrix_product, multiply, square
-from foedus_workloads.mpc.crypten.comparison import maximum, negative
+from foedus_workloads.mpc.crypten.comparison import maximum, negative, window
 from foedus_workloads.mpc.crypten.functions import (
     Norm,
     attention,
@@ -89,8 +90,29 @@ def test_signs_are_exact(values, parties, seed):
     assert result.rounds == 7
 
 
-def test_a_sign_takes_less_than_24_bytes_to_each_other_party():
-    assert compute(negative, torch.arange(-512, 512)).size * 8 == 1024 * 23.75
+@settings(deadline=None, max_examples=40)
+@given(st.data(), COUNTS, st.integers(0, 40), st.sampled_from([8, 16, 32, 64]))
+def test_signs_in_a_window_err_below_their_units_alone(data, parties, low, width):
+    low = min(low, 64 - width)
+    unit, most = 2**low, 2 ** (low + width - 1)
+    lowest = -most + (parties - 1) * unit if low else -most
+    values = data.draw(st.lists(st.integers(lowest, most - 1), min_size=1, max_size=40))
+    result = compute(lambda p, x: negative(p, x, Window(low, width)), torch.tensor(values), parties=parties)
+    for value, found in zip(values, result.total.tolist(), strict=True):
+        unsure = low > 0 and 0 <= value < (parties - 1) * unit
+        assert found in {0, 1} if unsure else found == int(value < 0)
+    assert result.rounds == 1 + {8: 3, 16: 4, 32: 5, 64: 6}[width]
+
+
+def test_a_unit_is_as_much_smaller_as_there_are_more_parties():
+    windows = [window(each, range_bits=10, unit_bits=5) for each in (world(2)[0], world(3)[0], world(4)[0])]
+    assert windows == [Window(11, 16), Window(0, 32), Window(0, 32)]  # for 17 and 18 bits
+    assert window(world(4)[0], range_bits=5, unit_bits=8) == Window(6, 16)  # units of 2^-10
+
+
+@pytest.mark.parametrize(("width", "size"), [(64, 23.75), (32, 11.75), (16, 5.75)])
+def test_a_sign_takes_few_bytes_to_each_other_party(width, size):
+    assert compute(lambda p, x: negative(p, x, Window(0, width)), torch.arange(-512, 512)).size * 8 == 1024 * size
 
 
 def test_maximum_takes_a_tree():
@@ -107,10 +129,10 @@ WIDE = torch.linspace(-10, 10, 801, dtype=torch.float64)
 @pytest.mark.parametrize(
     ("function", "exact", "at", "largest", "rounds"),
     [
-        (gelu, functional.gelu, WIDE, 0.0045, 17),
-        (tanh, torch.tanh, WIDE, 0.001, 30),
-        (exponential, torch.exp, -2 * WIDE.abs(), 0.001, 13),
-        (softmax, lambda x: x.softmax(-1), WIDE[:800].reshape(8, 100).flip(-1), 0.001, 88),
+        (gelu, functional.gelu, WIDE, 0.0045, 7),
+        (tanh, torch.tanh, WIDE, 0.001, 27),
+        (exponential, torch.exp, -2 * WIDE.abs(), 0.001, 11),
+        (softmax, lambda x: x.softmax(-1), WIDE[:800].reshape(8, 100).flip(-1), 0.001, 78),
     ],
 )
 def test_functions_are_close_to_float64(parties, function, exact, at, largest, rounds):

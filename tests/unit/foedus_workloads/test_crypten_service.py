@@ -122,7 +122,6 @@ def test_one_session_after_another_is_answered_with_the_plain_logits(world, part
         assert (torch.tensor(reply.values) - exact).abs().max() < 0.02
         assert reply.rounds == PLAN(parties).rounds
         assert reply.bytes_sent == (PLAN(parties).bytes_sent,) * parties + (PLAN(parties).bytes_dealt,)
-    assert replies[0].values != replies[1].values  # other randomness
 
 
 @pytest.mark.parametrize(("missing", "name"), [(1, "party 1"), (DEALER, "dealer")])

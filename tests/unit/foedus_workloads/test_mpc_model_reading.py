@@ -15,6 +15,7 @@ from transformers import BertForSequenceClassification
 
 from foedus_contract.errors import InvalidInput
 from foedus_contract.exit_codes import ExitCode
+from foedus_contract.run_spec import ModelSource
 from foedus_workloads.mpc.model import check_model, compile_program, evaluate, read_model
 from foedus_workloads.training.base import check_base
 from foedus_workloads.training.export import export_adapter
@@ -53,7 +54,7 @@ def trained(folder, out, lora, damping):
     generator = np.random.default_rng(0)
     for factor in model.factors:
         model.add(factor, 0.3 * generator.normal(size=model.coordinates(factor)))
-    return export_adapter(model, out, plan=plan, metrics={}, base_name="tiny")
+    return export_adapter(model, out, plan=plan, metrics={}, source=ModelSource(package="tiny"))
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from foedus_contract.errors import JobFailed
 from foedus_contract.mpc_wire import Hello, Round
+from foedus_workloads.mpc import streams
 from foedus_workloads.mpc.activations import gelu
 from foedus_workloads.mpc.arithmetic import multiply, open_to_all
 from foedus_workloads.mpc.session import derive_stream_key
@@ -141,3 +143,15 @@ def test_streams_differ_by_key_step_and_slot():
         expand(key, step, slot, 64, (4,)) for key in (b"a" * 32, b"b" * 32) for step in (0, 1, 256) for slot in (0, 1)
     ]
     assert len({value for draw in draws for value in draw.tolist()}) == len(draws) * 4
+
+
+@pytest.mark.parametrize(("bits", "count"), [(64, 4), (64, 8191), (64, 8192), (16, 40000), (64, 70001)])
+@pytest.mark.parametrize("by_gcm", [False, True])
+def test_a_stream_is_aes_256_in_counter_mode_whatever_computes_it(bits, count, by_gcm, monkeypatch):
+    monkeypatch.setattr(streams, "_gcm_is_faster", lambda: by_gcm)
+    key, block = bytes(range(32)), bytes.fromhex("000000000007 0003 0000000000000000")
+    whole = Cipher(algorithms.AES256(key), modes.CTR(block)).encryptor().update(bytes(count * bits // 8))
+    other = streams.KeyedStreams({1: key})
+    for _ in range(2):  # a draw leaves nothing behind that the next one would see
+        for drawn in (expand(key, 7, 3, bits, (count,)), other.draw(1, 7, 3, bits, (count,))):
+            assert drawn.numpy().tobytes() == whole

@@ -32,6 +32,7 @@ from support.secagg_world import (
     play_stage,
     sent_messages,
 )
+from support.training_plans import ANY_DIGEST
 
 BAD = "silo-05"
 ALL = tuple(f"silo-{index:02d}" for index in range(1, 11))
@@ -166,7 +167,9 @@ def test_an_answer_of_another_attempt_is_passed_over(worlds: list[World], stage:
 @pytest.mark.parametrize(
     "message",
     [
-        Join(silo=BAD, incarnation=0, identity=b"i" * 32, plan_digest="sha256:" + "1" * 64, head=ANY_HEAD),
+        Join(
+            silo=BAD, incarnation=0, identity=b"i" * 32, plan_digest=ANY_DIGEST, code_digest=ANY_DIGEST, head=ANY_HEAD
+        ),
         Refuse(id=SECOND_TRY, silo=BAD, reason="another attempt's"),
         Refuse(id=AttemptId(round=0, attempt=0), silo="silo-99", reason="a stranger's"),
         MaskedVector(id=AttemptId(round=0, attempt=0), silo=BAD, coordinates=8),

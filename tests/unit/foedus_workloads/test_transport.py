@@ -36,7 +36,7 @@ from foedus_workloads.transport.tls import TlsPaths, client_context, server_cont
 from support.certificates import Authority
 from support.heads import ANY_HEAD
 
-PLAN = "sha256:" + "a" * 64
+PLAN, CODE = "sha256:" + "a" * 64, "sha256:" + "c" * 64
 ID = AttemptId(round=0, attempt=0)
 SETTINGS = ServerSettings(poll_seconds=5, body_seconds=0.5, silence_seconds=60)
 LINK = LinkSettings(patience_seconds=0.3, request_seconds=10, pause_seconds=0.05)
@@ -71,7 +71,8 @@ class World:
 
 
 def join_of(silo: str, incarnation: int = 0, **changes: object) -> Join:
-    fields = {"silo": silo, "incarnation": incarnation, "identity": b"k" * 32, "plan_digest": PLAN, "head": ANY_HEAD}
+    digests = {"plan_digest": PLAN, "code_digest": CODE}
+    fields = {"silo": silo, "incarnation": incarnation, "identity": b"k" * 32, "head": ANY_HEAD, **digests}
     return Join(**(fields | changes))
 
 
@@ -87,8 +88,9 @@ async def serving(
 ) -> AsyncIterator[World]:
     authority = authority or Authority.create()
     context = server_context(authority.issue(folder / "coordinator", x509.DNSName(name)))
-    sessions = Sessions(["a", "b"], plan_digest=PLAN, clock=clock or asyncio.get_running_loop().time)
-    server = SiloServer(sessions, namespace="ns", job="job", incarnation=incarnation, settings=settings)
+    sessions = Sessions(["a", "b"], plan_digest=PLAN, code_digest=CODE, clock=clock or asyncio.get_running_loop().time)
+    pages = {"/privacy/status": lambda: ("application/json", b'{"rounds":1}')}
+    server = SiloServer(sessions, namespace="ns", job="job", incarnation=incarnation, settings=settings, pages=pages)
     async with server.listening("127.0.0.1", 0, context) as (_, port):
         yield World(folder, authority, server, sessions, port)
 
@@ -141,11 +143,23 @@ async def test_foreign_certificates_are_refused(tmp_path: Path) -> None:
             world.link("c"),
             world.link("a", join=join_of("b"), files=world.files("a")),
             world.link("a", join=join_of("a", plan_digest="sha256:" + "b" * 64)),
+            world.link("a", join=join_of("a", code_digest="sha256:" + "b" * 64)),
             world.link("a", join=join_of("a", protocol=1)),
         ]
         for case in cases:
             assert (await refusal(world, case)).code is ExitCode.IDENTITY_REFUSED
         assert world.server.present == frozenset()
+
+
+async def test_what_the_coordinator_says_of_itself_is_for_silos_of_the_job(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world:
+        for files, status in ((world.files("a"), 200), (world.files("c"), 403), (world.files("a", job="other"), 403)):
+            async with aiohttp.ClientSession() as session:
+                url = f"https://127.0.0.1:{world.port}/privacy/status"
+                answer = await session.get(url, ssl=client_context(files), server_hostname="job-coordinator")
+                assert answer.status == status
+                assert (await answer.read() == b'{"rounds":1}') is (status == 200)
+        assert world.server.present == frozenset()  # who looks has not joined
 
 
 async def test_a_coordinator_with_another_name_is_refused(tmp_path: Path) -> None:
@@ -209,7 +223,7 @@ class Listening:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.sessions = Sessions(["a"], plan_digest=PLAN, clock=lambda: self.now)
+        self.sessions = Sessions(["a"], plan_digest=PLAN, code_digest=CODE, clock=lambda: self.now)
         self.sessions.join("a", join_of("a"), session="s" * 16)
         self.session = self.sessions.find("a", session="s" * 16, incarnation=0)
 

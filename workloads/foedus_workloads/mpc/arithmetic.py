@@ -78,12 +78,15 @@ def open_to_all(party: Party, x: Shared) -> Operation[Tensor]:
     return rings.low_bits(x.own + x.next + missing, bits)
 
 
+def zero_summands(step: Step, shape: tuple[int, ...], *, bits: int | None = None) -> tuple[Tensor, Tensor]:
+    """Return what this party draws of a fresh sharing of zero: its summand is the first less the second."""
+    party = step.party
+    return step.draw(party.index, _ZERO_SLOT, shape, bits), step.draw(party.following, _ZERO_SLOT, shape, bits)
+
+
 def zero_mask(step: Step, shape: tuple[int, ...], domain: Domain = ARITHMETIC, *, bits: int | None = None) -> Tensor:
     """Return this party's summand of a fresh sharing of zero; `bits` as `reshare`."""
-    party = step.party
-    return domain.subtract(
-        step.draw(party.index, _ZERO_SLOT, shape, bits), step.draw(party.following, _ZERO_SLOT, shape, bits)
-    )
+    return domain.subtract(*zero_summands(step, shape, bits=bits))
 
 
 def product(party: Party, x: Shared, y: Shared, domain: Domain = ARITHMETIC) -> Summand:
@@ -135,12 +138,20 @@ def reshare(party: Party, z: Summand, domain: Domain = ARITHMETIC, *, bits: int 
     """
     width = party.ring.bits if bits is None else bits
     value = domain.add(z.value, zero_mask(party.begin(), z.shape, domain, bits=width))
-    received = yield Exchange(to_previous=(to_wire(value, width),), from_next=(expected(z.shape, width),))
-    return Shared(value, from_wire(received.from_next[0], width))
+    return (yield from _exchanged(value, width))
+
+
+def _exchanged(value: Tensor, bits: int) -> Operation[Shared]:
+    """Return the sharing whose component this party has in a masked summand (step 3)."""
+    received = yield Exchange(to_previous=(to_wire(value, bits),), from_next=(expected(tuple(value.shape), bits),))
+    return Shared(value, from_wire(received.from_next[0], bits))
 
 
 def multiply(
     party: Party, x: Shared, y: Shared, domain: Domain = ARITHMETIC, *, bits: int | None = None
 ) -> Operation[Shared]:
     """Return a sharing of x * y: 1 round, one element a party; `bits` as `reshare`."""
+    if domain is BOOLEAN and (passes := rings.passes_for(bits or party.ring.bits, (x.own, x.next, y.own, y.next))):
+        masks = zero_summands(party.begin(), x.shape)
+        return (yield from _exchanged(passes.masked_bits((x.own, x.next), (y.own, y.next), masks), rings.WORD_BITS))
     return (yield from reshare(party, product(party, x, y, domain), domain, bits=bits))

@@ -21,6 +21,7 @@ Elements are filled up to a multiple of half a word.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import prod
@@ -34,7 +35,7 @@ from foedus_workloads.mpc.conversion import Pair
 from foedus_workloads.mpc.known_factor import share_and_multiply
 from foedus_workloads.mpc.party import Party, Shared
 from foedus_workloads.mpc.primitives import bit_to_arithmetic, carry_words, inject, multiply
-from foedus_workloads.mpc.ring import WORD_BITS, container, passes_for
+from foedus_workloads.mpc.ring import WORD_BITS, container, passes_for, total
 from foedus_workloads.mpc.rounds import Operation
 
 
@@ -59,7 +60,12 @@ def narrow(party: Party, *, range_bits: int, unit_bits: int) -> Window:
 
     Signs of x in [0, unit) are not told from those below. Bits are saved where a range is known and a unit can be.
     """
-    top = party.fraction + range_bits + 1
+    return window_for(party.fraction, range_bits=range_bits, unit_bits=unit_bits)
+
+
+def window_for(fraction: int, *, range_bits: int, unit_bits: int) -> Window:
+    """Return the same for so many bits after the point."""
+    top = fraction + range_bits + 1
     width = next(size for size in (8, 16, 32, 64) if size >= min(top, range_bits + 1 + unit_bits))
     return Window(max(0, top - width), width)
 
@@ -75,7 +81,7 @@ def sign(party: Party, x: Shared, window: Window | None = None) -> Operation[Sha
     words = Words(window or whole(party), party.ring.bits)
     passes, arises = yield from carry_words(party, x, words)
     top = passes.map(words.top_bits)
-    combined = yield from _first_level(party, passes.map(words.raise_bits), arises.map(words.raise_bits), words)
+    combined = yield from _first_level(party, passes, arises, words)
     half = 2
     while half < words.window.width:
         combined = yield from _level(party, combined, half, words)
@@ -102,20 +108,30 @@ class Words:
         """Windows in a word."""
         return self.bits // self.window.width
 
-    def pack(self, values: Tensor) -> Tensor:
-        """Return the windows of all values, filled up so that the last level's words are full."""
-        windows = values.reshape(-1) >> self.window.low
-        fill = (0, -windows.shape[0] % (self.bits // 2))
-        if self.lanes == 1:
-            return pad(windows, fill)
-        return pad(windows.to(container(self.window.width)), fill).view(torch.int64)
+    def pack(self, terms: Sequence[Tensor]) -> Tensor:
+        """Return the windows of all sums of the terms, filled up so that the last level's words are full."""
+        low, kind = self.window.low, container(self.window.width)
+        count = terms[0].numel()
+        fill = -count % (self.bits // 2)
+        if native := passes_for(self.bits, terms):
+            windows = torch.empty(count + fill, dtype=kind)
+            windows[count:] = 0
+            native.window(terms, low, windows)
+            return windows.view(torch.int64)
+        windows = total(terms).reshape(-1) >> low
+        return pad(windows, (0, fill)) if self.lanes == 1 else pad(windows.to(kind), (0, fill)).view(torch.int64)
 
     def raise_bits(self, words: Tensor) -> Tensor:
         """Return the words with each window shifted up: a 0 comes in, which is the carry into the lowest bit.
 
         The top bit, which decides nothing of the carry into itself, goes out.
         """
-        return (words << 1) & ~self.pattern(self.window.width, 0, 1)
+        return (words << 1) & self.raised
+
+    @property
+    def raised(self) -> int:
+        """Return a word with ones where a raised word has a bit of the window."""
+        return ~self.pattern(self.window.width, 0, 1)
 
     def top_bits(self, words: Tensor) -> Tensor:
         """Return the top bit of each window, in the elements' order."""
@@ -141,9 +157,30 @@ class Words:
         ]
         return torch.cat(bits).reshape(-1).to(torch.int8)
 
+    def groups(self, words: Tensor, half: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return both factors, and what is added to their product, where groups of `half` bits are combined in pairs.
+
+        A group holds (g, p) of half/2 elements. What comes of the second half of the words lies above the first's.
+        """
+        lower, p_places = self.pattern(2 * half, 0, half), 0
+        for place in range(0, half, 2):
+            p_places |= self.pattern(2 * half, place, 1)
+        if native := passes_for(self.bits, (words,)):
+            return native.groups(words, half, lower, p_places)
+        p_high = (words >> half) & p_places
+        parts = p_high | (p_high << 1), words & lower, (words >> half) & lower & ~p_places
+        high, low, g = (beside(part, half) for part in parts)
+        return high, low, g
+
     def pattern(self, period: int, offset: int, width: int) -> int:
         """Return a word with `width` ones at `offset` in each period, as a signed 64-bit integer."""
         return _pattern(self.bits, period, offset, width)
+
+
+def beside(words: Tensor, half: int) -> Tensor:
+    """Put the second half of the words above the first: of each 2 `half` bits only the lower `half` are in use."""
+    middle = words.shape[0] // 2
+    return words[:middle] | (words[middle:] << half)
 
 
 @cache
@@ -157,49 +194,34 @@ def first_words(party: Party, x: Shared, words: Words) -> Operation[tuple[Shared
     step = party.begin()
     roles = step.roles()
     first, second = party.index == roles.first, party.index == roles.second
-    known = words.pack(x.own + x.next if first else x.next if second else x.own)
-    zero = torch.zeros_like(known)
-    n = Shared(zero if first or second else known, known if second else zero)
+    known = words.pack((x.own, x.next) if first else (x.next,) if second else (x.own,))
     m, arises = yield from share_and_multiply(party, step, known, BOOLEAN, bits=words.bits)
-    return m ^ n, arises
+    # n is 0 but in the component that second and dealer have in common, where m is.
+    return (m if first else Shared(m.own, known) if second else Shared(known, m.next)), arises
 
 
 def _first_level(party: Party, passes: Shared, arises: Shared, words: Words) -> Operation[Shared]:
-    """Combine bits 2j + 1 and 2j; in the words returned g stands at bit 2j + 1 and p at bit 2j."""
+    """Combine bits 2j + 1 and 2j of the raised words; in those returned g stands at bit 2j + 1 and p at bit 2j."""
     odd, even = words.pattern(2, 1, 1), words.pattern(2, 0, 1)
 
-    def factors(p: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    def factors(p: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if native := passes_for(words.bits, (p, g)):
-            return native.pairs(p, g)
-        return (p & odd) | ((p >> 1) & even), ((g & even) << 1) | (p & even)
+            return native.pairs(p, g, words.raised)
+        p, g = words.raise_bits(p), words.raise_bits(g)
+        return (p & odd) | ((p >> 1) & even), ((g & even) << 1) | (p & even), g & odd
 
-    (high_own, low_own), (high_next, low_next) = factors(passes.own, arises.own), factors(passes.next, arises.next)
+    high_own, low_own, g_own = factors(passes.own, arises.own)
+    high_next, low_next, g_next = factors(passes.next, arises.next)
     high, low = Shared(high_own, high_next), Shared(low_own, low_next)
     combined = yield from multiply(party, high, low, BOOLEAN, bits=words.bits)
-    return combined ^ arises.map(lambda t: t & odd)
+    return combined ^ Shared(g_own, g_next)
 
 
 def _level(party: Party, combined: Shared, half: int, words: Words) -> Operation[Shared]:
-    """Combine neighbouring groups of `half` bits; the groups left of two words are put into one word.
-
-    A group holds (g, p) of half/2 elements, so the words of both halves of the elements fit beside each other.
-    """
-    lower, p_places = words.pattern(2 * half, 0, half), 0
-    for place in range(0, half, 2):
-        p_places |= words.pattern(2 * half, place, 1)
-    g_places = lower & ~p_places
-
-    def beside(t: Tensor) -> Tensor:
-        middle = t.shape[0] // 2
-        return t[:middle] | (t[middle:] << half)
-
-    def factors(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if native := passes_for(words.bits, (t,)):
-            return native.groups(t, half, lower, p_places)
-        p_high = (t >> half) & p_places
-        return beside(p_high | (p_high << 1)), beside(t & lower), beside((t >> half) & g_places)
-
-    (high_own, low_own, g_own), (high_next, low_next, g_next) = factors(combined.own), factors(combined.next)
+    """Combine neighbouring groups of `half` bits; the groups left of two words are put into one word."""
+    (high_own, low_own, g_own), (high_next, low_next, g_next) = (
+        words.groups(part, half) for part in (combined.own, combined.next)
+    )
     high, low = Shared(high_own, high_next), Shared(low_own, low_next)
     product = yield from multiply(party, high, low, BOOLEAN, bits=words.bits)
     return product ^ Shared(g_own, g_next)
@@ -218,6 +240,8 @@ def maximum(party: Party, x: Shared, window: Window | None = None) -> Operation[
     while (count := x.shape[-1]) > 1:
         half = count // 2
         winners = yield from larger(party, x.columns(0, half), x.columns(half, 2 * half), window)
-        odd = x.columns(2 * half, count)
-        x = Shared(torch.cat([winners.own, odd.own], -1), torch.cat([winners.next, odd.next], -1))
+        if count % 2:
+            odd = x.columns(2 * half, count)
+            winners = Shared(torch.cat([winners.own, odd.own], -1), torch.cat([winners.next, odd.next], -1))
+        x = winners
     return x

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from math import ldexp
 
 import torch
 
@@ -37,6 +38,11 @@ class Powers:
 
     low: int
     high: int
+
+    def tabulate(self, function: Callable[[int], float], bits: int) -> tuple[int, torch.Tensor]:
+        """Return function(low) at `bits` bits after the point, and by how much each next power's is larger."""
+        values = [round(ldexp(function(j), bits)) for j in range(self.low, self.high)]
+        return values[0], torch.tensor([after - before for before, after in pairwise(values)], dtype=torch.int64)
 
 
 @dataclass(frozen=True)
@@ -67,9 +73,8 @@ def normalise(party: Party, v: Shared, powers: Powers) -> Operation[Normalised]:
 
 def by_power(party: Party, above: Shared, powers: Powers, function: Callable[[int], float], bits: int) -> Shared:
     """Return function(j) for the secret j, at `bits` bits after the point; local."""
-    values = [party.encode(function(j), bits) for j in range(powers.low, powers.high)]
-    rises = torch.tensor([after - before for before, after in pairwise(values)], dtype=torch.int64)
-    return party.add_public(above.map(lambda t: (t * rises).sum(-1)), values[0])
+    first, rises = powers.tabulate(function, bits)
+    return party.add_public(above.map(lambda t: (t * rises).sum(-1)), first)
 
 
 def reciprocal(party: Party, v: Shared, powers: Powers, *, bits: int) -> Operation[Shared]:

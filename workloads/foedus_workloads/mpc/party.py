@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import ldexp
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from foedus_workloads.mpc.ring import Ring, container, low_bits
+from foedus_workloads.mpc.ring import Ring, combination, container, low_bits
 from foedus_workloads.mpc.rounds import Expected
 from foedus_workloads.mpc.streams import Streams
 
@@ -132,6 +132,13 @@ class Party:
     def add_public(self, x: Shared, value: int | Tensor) -> Shared:
         """Return x + value."""
         return Shared(x.own + value if self.index == 0 else x.own, x.next + value if self.following == 0 else x.next)
+
+    def combine(self, terms: Sequence[tuple[Shared, int]], constant: int = 0) -> Shared:
+        """Return the sum of one or two secrets, each times its public factor, and a public constant."""
+        return Shared(
+            combination([(x.own, factor) for x, factor in terms], constant if self.index == 0 else 0),
+            combination([(x.next, factor) for x, factor in terms], constant if self.following == 0 else 0),
+        )
 
     def encode(self, value: float, bits: int | None = None) -> int:
         """Return the nearest fixed-point integer of a public number, at `bits` bits after the point."""

@@ -8,7 +8,7 @@ from foedus_workloads.mpc.party import Party, Shared
 from foedus_workloads.mpc.primitives import product, square, truncate
 from foedus_workloads.mpc.rounds import Operation
 
-_SCALE_BITS = 16  # of the integers `quartic` and `linear`: with the fraction a truncation by 32 at 16 bits
+SCALE_BITS = 16  # of the integers `quartic` and `linear`: with the fraction a truncation by 32 at 16 bits
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ def evaluate(party: Party, z: Shared, form: Quartic, *, half: Shared | None = No
     shifted = party.add_public(z, party.encode(form.shift))
     y = yield from truncate(party, square(party, shifted), f + form.halvings)
     left = party.add_public(y, party.encode(form.constant))
-    right = party.add_public(y * form.quartic + z * form.linear, party.encode(form.other))
+    right = party.combine([(y, form.quartic), (z, form.linear)], party.encode(form.other))
     summand = product(party, left, right)
     if half is not None:
-        summand = summand + half * (1 << (f + _SCALE_BITS - 1))
-    return (yield from truncate(party, summand, f + _SCALE_BITS))
+        summand = summand + half * (1 << (f + SCALE_BITS - 1))
+    return (yield from truncate(party, summand, f + SCALE_BITS))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, reduce
 
 import torch
 from torch import Tensor
@@ -51,9 +51,20 @@ def carries(left: Tensor, right: Tensor, bits: int) -> Tensor:
     return top_bit(both | (either & ~(left + right)), bits)
 
 
+@cache
 def container(bits: int) -> torch.dtype:
     """Return the smallest integer type that holds `bits` bits: what a value mod 2^bits is on the wire."""
     return next(kind for size, kind in _CONTAINERS if bits <= size)
+
+
+def missing_kernels() -> str | None:
+    """Return what people are told where neither products nor passes have kernels; None where they have."""
+    if foedus_ring.available() != ("torch",):
+        return None
+    return (
+        "foedus-ring was built without a C compiler: shares are computed by torch alone, to the same bits and slower; "
+        "install a compiler, then foedus-ring again"
+    )
 
 
 def passes_for(bits: int, words: Sequence[Tensor], narrow: Sequence[Tensor] = ()) -> Passes | None:
@@ -67,11 +78,18 @@ def passes_for(bits: int, words: Sequence[Tensor], narrow: Sequence[Tensor] = ()
 
 
 def total(terms: Sequence[Tensor], constant: int = 0, bits: int = WORD_BITS) -> Tensor:
-    """Return the sum of up to four terms and a constant."""
+    """Return the sum of up to four terms and a constant; of one alone with nothing to add, that one itself."""
     if len(terms) > 1 and (passes := passes_for(bits, terms)):
         return passes.total(terms, constant)
     whole = reduce(torch.add, terms)
     return whole + constant if constant else whole
+
+
+def combination(terms: Sequence[tuple[Tensor, int]], constant: int = 0) -> Tensor:
+    """Return the sum of one or two terms, each times its public factor, and a constant."""
+    if passes := passes_for(WORD_BITS, [term for term, _ in terms]):
+        return passes.combine(terms, constant)
+    return total([term * factor for term, factor in terms], constant)
 
 
 Factor = Tensor | foedus_ring.Packed
@@ -93,4 +111,4 @@ def matmul(left: Tensor, right: Factor) -> Tensor:
 
 def _has_content(values: Tensor) -> bool:
     """Tell real tensors from those of which a plan knows the shape alone."""
-    return values.device.type != "meta"
+    return not values.is_meta

@@ -36,28 +36,14 @@ dealer 2 w(t), from a product 16 more.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 from torch import Tensor
 
-from foedus_workloads.mpc.cut import Cut
+from foedus_workloads.mpc.cut import Cut, Mask, Narrow
 from foedus_workloads.mpc.party import Party, Roles, Shared, Step, Summand, expected, from_wire, to_wire
-from foedus_workloads.mpc.ring import total
 from foedus_workloads.mpc.rounds import Exchange, Operation
 
 _FIRST_MASK, _SECOND_MASK, _WRAP, _TOP, _FIRST_PAD, _SECOND_PAD, _FIRST_OTHER, _SECOND_OTHER = range(8)
-
-
-@dataclass(frozen=True)
-class _Mask:
-    """a, or b: from a product in two parts, of which `part` masks the dealer's neighbour and `rest` the dealer."""
-
-    part: Tensor
-    rest: Tensor | None
-
-    @cached_property
-    def total(self) -> Tensor:
-        return self.part if self.rest is None else total((self.part, self.rest))
 
 
 @dataclass(frozen=True)
@@ -70,15 +56,15 @@ class _Task:
     shape: tuple[int, ...]
     of_product: bool
 
-    def first_mask(self) -> _Mask:
+    def first_mask(self) -> Mask:
         return self._mask(self.roles.first, _FIRST_MASK, _FIRST_OTHER)
 
-    def second_mask(self) -> _Mask:
+    def second_mask(self) -> Mask:
         return self._mask(self.roles.dealer, _SECOND_MASK, _SECOND_OTHER)
 
-    def _mask(self, component: int, part: int, rest: int) -> _Mask:
+    def _mask(self, component: int, part: int, rest: int) -> Mask:
         other = self.step.draw(component, rest, self.shape) if self.of_product else None
-        return _Mask(self.step.draw(component, part, self.shape), other)
+        return Mask(self.step.draw(component, part, self.shape), other)
 
     def narrow(self, slot: int) -> Tensor:
         """Draw mod 2^t what the dealer has in common with first, or, of second's pad, with second."""
@@ -98,55 +84,44 @@ def truncate(party: Party, x: Shared | Summand, count: int) -> Operation[Shared]
 
 
 def _dealer(task: _Task, x: Shared | Summand) -> Operation[Shared]:
-    cut, a, b = task.cut, task.first_mask(), task.second_mask()
-    to_first, to_second = _of_product(x, b, cut), _of_product(x, a, cut)
-    hints = cut.hints(a.total, b.total, task.narrow(_WRAP), task.narrow(_TOP))
-    yield Exchange(to_next=to_first, to_previous=(*to_second, *hints))
+    cut, narrow = task.cut, Narrow(*map(task.narrow, (_WRAP, _TOP, _FIRST_PAD, _SECOND_PAD)))
+    summand = x.value if isinstance(x, Summand) else None
+    dealt = cut.deal(summand, task.first_mask(), task.second_mask(), narrow)
+    to_first, to_second = (
+        () if each is None else (to_wire(each, cut.bits),) for each in (dealt.to_first, dealt.to_second)
+    )
+    yield Exchange(to_next=to_first, to_previous=(*to_second, *dealt.hints))
     yield Exchange()
-    first, second = task.narrow(_FIRST_PAD), task.narrow(_SECOND_PAD)
-    return Shared(own=cut.component(b.total, second), next=cut.component(a.total, first))
-
-
-def _of_product(x: Shared | Summand, mask: _Mask, cut: Cut) -> tuple[Tensor, ...]:
-    """Return what the dealer sends of its summand, if it has one."""
-    if mask.rest is None or not isinstance(x, Summand):
-        return ()
-    return (to_wire(x.value + mask.rest, cut.bits),)
+    return Shared(own=dealt.own, next=dealt.next)
 
 
 def _first(task: _Task, x: Shared | Summand) -> Operation[Shared]:
     cut, a, pad = task.cut, task.first_mask(), task.narrow(_FIRST_PAD)
     whole, narrow = expected(task.shape, cut.bits), expected(task.shape, cut.count)
     parts = (x.value,) if isinstance(x, Summand) else (x.own, x.next)
-    sent = total((*parts, a.part), cut.offset, cut.bits)
+    sent, component = cut.send(parts, a, pad, cut.offset)
     received = yield Exchange(
         to_next=(to_wire(sent, cut.bits),),
         from_next=(whole,),
         from_previous=(whole,) if task.of_product else (),
     )
-    c = _opened(sent, a, received.from_next + received.from_previous, cut)
-    share = cut.overflow(c, task.narrow(_WRAP), task.narrow(_TOP), pad)
+    came = [from_wire(each, cut.bits) for each in received.from_next + received.from_previous]
+    c, share = cut.open(sent, came, a.rest, (task.narrow(_WRAP), task.narrow(_TOP), pad))
     received = yield Exchange(to_next=(share,), from_next=(narrow,))
-    return Shared(own=cut.component(a.total, pad), next=cut.common(c, share, received.from_next[0]))
+    return Shared(own=component, next=cut.common(c, share, received.from_next[0]))
 
 
 def _second(task: _Task, x: Shared | Summand) -> Operation[Shared]:
     cut, b, pad = task.cut, task.second_mask(), task.narrow(_SECOND_PAD)
     whole, narrow = expected(task.shape, cut.bits), expected(task.shape, cut.count)
-    sent = (x.value if isinstance(x, Summand) else x.next) + b.part
+    sent, component = cut.send((x.value if isinstance(x, Summand) else x.next,), b, pad, 0)
     received = yield Exchange(
         to_previous=(to_wire(sent, cut.bits),),
         from_previous=(whole,),
         from_next=(*((whole,) if task.of_product else ()), narrow, narrow),
     )
     *summand, wrap, top = received.from_next
-    c = _opened(sent, b, (*received.from_previous, *summand), cut)
-    share = cut.overflow(c, wrap, top, pad)
+    came = [from_wire(each, cut.bits) for each in (*received.from_previous, *summand)]
+    c, share = cut.open(sent, came, b.rest, (wrap, top, pad))
     received = yield Exchange(to_previous=(share,), from_previous=(narrow,))
-    return Shared(own=cut.common(c, share, received.from_previous[0]), next=cut.component(b.total, pad))
-
-
-def _opened(sent: Tensor, mask: _Mask, received: tuple[Tensor, ...], cut: Cut) -> Tensor:
-    """Return c: what was sent, the rest of the own mask, and what the others sent."""
-    known = (sent,) if mask.rest is None else (sent, mask.rest)
-    return total((*known, *(from_wire(part, cut.bits) for part in received)), bits=cut.bits)
+    return Shared(own=cut.common(c, share, received.from_previous[0]), next=component)

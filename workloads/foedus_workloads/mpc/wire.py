@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache, lru_cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ def kind_of(values: Tensor) -> Expected:
     return Expected(values.dtype, tuple(values.shape))
 
 
+@lru_cache(4096)  # a program's rounds repeat a few hundred
 def tensor_header(kind: Expected) -> TensorHeader:
     """Return how a tensor is announced."""
     return TensorHeader.model_validate({"dtype": _name(kind.dtype), "shape": kind.shape})
@@ -22,7 +25,7 @@ def tensor_header(kind: Expected) -> TensorHeader:
 
 def buffer(kind: Expected) -> np.ndarray:
     """Return room for a tensor that will come."""
-    return np.empty(kind.shape, np.dtype(_name(kind.dtype)))
+    return np.empty(kind.shape, _numpy_type(kind.dtype))
 
 
 def bytes_in(room: np.ndarray) -> memoryview:
@@ -33,6 +36,11 @@ def bytes_in(room: np.ndarray) -> memoryview:
 def bytes_of(values: Tensor) -> memoryview:
     """Return what travels of a tensor."""
     return bytes_in(values.contiguous().numpy())
+
+
+@cache
+def _numpy_type(dtype: torch.dtype) -> np.dtype[np.generic]:
+    return np.dtype(_name(dtype))
 
 
 def _name(dtype: torch.dtype) -> str:

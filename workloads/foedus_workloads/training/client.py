@@ -99,6 +99,7 @@ async def run_client(spec: ClientRunSpec, around: Surroundings, sampler: Sampler
             incarnation=spec.incarnation,
             identity=public_key,
             plan_digest=spec.plan.digest(),
+            code_digest=around.code_digest(),
             head=head,
         )
         async with connect(

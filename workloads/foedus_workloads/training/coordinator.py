@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foedus_contract.errors import FoedusError
+from foedus_contract.pages import PROBE_PORT
 from foedus_contract.progress import Preparing, RoundFinished, TrainingResult, TrainingStarted
 from foedus_contract.run_spec import CoordinatorRunSpec
 from foedus_contract.wire import JobOver, Welcome
@@ -43,10 +45,12 @@ from foedus_workloads.training.progress import ProgressWriter
 from foedus_workloads.training.spending import Spending
 from foedus_workloads.training.surroundings import Surroundings
 from foedus_workloads.training.threads import in_thread
+from foedus_workloads.training.vitals import Vitals
 from foedus_workloads.transport.events import Joined
+from foedus_workloads.transport.probes import answering_probes
 from foedus_workloads.transport.server import ServerSettings, SiloServer
 from foedus_workloads.transport.sessions import Sessions
-from foedus_workloads.transport.tls import check_dates, server_context
+from foedus_workloads.transport.tls import TlsPaths, check_dates, probe_context, server_context
 
 if TYPE_CHECKING:
     from foedus_workloads.training.trainer import Trainer
@@ -64,25 +68,39 @@ async def run_coordinator(
     tls = around.tls(spec.tls)
     context = server_context(tls)
     check_dates(tls, around.wall_clock())
-    sessions = Sessions([silo.name for silo in plan.silos], plan_digest=plan.digest(), clock=around.clock)
+    sessions = Sessions(
+        [silo.name for silo in plan.silos],
+        plan_digest=plan.digest(),
+        code_digest=around.code_digest(),
+        clock=around.clock,
+    )
+    vitals = Vitals(spec, around)
+    vitals.works()
     server = SiloServer(
-        sessions, namespace=plan.namespace, job=plan.job, incarnation=spec.incarnation, settings=settings
+        sessions,
+        namespace=plan.namespace,
+        job=plan.job,
+        incarnation=spec.incarnation,
+        settings=settings,
+        pages=vitals.pages(lambda: sessions.present),
     )
     host, port = listen_address(spec, around)
-    async with server.listening(host, port, context):
+    async with server.listening(host, port, context), _probed(around, tls, vitals):
         awaited: frozenset[str] = frozenset()
         try:
             with open_coordinator_journal(_state_file(spec, around, ".jsonl")) as journal:
                 if journal.recovered is not None:  # silos of the process before this one are on their way back
                     awaited = frozenset(silo.name for silo in plan.silos)
                 trainer = await asyncio.to_thread(_load_trainer, spec, around, progress)
-                result = await Driver(spec, around, progress, server, journal, trainer).run()
+                result = await Driver(spec, around, progress, server, journal, trainer, vitals).run()
         except FoedusError as error:
             # A process that may be started again is not the job's end.
             if not error.code.retryable:
+                vitals.waits()
                 over = JobOver(outcome="Failed", reason=str(error)[:512])
                 await say_goodbye(server, around, spec, over, awaited)
             raise
+        vitals.waits()
         over = JobOver(outcome=result.outcome, reason=result.reason)
         await say_goodbye(server, around, spec, over, awaited)
         return result
@@ -93,6 +111,13 @@ def listen_address(spec: CoordinatorRunSpec, around: Surroundings) -> tuple[str,
     if around.endpoints is None:
         return "0.0.0.0", spec.listen_port  # noqa: S104 - a pod's network is its own, and TLS asks for a certificate
     return around.address(spec.listen_service, spec.listen_port)
+
+
+def _probed(around: Surroundings, tls: TlsPaths, vitals: Vitals) -> AbstractAsyncContextManager[object]:
+    """Answer a kubelet's probes meanwhile; on one machine nobody asks."""
+    if around.endpoints is not None:
+        return nullcontext()
+    return answering_probes("0.0.0.0", PROBE_PORT, probe_context(tls), vitals.is_well)  # noqa: S104 - the node asks
 
 
 async def say_goodbye(
@@ -129,6 +154,7 @@ class Driver:
         server: SiloServer,
         journal: CoordinatorJournal,
         trainer: Trainer,
+        vitals: Vitals,
     ) -> None:
         self._spec = spec
         self._plan = spec.plan
@@ -138,6 +164,7 @@ class Driver:
         self._server = server
         self._journal = journal
         self._trainer = trainer
+        self._vitals = vitals
         self._store = CheckpointStore(around.path(spec.output) / STATE_FOLDER, name_of(spec.plan.uid))
         self._spending = Spending.of(spec.plan, trainer.most_coordinates)
         self._answers: deque[CoordinatorEvent] = deque()
@@ -147,6 +174,8 @@ class Driver:
     async def run(self) -> TrainingResult:
         """Feed events into the machine until it ends."""
         recovered, clock = self._journal.recovered, self._around.clock
+        if recovered is not None:
+            self._vitals.note(recovered.standing, self._spending.epsilon(recovered.standing.charged))
         if recovered is not None and recovered.checkpoint is not None:
             await in_thread(lambda digest: self._trainer.resume(self._store.load(digest)), recovered.checkpoint)
         adapter = await in_thread(self._trainer.adapter_bytes)
@@ -158,7 +187,9 @@ class Driver:
                 await self._execute(effect)
             if self._result is not None:
                 return self._result
+            self._vitals.waits()
             event = await self._next_event()
+            self._vitals.works()
             # In a thread: taking the masks off is a long computation, and silos must be answered meanwhile.
             step = await in_thread(coordinator_job_step, step.state, event, clock())
 
@@ -227,10 +258,17 @@ class Driver:
                 parameters, kappa = self._trainer.trainable_parameters, self._trainer.kappa
                 self._progress.write(
                     TrainingStarted(
-                        at=at, joined=joined, trainable_parameters=parameters, kappa=kappa, heads=dict(heads)
+                        at=at,
+                        joined=joined,
+                        trainable_parameters=parameters,
+                        kappa=kappa,
+                        heads=dict(heads),
+                        code_digest=self._around.code_digest(),
                     )
                 )
             case ReportAttempt(attempt):
+                epsilon = self._spending.epsilon(effect.standing.charged)
+                self._vitals.note(effect.standing, epsilon)
                 self._progress.write(
                     RoundFinished(
                         at=at,
@@ -239,7 +277,7 @@ class Driver:
                         applied=effect.applied,
                         survivors=effect.survivors,
                         dropped=effect.dropped,
-                        epsilon_spent=self._spending.epsilon(effect.standing.charged),
+                        epsilon_spent=epsilon,
                         accuracy=effect.standing.accuracy,
                         seconds=effect.phases.total,
                         phases=effect.phases,
@@ -258,8 +296,8 @@ class Driver:
             "rounds": standing.rounds,
             "attempts": standing.attempts,
         }
-        base_name = self._spec.model.package or ""
-        digest = self._trainer.export(self._around.path(self._spec.output), metrics, base_name)
+        output, code = self._around.path(self._spec.output), self._around.code_digest()
+        digest = self._trainer.export(output, metrics, self._spec.model, code)
         return TrainingResult(
             outcome="EndedEarly" if end.reason else "Complete",
             reason=end.reason,

@@ -5,17 +5,18 @@ from __future__ import annotations
 import torch
 
 from foedus_workloads.training.data import Records
-from foedus_workloads.training.local_step import encoding_batch, label_indices
+from foedus_workloads.training.local_step import Report, encoding_batch, label_indices
 from foedus_workloads.training.model import AdaptedModel
 
 
 class Evaluation:
     """Public records, encoded once, against which each round's adapter is measured."""
 
-    def __init__(self, model: AdaptedModel, records: Records, *, batch: int) -> None:
+    def __init__(self, model: AdaptedModel, records: Records, *, batch: int, report: Report | None = None) -> None:
         self._model = model
         self._batch = batch
-        self._encoded = model.encode([record.text for record in records.items], batch=encoding_batch(batch))
+        texts = [record.text for record in records.items]
+        self._encoded = model.encode(texts, batch=encoding_batch(batch), report=report)
         self._labels = label_indices(records, model.plan.labels)
 
     def centre_head(self) -> None:

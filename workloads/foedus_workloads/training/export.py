@@ -10,9 +10,11 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 from foedus_contract.plan import PrivacyPlan, TrainingPlan
+from foedus_contract.run_spec import ModelSource
 from foedus_workloads.model_folder import CONFIG_FILE, ORIGIN_FILE, WEIGHTS_FILE, Origin
 from foedus_workloads.training.model import AdaptedModel
 
@@ -21,19 +23,24 @@ Metrics = Mapping[str, str | int | float | None]
 
 
 def export_adapter(
-    model: AdaptedModel, folder: Path, *, plan: TrainingPlan, metrics: Metrics, base_name: str = ""
+    model: AdaptedModel,
+    folder: Path,
+    *,
+    plan: TrainingPlan,
+    metrics: Metrics,
+    source: ModelSource,
+    code_digest: str = "",
 ) -> Path:
     """Write adapter, origin, model card and metrics into `folder` (replacing what is there) and return it.
 
-    `base_name` is how the card and the adapter's config name the base model; its digest is named in any case. The
-    folder appears whole or not at all.
+    Card and the adapter's config name the base model's package, if it came from one; its digest is named in any case.
+    `code_digest` names the code that has trained it. The folder appears whole or not at all.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    name = base_name or plan.model.digest
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as scratch:
         staged = Path(scratch) / "adapter"
-        _save_adapter(model, staged, name)
-        (staged / CARD_FILE).write_text(model_card(plan, metrics, name), "utf-8")
+        _save_adapter(model, staged, _name(plan, source))
+        (staged / CARD_FILE).write_text(model_card(plan, metrics, source, code_digest), "utf-8")
         origin = Origin(labels=plan.model.labels, base_model=plan.model.digest)
         (staged / ORIGIN_FILE).write_bytes(origin.to_json() + b"\n")
         (staged / METRICS_FILE).write_text(json.dumps(dict(metrics), indent=2, sort_keys=True) + "\n", "utf-8")
@@ -43,18 +50,23 @@ def export_adapter(
     return folder
 
 
-def model_card(plan: TrainingPlan, metrics: Metrics, base_name: str) -> str:
+def model_card(plan: TrainingPlan, metrics: Metrics, source: ModelSource, code_digest: str = "") -> str:
     """Return the model card: how the adapter was made, what is promised about the data, and how to load it."""
-    return "\n".join((_origin(plan, base_name), _privacy(plan), _metrics(metrics), _loading(plan)))
+    origin = _origin(plan, _name(plan, source), code_digest)
+    return "\n".join((origin, _privacy(plan), _metrics(metrics), _loading(plan, source)))
 
 
-def _origin(plan: TrainingPlan, base_name: str) -> str:
+def _name(plan: TrainingPlan, source: ModelSource) -> str:
+    return source.package or plan.model.digest
+
+
+def _origin(plan: TrainingPlan, base_name: str, code_digest: str) -> str:
     lora = plan.model.lora
     trained = (
         "a linear head"
         if lora is None
         else f"LoRA rank {lora.rank}, alpha {lora.alpha:g}, on {', '.join(lora.target_modules)} of the last "
-        f"{lora.last_layers} layer(s), and a linear head"
+        f"{'layer' if lora.last_layers == 1 else f'{lora.last_layers} layers'}, and a linear head"
     )
     return f"""---
 library_name: peft
@@ -66,7 +78,8 @@ Text classifier over the classes {", ".join(plan.model.labels)}.
 Trained by Foedus across {len(plan.silos)} silos with {plan.total_records} records in all: {trained}.
 
 - Base model: {base_name} ({plan.model.digest})
-- Plan: {plan.digest()}{_damping(plan)}
+- Plan: {plan.digest()}
+- Code: Foedus {version("foedus")}, {code_digest or "not known"}{_damping(plan)}
 """
 
 
@@ -84,7 +97,7 @@ Silos are separate data sets: a person whose records lie in two of them is prote
 
 
 def _metrics(metrics: Metrics) -> str:
-    rows = "".join(f"| {name} | {value} |\n" for name, value in sorted(metrics.items()))
+    rows = "".join(f"| {name} | {_shown(value)} |\n" for name, value in sorted(metrics.items()))
     return f"""## Metrics
 
 | name | value |
@@ -94,14 +107,24 @@ Accuracy is measured on public held-out records, never on the silos' data.
 """
 
 
-def _loading(plan: TrainingPlan) -> str:
+def _shown(value: str | float | None) -> str:
+    if value is None:
+        return "not measured"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _loading(plan: TrainingPlan, source: ModelSource) -> str:
+    labels = dict(enumerate(plan.model.labels))
+    package, place = source.package, source.package_path
+    installed = "from importlib.metadata import distribution\n\n" if package else ""
+    folder = f"BASE_MODEL_FOLDER = distribution({package!r}).locate_file({place!r})\n" if package else ""
     return f"""## Loading
 
 ```python
-from peft import PeftModel
+{installed}from peft import PeftModel
 from transformers import AutoTokenizer, BertForSequenceClassification
 
-base = BertForSequenceClassification.from_pretrained(BASE_MODEL_FOLDER, id2label={dict(enumerate(plan.model.labels))!r})
+{folder}base = BertForSequenceClassification.from_pretrained(BASE_MODEL_FOLDER, id2label={labels})
 model = PeftModel.from_pretrained(base, THIS_FOLDER).eval()
 tokenizer = AutoTokenizer.from_pretrained(BASE_MODEL_FOLDER)
 batch = tokenizer(TEXTS, padding="max_length", truncation=True, max_length={plan.model.max_tokens}, return_tensors="pt")

@@ -1,4 +1,4 @@
-"""What a process has from outside: where paths lead, entropy, clocks, noise. Tests give their own."""
+"""What a process has from outside: where paths lead, entropy, clocks, its code. Tests give their own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from foedus_contract.code import code_digest
 from foedus_contract.paths import locate, resolve_endpoint
 from foedus_contract.run_spec import TlsFiles
 from foedus_workloads.training.progress import ProgressWriter
@@ -32,6 +33,7 @@ class Surroundings:
     entropy: Callable[[int], bytes] = os.urandom
     wall_clock: Callable[[], float] = time.time  # for people: time stamps of progress
     clock: Callable[[], float] = time.monotonic  # for deadlines
+    code_digest: Callable[[], str] = code_digest  # of what this process runs
     watch: Callable[[object], None] = unwatched
 
     def path(self, path: str) -> Path:

@@ -17,7 +17,7 @@ from foedus_contract.exit_codes import ExitCode
 from foedus_contract.paths import ADAPTER_FOLDER
 from foedus_contract.plan import TrainingPlan
 from foedus_contract.progress import Preparing
-from foedus_contract.run_spec import CoordinatorRunSpec
+from foedus_contract.run_spec import CoordinatorRunSpec, ModelSource
 from foedus_workloads.privacy.quantise import to_mean
 from foedus_workloads.training.base import resolve
 from foedus_workloads.training.checkpoint import pack_checkpoint, unpack_checkpoint
@@ -25,6 +25,7 @@ from foedus_workloads.training.data import read_records
 from foedus_workloads.training.evaluate import Evaluation
 from foedus_workloads.training.export import Metrics, export_adapter
 from foedus_workloads.training.job_effects import RoundVectors
+from foedus_workloads.training.local_step import Report
 from foedus_workloads.training.model import AdaptedModel
 from foedus_workloads.training.optimizer import ServerOptimizer
 from foedus_workloads.training.progress import ProgressWriter
@@ -65,8 +66,14 @@ class Trainer:
         model = AdaptedModel.load(resolve(spec.model, around.root), plan.model, plan.seed)
         if records is None:
             return cls(plan, model, None)
-        progress.write(Preparing(at=around.wall_clock(), what="encoding the public records", total=records.count))
-        evaluation = Evaluation(model, records, batch=plan.micro_batch)
+
+        def report(done: int, total: int) -> None:
+            progress.write(
+                Preparing(at=around.wall_clock(), what="encoding the public records", done=done, total=total)
+            )
+
+        report(0, records.count)
+        evaluation = Evaluation(model, records, batch=plan.micro_batch, report=in_tenths(report))
         evaluation.centre_head()
         return cls(plan, model, evaluation)
 
@@ -124,8 +131,21 @@ class Trainer:
         self._model.load_adapter(adapter)
         self._optimizer = ServerOptimizer.fresh(self._plan.optimizer, self._model.head_coordinates()).moving(velocity)
 
-    def export(self, output: Path, metrics: Metrics, base_name: str) -> str:
+    def export(self, output: Path, metrics: Metrics, source: ModelSource, code_digest: str) -> str:
         """Write adapter, model card and metrics below `output`; return the digest of the folder that they fill."""
         folder = output / ADAPTER_FOLDER
-        export_adapter(self._model, folder, plan=self._plan, metrics=metrics, base_name=base_name)
+        export_adapter(self._model, folder, plan=self._plan, metrics=metrics, source=source, code_digest=code_digest)
         return describe_folder(folder).digest()
+
+
+def in_tenths(report: Report) -> Report:
+    """Return a report that passes on each tenth of the whole once: the reader is a person."""
+    told = 0
+
+    def pass_on(done: int, total: int) -> None:
+        nonlocal told
+        if done * 10 // total > told:
+            told = done * 10 // total
+            report(done, total)
+
+    return pass_on

@@ -27,8 +27,10 @@ from foedus_workloads.transport.tls import party_contexts
 from foedus_workloads.transport.tls_faults import identity_refused
 
 T = TypeVar("T")
+_Frame = tuple[bytes | memoryview, ...]
 Watch = Callable[[int], None]
 RETRY_SECONDS = 0.1  # between two attempts to dial a party that does not listen yet
+AT_ONCE = 1 << 16  # bytes of a message that is sent without waking a thread for it; most rounds have fewer
 UNSENT = 8  # messages to one neighbour that wait for its connection; a party that runs ahead waits
 
 
@@ -65,27 +67,31 @@ class Links:
 
 
 class _Sender:
-    """Sends what is queued for one neighbour, in a thread of its own."""
+    """Sends to one neighbour: a short message at once, if it can leave, all others in a thread of its own.
+
+    The connection is used by one thread at a time: by who puts only while nothing is queued or being sent.
+    """
 
     def __init__(self, connection: ssl.SSLSocket) -> None:
         self._connection = connection
         # The session's deadlines are kept by who waits for room here; closing ends a send that does not.
         self._connection.settimeout(None)
-        self._queue: queue.Queue[Send | None] = queue.Queue(UNSENT)
+        self._queue: queue.Queue[_Frame | None] = queue.Queue(UNSENT)
         self.broken = False
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def put(self, message: Send | None, *, seconds: float) -> None:
-        if self.broken:
-            raise ConnectionError("the connection has ended")
-        try:
-            self._queue.put(message, timeout=max(seconds, 0.001))
-        except queue.Full:
-            raise TimeoutError from None
+    def put(self, message: Send, *, seconds: float) -> None:
+        self._check()
+        frame: _Frame = (framed(message.header), *message.payload)
+        if message.size <= AT_ONCE and self._queue.unfinished_tasks == 0:
+            frame = self._unsent(memoryview(b"".join(frame)))
+        if frame:
+            self._queue_up(frame, seconds)
 
     def finish(self, *, seconds: float) -> None:
-        self.put(None, seconds=seconds)
+        self._check()
+        self._queue_up(None, seconds)
         self._thread.join(max(seconds, 0.001))
         if self._thread.is_alive() or self.broken:
             raise ConnectionError("a neighbour did not take what was sent")
@@ -98,15 +104,39 @@ class _Sender:
         self._thread.join()
         self._connection.close()
 
+    def _check(self) -> None:
+        if self.broken:
+            raise ConnectionError("the connection has ended")
+
+    def _queue_up(self, frame: _Frame | None, seconds: float) -> None:
+        try:
+            self._queue.put(frame, timeout=max(seconds, 0.001))
+        except queue.Full:
+            raise TimeoutError from None
+
+    def _unsent(self, frame: memoryview) -> _Frame:
+        """Send what the system takes without waiting; return what is left."""
+        self._connection.settimeout(0)
+        try:
+            sent = self._connection.send(frame)
+        except ssl.SSLWantWriteError:  # OpenSSL wants the same bytes again then
+            sent = 0
+        except OSError:
+            self.broken = True
+            raise
+        finally:
+            self._connection.settimeout(None)
+        return (frame[sent:],) if sent < frame.nbytes else ()
+
     def _run(self) -> None:
-        while (message := self._queue.get()) is not None:
+        while (frame := self._queue.get()) is not None:
             try:
-                self._connection.sendall(framed(message.header))
-                for part in message.payload:
+                for part in frame:
                     self._connection.sendall(part)
             except OSError:
                 self.broken = True
                 return
+            self._queue.task_done()
 
 
 def meet(place: PartyPlace, reception: Reception, *, seconds: float, clock: Clock = time.monotonic) -> Links:

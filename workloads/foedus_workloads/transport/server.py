@@ -3,6 +3,7 @@
     POST   /v1/messages   one frame from the silo            204
     GET    /v1/messages   long poll: the next frame          200, or 204 when there was none for a while
     DELETE /v1/messages   the silo leaves                    204
+    GET    one of `pages` what the coordinator says of itself 200
 
 403 the identity is refused, 410 superseded, 409 no session (join again), 400 malformed, 408 too slow, 411 no length,
 413 too large, 415 encoded, 429 later: a frame of this silo is being read, or too many wait.
@@ -14,7 +15,7 @@ import asyncio
 import errno
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -39,6 +40,7 @@ from foedus_workloads.transport.tls import silo_of
 
 END_SECONDS = 1.0  # an answer that is on its way takes less
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Page = Callable[[], tuple[str, bytes]]  # its content type, and what it says now
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,14 @@ class SiloServer:
         job: str,
         incarnation: int,
         settings: ServerSettings | None = None,
+        pages: Mapping[str, Page] | None = None,
     ) -> None:
         self._sessions = sessions
         self._incarnation = incarnation
         self._namespace = namespace
         self._job = job
         self._settings = settings or ServerSettings()
+        self._pages = pages or {}
         self._payload_limit = 0
         self._joining: set[str] = set()
 
@@ -106,6 +110,8 @@ class SiloServer:
         app.router.add_post(PATH, self._post)
         app.router.add_get(PATH, self._get, allow_head=False)
         app.router.add_delete(PATH, self._delete)
+        for path, page in self._pages.items():
+            app.router.add_get(path, self._showing(page), allow_head=False)
         # handler_cancellation: a poll whose connection breaks is over, so a dead silo is noticed.
         # shutdown_timeout: who still polls a coordinator that ends is cut off, so that its next process starts soon.
         # keepalive_timeout: it counts from the handshake on, so it also bounds the first request's headers.
@@ -253,6 +259,14 @@ class SiloServer:
 
     def _idle(self, silo: str, session: Session, poll: int) -> bool:
         return session.mailbox.first is None and session.polls == poll and self._sessions.is_open(silo, session)
+
+    def _showing(self, page: Page) -> Handler:
+        async def show(request: web.Request) -> web.StreamResponse:
+            self._silo(request)
+            kind, content = page()
+            return web.Response(body=content, headers={hdrs.CONTENT_TYPE: kind})
+
+        return show
 
     async def _delete(self, request: web.Request) -> web.StreamResponse:
         silo = self._silo(request)

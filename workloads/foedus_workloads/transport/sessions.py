@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # A silo's messages that the driver has not taken yet; an honest silo has one on its way in each stage.
 MAX_UNDELIVERED = 8
+DIGEST_SHOWN = 19  # `sha256:` and twelve digits: enough to compare by eye
 
 
 class NoSession(Unavailable):
@@ -46,12 +47,15 @@ class Session:
 class Sessions:
     """All sessions of one job; `next_event` gives Joined, Received and Lost in the order they happened."""
 
-    def __init__(self, silos: Collection[str], *, plan_digest: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, silos: Collection[str], *, plan_digest: str, code_digest: str, clock: Callable[[], float]
+    ) -> None:
         # Bounded by `check_room`: what a silo puts in at will is counted, and each Lost belongs to a counted Joined.
         self._events: asyncio.Queue[TransportEvent] = asyncio.Queue()
         self._undelivered: Counter[str] = Counter()
         self._silos = frozenset(silos)
         self._plan_digest = plan_digest
+        self._code_digest = code_digest
         self._clock = clock
         self._looked = clock()  # for silent silos
         self._open: dict[str, Session] = {}
@@ -178,6 +182,15 @@ class Sessions:
         if message.plan_digest != self._plan_digest:
             cure = "start silo and coordinator from the same job"
             raise Refused("the silo was given another plan", where=silo, cure=cure, code=ExitCode.IDENTITY_REFUSED)
+        if message.code_digest != self._code_digest:
+            # Noise and sums are what the code makes of a plan.
+            raise Refused(
+                f"the silo runs other code ({message.code_digest[:DIGEST_SHOWN]}) than the coordinator"
+                f" ({self._code_digest[:DIGEST_SHOWN]})",
+                where=silo,
+                cure="install the same release on both sides, in a cluster by an image's digest",
+                code=ExitCode.IDENTITY_REFUSED,
+            )
 
     def _check_fence(self, silo: str, incarnation: int) -> None:
         if incarnation < self._fences.get(silo, 0):

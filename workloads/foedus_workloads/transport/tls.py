@@ -57,6 +57,13 @@ def server_context(files: TlsPaths) -> ssl.SSLContext:
     return context
 
 
+def probe_context(files: TlsPaths) -> ssl.SSLContext:
+    """Return the context of the port for a kubelet's probes: TLS 1.3 at least, and no certificate is asked for."""
+    asked = _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), files)
+    asked.verify_mode = ssl.CERT_NONE
+    return asked
+
+
 def client_context(files: TlsPaths) -> ssl.SSLContext:
     """Return a silo's context: TLS 1.3 at least, the job's authority alone, and the server's name is checked."""
     context = _load(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), files)

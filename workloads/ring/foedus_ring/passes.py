@@ -26,11 +26,14 @@ _ARGUMENTS: dict[str, list[type[ctypes._SimpleCData]]] = {  # type: ignore[type-
     "product": [_SIZE, *[_POINTER] * 5],
     "product_bits": [_SIZE, *[_POINTER] * 5],
     "square": [_SIZE, *[_POINTER] * 3],
-    "component": [_SIZE, _NUMBER, _NUMBER, *[_POINTER] * 3],
-    "hints": [_SIZE, _NUMBER, _NUMBER, *[_POINTER] * 6],
-    "overflow": [_SIZE, _NUMBER, _NUMBER, *[_POINTER] * 5],
-    "common": [_SIZE, _NUMBER, _NUMBER, *[_POINTER] * 4],
-    "pairs": [_SIZE, *[_POINTER] * 4],
+    "combine": [_SIZE, *[_POINTER] * 3, *[_WHOLE] * 3],
+    "masked_bits": [_SIZE, *[_POINTER] * 7],
+    "deal": [_SIZE, _NUMBER, _NUMBER, *[_POINTER] * 15],
+    "send": [_SIZE, _NUMBER, _NUMBER, *[_POINTER] * 7, _WHOLE],
+    "open": [_SIZE, _NUMBER, _NUMBER, *[_POINTER] * 9],
+    "common": [_SIZE, _NUMBER, _NUMBER, *[_POINTER] * 3],
+    "window": [_SIZE, _NUMBER, _NUMBER, *[_POINTER] * 3],
+    "pairs": [_SIZE, _WHOLE, *[_POINTER] * 5],
     "groups": [_SIZE, _NUMBER, _WHOLE, _WHOLE, *[_POINTER] * 4],
     "offer": [_SIZE, *[_POINTER] * 7],
     "choose": [_SIZE, *[_POINTER] * 7],
@@ -67,7 +70,7 @@ class Passes:
         """Tell whether all are contiguous, on the CPU and of one shape: words of int64, narrow ones of one type."""
         shape, kind = words[0].shape, narrow[0].dtype if narrow else None
         return all(
-            each.dtype == wanted and each.shape == shape and each.device.type == "cpu" and each.is_contiguous()
+            each.dtype == wanted and each.shape == shape and each.is_cpu and each.is_contiguous()
             for wanted, group in ((torch.int64, words), (kind, narrow))
             for each in group
         )
@@ -88,30 +91,77 @@ class Passes:
         """Return x0 (x0 + 2 x1)."""
         return self._words("square", x0, x1)
 
-    def component(self, mask: Tensor, pad: Tensor, cut: int) -> Tensor:
-        """Return -(mask >> cut) - 2^(64 - cut) pad."""
-        return self._words("component", mask, pad, sizes=(pad.itemsize, cut))
+    def combine(self, terms: Sequence[tuple[Tensor, int]], constant: int = 0) -> Tensor:
+        """Return the sum of one or two terms, each times its public factor, and a constant."""
+        (a, fa), (b, fb) = (*terms, (None, 0))[:2]
+        assert a is not None, "there is a first term"
+        out = torch.empty_like(a)
+        factors = fa & _WORD, fb & _WORD, constant & _WORD
+        self._passes["combine"](out.numel(), out.data_ptr(), a.data_ptr(), _pointer(b), *factors)
+        return out
+
+    def masked_bits(self, x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor], masks: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the product over Z_2 bit by bit, with both masks added."""
+        return self._words("masked_bits", *x, *y, *masks)
+
+    def deal(
+        self,
+        x: Tensor | None,
+        a: tuple[Tensor, Tensor | None],
+        b: tuple[Tensor, Tensor | None],
+        narrow: tuple[Tensor, Tensor, Tensor, Tensor],
+        cut: int,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor, Tensor, Tensor]:
+        """Return what a truncation's dealer sends and keeps: to_first, to_second, own, next, wrap, top.
+
+        `narrow` are both hints' masks and both neighbours' pads. The first two are None where x is, and the masks'
+        second parts must be, too.
+        """
+        sent = (None, None) if x is None else (torch.empty_like(x), torch.empty_like(x))
+        kept = torch.empty_like(a[0]), torch.empty_like(a[0])
+        hints = torch.empty_like(narrow[0]), torch.empty_like(narrow[0])
+        self._run("deal", a[0].numel(), (narrow[0].itemsize, cut), *sent, *kept, *hints, x, *a, *b, *narrow)
+        return *sent, *kept, *hints
+
+    def send(
+        self, x: tuple[Tensor, Tensor | None], mask: tuple[Tensor, Tensor | None], pad: Tensor, cut: int, constant: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return x0 + x1 + mask + constant, and -((mask + rest) >> cut) - 2^(64 - cut) pad.
+
+        x1 or the mask's rest, or both, is None.
+        """
+        out = torch.empty_like(x[0]), torch.empty_like(x[0])
+        operands = map(_pointer, (*out, *x, *mask, pad))
+        self._passes["send"](x[0].numel(), pad.itemsize, cut, *operands, constant & _WORD)
+        return out
+
+    def open(
+        self, sent: Tensor, came: Sequence[Tensor], rest: Tensor | None, narrow: tuple[Tensor, Tensor, Tensor], cut: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return c, the sum of all words, and wrap + top (1 - c's top bit) + pad as a signed number of `cut` bits.
+
+        `narrow` are wrap, top and pad; of `came` there are two where there is a rest, else one.
+        """
+        c, share = torch.empty_like(sent), torch.empty_like(narrow[2])
+        first, second = (*came, None)[:2]
+        self._run("open", c.numel(), (share.itemsize, cut), c, share, sent, first, rest, second, *narrow)
+        return c, share
 
     def common(self, c: Tensor, share: Tensor, other: Tensor, cut: int) -> Tensor:
-        """Return (c >> cut) + 2^(64 - cut) (share + other) - 2^(62 - cut) - 1."""
-        return self._words("common", c, share, other, sizes=(share.itemsize, cut))
+        """Put (c >> cut) + 2^(64 - cut) (share + other) - 2^(62 - cut) - 1 in place of c, and return it."""
+        self._run("common", c.numel(), (share.itemsize, cut), c, share, other)
+        return c
 
-    def hints(self, a: Tensor, b: Tensor, masks: tuple[Tensor, Tensor], cut: int) -> tuple[Tensor, Tensor]:
-        """Return whether a + b carries and its top bit, less their masks, as signed numbers of `cut` bits."""
-        out = torch.empty_like(masks[0]), torch.empty_like(masks[1])
-        self._run("hints", a.numel(), (masks[0].itemsize, cut), *out, a, b, *masks)
-        return out
+    def window(self, terms: Sequence[Tensor], low: int, out: Tensor) -> None:
+        """Write the bits of the sum of one or two terms from `low` on, as many as fit, to the beginning of `out`."""
+        first, second = (*terms, None)[:2]
+        assert first is not None, "there is a first term"
+        self._run("window", first.numel(), (out.itemsize, low), out, first, second)
 
-    def overflow(self, c: Tensor, wrap: Tensor, top: Tensor, pad: Tensor, cut: int) -> Tensor:
-        """Return wrap + top (1 - c's top bit) + pad as a signed number of `cut` bits."""
-        out = torch.empty_like(pad)
-        self._run("overflow", c.numel(), (pad.itemsize, cut), out, c, wrap, top, pad)
-        return out
-
-    def pairs(self, passes: Tensor, arises: Tensor) -> tuple[Tensor, Tensor]:
-        """Return both factors of a comparison's first level."""
-        out = torch.empty_like(passes), torch.empty_like(passes)
-        self._run("pairs", passes.numel(), (), *out, passes, arises)
+    def pairs(self, passes: Tensor, arises: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return both factors of a comparison's first level, and what is added to their product."""
+        out = torch.empty_like(passes), torch.empty_like(passes), torch.empty_like(passes)
+        self._run("pairs", passes.numel(), (keep & _WORD,), *out, passes, arises)
         return out
 
     def groups(self, words: Tensor, half: int, lower: int, p_places: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -144,5 +194,9 @@ class Passes:
         self._run(name, out.numel(), sizes, out, *operands)
         return out
 
-    def _run(self, name: str, count: int, sizes: tuple[int, ...], *tensors: Tensor) -> None:
-        self._passes[name](count, *sizes, *(each.data_ptr() for each in tensors))
+    def _run(self, name: str, count: int, sizes: tuple[int, ...], *tensors: Tensor | None) -> None:
+        self._passes[name](count, *sizes, *map(_pointer, tensors))
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

@@ -70,10 +70,7 @@ def _multiply(out: torch.Tensor, x: torch.Tensor, w: Packed, threads: int) -> No
 def _batched(x: torch.Tensor, w: torch.Tensor, threads: int, path: Path) -> torch.Tensor:
     """Many products, both operands fresh (attention): threads share the batch."""
     _check_inner(x, w.shape[-2])
-    try:
-        batch = torch.broadcast_shapes(x.shape[:-2], w.shape[:-2])  # type: ignore[no-untyped-call]  # torch has none
-    except RuntimeError as error:
-        raise OperandRefused(f"batches {list(x.shape[:-2])} and {list(w.shape[:-2])} do not broadcast") from error
+    batch = _broadcast(x.shape[:-2], w.shape[:-2])
     m, k, n = x.shape[-2], x.shape[-1], w.shape[-1]
     out = torch.empty(*batch, m, n, dtype=torch.int64)
     if 0 in (out.numel(), k):
@@ -90,6 +87,16 @@ def _batched(x: torch.Tensor, w: torch.Tensor, threads: int, path: Path) -> torc
 
     _share(products, len(outs), min(threads, max(1, outs.numel() * k // THREAD_WORK)))
     return out
+
+
+def _broadcast(left: torch.Size, right: torch.Size) -> torch.Size:
+    if left == right:  # and torch's function would bring in its compiler, for a second
+        return left
+    try:
+        both: torch.Size = torch.broadcast_shapes(left, right)  # type: ignore[no-untyped-call]  # torch has none
+    except RuntimeError as error:
+        raise OperandRefused(f"batches {list(left)} and {list(right)} do not broadcast") from error
+    return both
 
 
 def _by_torch(out: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> None:

@@ -3,7 +3,7 @@
  * 36 byte products, grouped into eight sums. All digits are unsigned (tdpbuud).
  *
  * Bounds: sum g counts modulo 2^(64 - 8g). For g >= 4 that is at most 32 bits, so wrapping is harmless; for g <= 3 there
- * are at most four pairs, 4 * 255^2 * DEPTH < 2^27. Beyond DEPTH rows of w, sums go on in 64 bits; so k has no bound.
+ * are at most four pairs, 4 * 255^2 * DEPTH < 2^28. Beyond DEPTH rows of w, sums go on in 64 bits; so k has no bound.
  *
  * Registers: four sums (g = 0..3, then 4..7), one tile of x and three of w. Byte j of w meets byte i of x in sum i + j,
  * so while i counts up, each tile of w moves through the four sums and is loaded once a pass. */
@@ -14,9 +14,10 @@
 #include <string.h>
 
 enum { SIDE = 16, INNER = 64, DIGITS = 8, TILE = SIDE * INNER, STEP = DIGITS * TILE };
-/* Tiles of w for 256 rows and 16 columns take 32 KiB and stay in the first-level cache over all rows of x; x's digits
- * for 256 rows take 512 KiB and stay in the second-level one. */
-enum { DEPTH = 256, HEIGHT = 256 };
+/* Tiles of w for 512 rows and 16 columns take 64 KiB, x's digits for 256 rows and that depth 1 MiB: both stay in the
+ * second-level cache, from which tiles come as fast as they are multiplied. A deeper block would save more passes over
+ * the sums, and leave the cache. */
+enum { DEPTH = 512, HEIGHT = 256 };
 
 struct configuration {
     uint8_t palette, start_row, reserved[14];
@@ -105,11 +106,15 @@ static void pack_left(uint8_t *packed, const uint64_t *x, ptrdiff_t x_stride, si
     const size_t steps = ring_ceil(depth, INNER);
     for (size_t row = 0; row < ring_ceil(rows, SIDE) * SIDE; row++)
         for (size_t step = 0; step < steps; step++) {
-            uint64_t words[INNER] = {0};
-            if (row < rows)
-                memcpy(words, x + (ptrdiff_t)row * x_stride + step * INNER,
-                       ring_min(INNER, depth - step * INNER) * sizeof(uint64_t));
-            split_digits(packed + (row / SIDE * steps + step) * STEP + row % SIDE * INNER, words);
+            const size_t left = row < rows ? depth - step * INNER : 0;
+            uint64_t words[INNER];
+            const uint64_t *from = x + (ptrdiff_t)row * x_stride + step * INNER;
+            if (left < INNER) {
+                memset(words, 0, sizeof words);
+                if (left > 0) memcpy(words, from, left * sizeof(uint64_t));
+                from = words;
+            }
+            split_digits(packed + (row / SIDE * steps + step) * STEP + row % SIDE * INNER, from);
         }
 }
 
@@ -141,18 +146,63 @@ static void pack_left(uint8_t *packed, const uint64_t *x, ptrdiff_t x_stride, si
     _tile_stored(2, (to) + 512, INNER); \
     _tile_stored(3, (to) + 768, INNER)
 
-static void low_sums(uint32_t *sums, const uint8_t *a, const uint8_t *b, size_t steps) {
+/* 2^24 s3 + 2^16 s2 + 2^8 s1 + s0 in 64-bit lanes, of the eight columns from sums on. */
+static inline __m512i horner(const uint32_t *sums) {
+    __m512i total = _mm512_setzero_si512();
+    for (int g = 3; g >= 0; g--)
+        total = _mm512_add_epi64(_mm512_slli_epi64(total, 8),
+                                 _mm512_cvtepu32_epi64(_mm256_loadu_si256((const __m256i *)(sums + g * 256))));
+    return total;
+}
+
+/* What is done beside the tile products, a part after each step of theirs, since other units of the CPU do it: the sums
+ * of the tile before go out, and w's next tiles come in. */
+struct beside {
+    const uint32_t *sums; /* [8][16][16] */
+    uint64_t *c;
+    ptrdiff_t c_stride;
+    size_t row, rows, columns; /* those before `row` are written */
+    int fresh;
+    const uint8_t *next, *next_end;
+    size_t rows_a_step, lines_a_step;
+};
+
+static inline void write_row(const struct beside *it) {
+    for (size_t column = 0; column < it->columns; column += 8) {
+        uint64_t *to = it->c + (ptrdiff_t)it->row * it->c_stride + column;
+        const uint32_t *from = it->sums + it->row * SIDE + column;
+        const size_t left = it->columns - column;
+        const __mmask8 within = left >= 8 ? 0xFF : (__mmask8)((1u << left) - 1);
+        const __m512i sum = _mm512_add_epi64(horner(from), _mm512_slli_epi64(horner(from + 1024), 32));
+        const __m512i before = it->fresh ? _mm512_setzero_si512() : _mm512_maskz_loadu_epi64(within, to);
+        _mm512_mask_storeu_epi64(to, within, _mm512_add_epi64(before, sum));
+    }
+}
+
+static inline void write_rows(struct beside *it, size_t count) {
+    const size_t stop = ring_min(it->row + count, it->rows);
+    for (; it->row < stop; it->row++) write_row(it);
+}
+
+static inline void work_beside(struct beside *it) {
+    write_rows(it, it->rows_a_step);
+    for (size_t line = 0; line < it->lines_a_step && it->next < it->next_end; line++, it->next += 64)
+        _mm_prefetch((const char *)it->next, _MM_HINT_T1);
+}
+
+static void low_sums(uint32_t *sums, const uint8_t *a, const uint8_t *b, size_t steps, struct beside *beside) {
     CLEAR_SUMS();
     for (; steps > 0; steps--, a += STEP, b += STEP) {
         LEFT(0); RIGHT(3); ADD(3, 3); RIGHT(2); ADD(2, 2); RIGHT(1); ADD(1, 1); RIGHT(0); ADD(0, 0);
         LEFT(1); ADD(3, 2); ADD(2, 1); ADD(1, 0);
         LEFT(2); ADD(3, 1); ADD(2, 0);
         LEFT(3); ADD(3, 0);
+        work_beside(beside);
     }
     STORE_SUMS(sums);
 }
 
-static void high_sums(uint32_t *sums, const uint8_t *a, const uint8_t *b, size_t steps) {
+static void high_sums(uint32_t *sums, const uint8_t *a, const uint8_t *b, size_t steps, struct beside *beside) {
     CLEAR_SUMS();
     for (; steps > 0; steps--, a += STEP, b += STEP) {
         LEFT(0); RIGHT(7); ADD(7, 7); RIGHT(6); ADD(6, 6); RIGHT(5); ADD(5, 5); RIGHT(4); ADD(4, 4);
@@ -163,30 +213,34 @@ static void high_sums(uint32_t *sums, const uint8_t *a, const uint8_t *b, size_t
         LEFT(5); ADD(7, 2); ADD(6, 1); ADD(5, 0);
         LEFT(6); ADD(7, 1); ADD(6, 0);
         LEFT(7); ADD(7, 0);
+        work_beside(beside);
     }
     STORE_SUMS(sums);
 }
 
-/* 2^24 s3 + 2^16 s2 + 2^8 s1 + s0 in 64-bit lanes, of the eight columns from sums on. */
-static inline __m512i horner(const uint32_t *sums) {
-    __m512i total = _mm512_setzero_si512();
-    for (int g = 3; g >= 0; g--)
-        total = _mm512_add_epi64(_mm512_slli_epi64(total, 8),
-                                 _mm512_cvtepu32_epi64(_mm256_loadu_si256((const __m256i *)(sums + g * 256))));
-    return total;
-}
-
-static void write_tile(uint64_t *c, ptrdiff_t c_stride, const uint32_t *sums, size_t rows, size_t columns, int fresh) {
-    for (size_t row = 0; row < rows; row++)
-        for (size_t column = 0; column < columns; column += 8) {
-            uint64_t *to = c + (ptrdiff_t)row * c_stride + column;
-            const size_t at = row * SIDE + column, left = columns - column;
-            const __mmask8 within = left >= 8 ? 0xFF : (__mmask8)((1u << left) - 1);
-            const __m512i upper = _mm512_slli_epi64(horner(sums + 1024 + at), 32);
-            const __m512i sum = _mm512_add_epi64(horner(sums + at), upper);
-            const __m512i before = fresh ? _mm512_setzero_si512() : _mm512_maskz_loadu_epi64(within, to);
-            _mm512_mask_storeu_epi64(to, within, _mm512_add_epi64(before, sum));
+/* The product of `rows` packed rows of x, `depth` deep, with columns begin..end. */
+static void multiply_block(uint64_t *c, ptrdiff_t c_stride, const uint8_t *left, const uint8_t *right, size_t rows,
+                           size_t steps, size_t all_steps, size_t begin, size_t end, int fresh) {
+    _Alignas(64) uint32_t sums[2][DIGITS * SIDE * SIDE];
+    const size_t tiles = ring_ceil(rows, SIDE), side_steps = 2 * steps; /* low and high */
+    struct beside beside = {.c_stride = c_stride, .fresh = fresh, .rows_a_step = ring_ceil(SIDE, side_steps),
+                            .lines_a_step = ring_ceil(steps * STEP / 64, tiles * side_steps)};
+    size_t turn = 0;
+    for (size_t column = begin; column < end; column += SIDE) {
+        const uint8_t *panel = right + column / SIDE * all_steps * STEP;
+        beside.next = panel + all_steps * STEP;
+        beside.next_end = column + SIDE < end ? beside.next + steps * STEP : beside.next;
+        for (size_t row = 0; row < rows; row += SIDE, turn ^= 1) {
+            const uint8_t *tile = left + row / SIDE * steps * STEP;
+            low_sums(sums[turn], tile, panel, steps, &beside);
+            high_sums(sums[turn] + 1024, tile, panel, steps, &beside);
+            write_rows(&beside, SIDE);
+            beside.sums = sums[turn];
+            beside.c = c + (ptrdiff_t)row * c_stride + column;
+            beside.row = 0, beside.rows = ring_min(SIDE, rows - row), beside.columns = ring_min(SIDE, end - column);
         }
+    }
+    write_rows(&beside, SIDE);
 }
 
 int ring_multiply_amx(uint64_t *c, ptrdiff_t c_stride, const uint64_t *x, ptrdiff_t x_stride, const void *packed,
@@ -195,24 +249,15 @@ int ring_multiply_amx(uint64_t *c, ptrdiff_t c_stride, const uint64_t *x, ptrdif
     const size_t all_steps = ring_ceil(k, INNER);
     uint8_t *left = aligned_alloc(64, ring_ceil(ring_min(HEIGHT, m), SIDE) * ring_min(DEPTH / INNER, all_steps) * STEP);
     if (left == NULL) return -1;
-    _Alignas(64) uint32_t sums[DIGITS * SIDE * SIDE];
     configure();
     for (size_t top = 0; top < m; top += HEIGHT) {
-        const size_t bottom = ring_min(top + HEIGHT, m);
+        const size_t rows = ring_min(HEIGHT, m - top);
         for (size_t start = 0; start < k; start += DEPTH) {
-            const size_t depth = ring_min(DEPTH, k - start), steps = ring_ceil(depth, INNER);
-            pack_left(left, x + (ptrdiff_t)top * x_stride + start, x_stride, bottom - top, depth);
+            const size_t depth = ring_min(DEPTH, k - start);
+            pack_left(left, x + (ptrdiff_t)top * x_stride + start, x_stride, rows, depth);
             __asm__ volatile("" : : "r"(left) : "memory"); /* GCC does not see that tile loads read memory */
-            for (size_t column = begin; column < end; column += SIDE) {
-                const uint8_t *right = (const uint8_t *)packed + (column / SIDE * all_steps + start / INNER) * STEP;
-                for (size_t row = top; row < bottom; row += SIDE) {
-                    const uint8_t *rows = left + (row - top) / SIDE * steps * STEP;
-                    low_sums(sums, rows, right, steps);
-                    high_sums(sums + 1024, rows, right, steps);
-                    write_tile(c + (ptrdiff_t)row * c_stride + column, c_stride, sums, ring_min(SIDE, bottom - row),
-                               ring_min(SIDE, end - column), start == 0);
-                }
-            }
+            multiply_block(c + (ptrdiff_t)top * c_stride, c_stride, left, (const uint8_t *)packed + start / INNER * STEP,
+                           rows, ring_ceil(depth, INNER), all_steps, begin, end, start == 0);
         }
     }
     _tile_release();

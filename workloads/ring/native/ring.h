@@ -49,11 +49,19 @@ void ring_pack_digits(uint8_t *packed, const uint64_t *w, size_t k, size_t n, pt
  *
  * total       out = a + b + c + d + constant; c and d, or d, may be NULL
  * product     out = x0 (y0 + y1) + x1 y0; product_bits the same over Z_2 bit by bit; square: x0 (x0 + 2 x1)
- * component   out = -(mask >> cut) - 2^(64 - cut) pad
- * hints       wrap = [a + b carries] - wrap_mask, top = (a + b) >> 63 - top_mask, both as signed numbers of cut bits
- * overflow    out = wrap + top (1 - c >> 63) + pad, as a signed number of cut bits
- * common      out = (c >> cut) + 2^(64 - cut) (share + other) - 2^(62 - cut) - 1
- * pairs       from a p and a g bit at each place, for each two places the upper p twice, and the lower g above p
+ * combine     out = a fa + b fb + constant; b may be NULL
+ * masked_bits the product over Z_2 bit by bit, and two masks added to it
+ * deal        with a = a0 + a1 and b = b0 + b1: to_first = x + b1, to_second = x + a1, own = component(b, second),
+ *             next = component(a, first), wrap = [a + b carries] - wrap_mask, top = (a + b) >> 63 - top_mask, the last
+ *             two as signed numbers of cut bits; component(mask, pad) = -(mask >> cut) - 2^(64 - cut) pad;
+ *             x, a1, b1, to_first and to_second may be NULL, all together
+ * send        sent = x + also + mask + constant, component = component(mask + rest, pad); also or rest, or both, is NULL
+ * open        c = sent + came + rest + also, share = wrap + top (1 - c >> 63) + pad, as a signed number of cut bits;
+ *             rest and also may be NULL, both together
+ * common      c = (c >> cut) + 2^(64 - cut) (share + other) - 2^(62 - cut) - 1, in place
+ * window      out = (x + also) >> low, its lowest `bytes`; also may be NULL
+ * pairs       of p = passes << 1 and g = arises << 1 where `keep` has ones: for each two places the upper p twice, the
+ *             lower g above p, and the upper g
  * groups      the same for groups of `half` bits, of words[i] and words[i + count], beside each other; and the upper g
  * offer       product = e (x0 + x1) - product_mask, bit = e - bit_mask
  * choose      with w = product + e x: sum += w where bit is 0, known + also - w where it is 1; also may be NULL
@@ -67,14 +75,24 @@ void ring_pack_digits(uint8_t *packed, const uint64_t *w, size_t k, size_t n, pt
     void ring_product_bits_##S(size_t count, uint64_t *out, const uint64_t *x0, const uint64_t *x1,                    \
                                const uint64_t *y0, const uint64_t *y1);                                                \
     void ring_square_##S(size_t count, uint64_t *out, const uint64_t *x0, const uint64_t *x1);                         \
-    void ring_component_##S(size_t count, int bytes, int cut, uint64_t *out, const uint64_t *mask, const void *pad);   \
-    void ring_hints_##S(size_t count, int bytes, int cut, void *wrap, void *top, const uint64_t *a, const uint64_t *b, \
-                        const void *wrap_mask, const void *top_mask);                                                  \
-    void ring_overflow_##S(size_t count, int bytes, int cut, void *out, const uint64_t *c, const void *wrap,           \
-                           const void *top, const void *pad);                                                          \
-    void ring_common_##S(size_t count, int bytes, int cut, uint64_t *out, const uint64_t *c, const void *share,        \
-                         const void *other);                                                                           \
-    void ring_pairs_##S(size_t count, uint64_t *high, uint64_t *low, const uint64_t *passes, const uint64_t *arises);  \
+    void ring_combine_##S(size_t count, uint64_t *out, const uint64_t *a, const uint64_t *b, uint64_t fa, uint64_t fb, \
+                          uint64_t constant);                                                                          \
+    void ring_masked_bits_##S(size_t count, uint64_t *out, const uint64_t *x0, const uint64_t *x1, const uint64_t *y0, \
+                              const uint64_t *y1, const uint64_t *mask, const uint64_t *other);                        \
+    void ring_deal_##S(size_t count, int bytes, int cut, uint64_t *to_first, uint64_t *to_second, uint64_t *own,       \
+                       uint64_t *next, void *wrap, void *top, const uint64_t *x, const uint64_t *a0,                   \
+                       const uint64_t *a1, const uint64_t *b0, const uint64_t *b1, const void *wrap_mask,              \
+                       const void *top_mask, const void *first, const void *second);                                   \
+    void ring_send_##S(size_t count, int bytes, int cut, uint64_t *sent, uint64_t *component, const uint64_t *x,       \
+                       const uint64_t *also, const uint64_t *mask, const uint64_t *rest, const void *pad,              \
+                       uint64_t constant);                                                                             \
+    void ring_open_##S(size_t count, int bytes, int cut, uint64_t *c, void *share, const uint64_t *sent,               \
+                       const uint64_t *came, const uint64_t *rest, const uint64_t *also, const void *wrap,             \
+                       const void *top, const void *pad);                                                              \
+    void ring_common_##S(size_t count, int bytes, int cut, uint64_t *c, const void *share, const void *other);         \
+    void ring_window_##S(size_t count, int bytes, int low, void *out, const uint64_t *x, const uint64_t *also);        \
+    void ring_pairs_##S(size_t count, uint64_t keep, uint64_t *high, uint64_t *low, uint64_t *rest,                    \
+                        const uint64_t *passes, const uint64_t *arises);                                               \
     void ring_groups_##S(size_t count, int half, uint64_t lower, uint64_t p_places, uint64_t *high, uint64_t *low,     \
                          uint64_t *rest, const uint64_t *words);                                                       \
     void ring_offer_##S(size_t count, uint64_t *product, uint64_t *bit, const int8_t *e, const uint64_t *x0,           \

@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foedus_workloads.mpc.ring import WORD_BITS, Factor, matmul
+from foedus_workloads.mpc.comparison import Words
+from foedus_workloads.mpc.ring import WORD_BITS, Factor, container, matmul
 from foedus_workloads.mpc.streams import expand
 
 Shape = tuple[int, ...]
@@ -33,14 +34,21 @@ _TOP = WORD_BITS - 1
 
 @dataclass(frozen=True)
 class Part:
-    """One value of a deal: its shape, and whether shares XOR (words) or add up."""
+    """One value of a deal: its shape, and whether shares XOR (words) or add up, as numbers of `lane` bits.
+
+    Of narrower numbers than a word's 64 bits several lie side by side, and carry nothing into each other.
+    """
 
     shape: Shape
     words: bool = False
+    lane: int = WORD_BITS
 
     def together(self, shares: Sequence[Tensor]) -> Tensor:
         """Return what shares come to."""
-        return reduce(torch.bitwise_xor if self.words else torch.add, shares)
+        if self.words:
+            return reduce(torch.bitwise_xor, shares)
+        lanes = (share.view(container(self.lane)) for share in shares)
+        return reduce(torch.add, lanes).view(torch.int64)
 
     def missing(self, value: Tensor, shares: Sequence[Tensor]) -> Tensor:
         """Return the share that is missing to `value`."""
@@ -185,21 +193,27 @@ def cut(shape: Shape, count: int) -> Deal:
     return Deal((part,), (part, part), follow)
 
 
-def bits(shape: Shape) -> Deal:
-    """Deal r, the words of its bits, and for each pair of neighbouring bits of r << 1 their AND at the even place."""
-    words = Part(shape, words=True)
+def bits(count: int, words: Words) -> Deal:
+    """Deal r, a number a window, the words of its bits, and of neighbouring bits of r << 1 their AND at the even place.
+
+    `count` words hold windows side by side.
+    """
+    flat = Part((count,), words=True)
 
     def follow(values: Sequence[Tensor], _: Masks) -> tuple[Tensor, ...]:
-        shifted = values[0] << 1
+        shifted = words.raise_bits(values[0])
         return values[0], (shifted >> 1) & shifted & EVEN
 
-    return Deal((Part(shape),), (words, words), follow)
+    return Deal((Part((count,), lane=words.window.width),), (flat, flat), follow)
 
 
-def packed_bits(words: int, unpack: Callable[[Tensor], Tensor]) -> Deal:
-    """Deal random words, and the bits that `unpack` finds in them as numbers that add up."""
-    count = unpack(torch.empty(words, dtype=torch.int64, device="meta")).numel()
-    return Deal((Part((words,), words=True),), (Part((count,)),), lambda values, _: (unpack(values[0]),))
+def packed_bits(count: int, words: Words) -> Deal:
+    """Deal random words, and the bits at their odd places, in the order of the elements, as numbers that add up."""
+
+    def follow(values: Sequence[Tensor], _: Masks) -> tuple[Tensor, ...]:
+        return (words.carries(values[0]).to(torch.int64),)
+
+    return Deal((Part((count,), words=True),), (Part((count * WORD_BITS // 2,)),), follow)
 
 
 def zero(shape: Shape) -> Deal:

@@ -1,39 +1,29 @@
 """exp, softmax, GELU, tanh and layer normalisation on fixed-point secrets, in place of CrypTen's.
 
 CrypTen's reciprocal overflows from 1000 on, its inverse root is wrong below 0.1 and above 100, and its softmax compares
-every entry with every other at the end. The formulas here are those of `Replicated3PC`, and so are their errors.
+every entry with every other at the end. Formulas, constants, ranges and windows are those of `Replicated3PC`, in
+`mpc/activations.py`, `mpc/normalisation.py` and `mpc/layers.py`, and so are their errors; what is written here is how
+they are computed from CrypTen's products. Rounds are those at 16 bits of fraction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from foedus_workloads.mpc.activations import RECIPROCAL_BITS
+from foedus_workloads.mpc import activations as formulas
+from foedus_workloads.mpc.comparison import Window
 from foedus_workloads.mpc.crypten.beaver import matrix_product, multiply, square
-from foedus_workloads.mpc.crypten.comparison import maximum, negative
+from foedus_workloads.mpc.crypten.comparison import maximum, negative, window
 from foedus_workloads.mpc.crypten.openings import Operation, together
 from foedus_workloads.mpc.crypten.party import Party
 from foedus_workloads.mpc.crypten.truncation import truncate
 from foedus_workloads.mpc.layers import VARIANCES
 from foedus_workloads.mpc.normalisation import LINE_BITS, ROOT, Powers
-
-# 1 + a u + b u^2 with u = x / 32 and b = 15/32, raised to 2^5: this a makes the largest relative error for x >= -5,
-# weighted by e^(x + 5) below, smallest: 0.2 %; e^x is met within 1.6e-4.
-_SQUARINGS = 5
-_SLOPE = 0.99904365
-_CURVATURE, _SHIFT = 15, 15  # the factor of x^2 is 15 / 2^15: b / 32^2 with a division that a truncation does
-_CLIP = -14.0  # e^-14 = 8e-7 is below half a unit of the last place at 16 bits
-# GELU(x) - relu(x) on |x| < 3 (zero beyond) by a quartic in a = |x|: 0.02328962 a^4 - 0.19719836 a^3 + 0.5658561 a^2
-# - 0.55386347 a + 0.00410626, here as a product of two quadratics: largest error 0.0041, mean 0.00034 on [-10, 10].
-_GELU_LIMIT = 3.0
-_GELU_LEFT = (7.67784689, -5.38593562, 1.0)
-_GELU_RIGHT = (0.02328962 * 0.0229636, 0.02328962 * -3.08128539, 0.02328962)
-_QUADRATICS_BITS = 58  # of both quadratics' scales together: four bits of 62 are left for the value
+from foedus_workloads.mpc.polynomials import SCALE_BITS, Quartic
 
 
 def scaled_product(party: Party, x: Tensor, y: Tensor, bits: int | None = None) -> Operation[Tensor]:
@@ -41,88 +31,106 @@ def scaled_product(party: Party, x: Tensor, y: Tensor, bits: int | None = None) 
     return (yield from truncate(party, (yield from multiply(party, x, y)), party.fraction if bits is None else bits))
 
 
-def scaled_square(party: Party, x: Tensor) -> Operation[Tensor]:
-    """Return the share of x squared at the fraction: 2 rounds."""
-    return (yield from truncate(party, (yield from square(party, x)), party.fraction))
+def scaled_square(party: Party, x: Tensor, bits: int | None = None) -> Operation[Tensor]:
+    """Return the share of x squared / 2^bits, by default of a number at the fraction: 2 rounds."""
+    return (yield from truncate(party, (yield from square(party, x)), party.fraction if bits is None else bits))
+
+
+def scaled_matrix_product(party: Party, x: Tensor, y: Tensor) -> Operation[Tensor]:
+    """Return the share of x @ y of two matrices at the fraction: 2 rounds."""
+    return (yield from truncate(party, (yield from matrix_product(party, x, y)), party.fraction))
+
+
+def polynomial(party: Party, z: Tensor, form: Quartic, *, half: Tensor | None = None) -> Operation[Tensor]:
+    """Return the polynomial at z, and `half` / 2 added to it: 4 rounds."""
+    f = party.fraction
+    y = yield from scaled_square(party, party.add_public(z, party.encode(form.shift)), f + form.halvings)
+    left = party.add_public(y, party.encode(form.constant))
+    right = party.add_public(y * form.quartic + z * form.linear, party.encode(form.other))
+    summand = yield from multiply(party, left, right)
+    if half is not None:
+        summand = summand + half * (1 << (f + SCALE_BITS - 1))
+    return (yield from truncate(party, summand, f + SCALE_BITS))
 
 
 def exponential(party: Party, x: Tensor) -> Operation[Tensor]:
-    """Return e^x for x <= 0, and 0 below -14: 13 rounds; see `_SLOPE` for the error.
+    """Return e^x for -2^15 < x <= 0, and 0 below -14: 11 rounds.
 
-    1. y is a quadratic in x that is close to e^(x / 32), as 15 / 2^15 ((x + s)^2 + q). 2. Square five times. 3. Far
-    below the clip the result means nothing and is multiplied by 0: whether x < -14 is compared meanwhile.
+    1. A quartic in x is close to e^(x / 8). 2. Square three times. 3. Far below the clip the result means nothing and
+    is multiplied by 0: whether x < -14 is compared meanwhile.
     """
-    power, below = yield from together(_power(party, x), negative(party, party.add_public(x, -party.encode(_CLIP))))
+    at = window(party, range_bits=formulas.RANGE_BITS, unit_bits=formulas.CLIP_UNIT_BITS)
+    power, below = yield from together(
+        _power(party, x), negative(party, party.add_public(x, -party.encode(formulas.CLIP)), at)
+    )
     return power - (yield from multiply(party, power, below))
 
 
 def _power(party: Party, x: Tensor) -> Operation[Tensor]:
-    centre = _SLOPE * (1 << (_SHIFT - 1 - _SQUARINGS)) / _CURVATURE
-    at_zero = party.encode((1 << _SHIFT) - _CURVATURE * centre**2, 2 * party.fraction)
-    squared = yield from square(party, party.add_public(x, party.encode(centre)))
-    y = yield from truncate(party, party.add_public(squared * _CURVATURE, at_zero), party.fraction + _SHIFT)
-    for _ in range(_SQUARINGS):
+    y = yield from polynomial(party, x, formulas.ROOT_OF_EXP)
+    for _ in range(formulas.SQUARINGS):
         y = yield from scaled_square(party, y)
     return y
 
 
-def softmax(party: Party, x: Tensor) -> Operation[Tensor]:
-    """Return softmax over the last dimension of n >= 2: 8 ceil(log2 n) + 32 rounds.
+def exponentials(party: Party, x: Tensor) -> Operation[Tensor]:
+    """Return e^(x - largest) of rows of n: their sums lie in [1, n]; 7 ceil(log2 n) + 11 rounds."""
+    top = yield from maximum(party, x, _wide(party))
+    return (yield from exponential(party, x - top))
 
-    The largest entry is taken off, so the sum lies in [1, n].
-    """
-    top = yield from maximum(party, x)
-    weights = yield from exponential(party, x - top)
-    total = weights.sum(-1, keepdim=True)
-    bits = party.fraction + RECIPROCAL_BITS
+
+def inverse_of_sum(party: Party, weights: Tensor) -> Operation[Tensor]:
+    """Return 1 / sum of each row of `exponentials`, as `divide` takes it: 16 rounds."""
     # Rounding can push a sum of exactly 1 or n over its bound: one power of two to spare on either side.
-    inverse = yield from reciprocal(party, total, Powers(-1, (x.shape[-1] - 1).bit_length() + 1), bits=bits)
-    return (yield from scaled_product(party, weights, inverse, bits))
+    powers = Powers(-1, (weights.shape[-1] - 1).bit_length() + 1)
+    bits = party.fraction + formulas.RECIPROCAL_BITS
+    return (yield from reciprocal(party, weights.sum(-1, keepdim=True), powers, bits=bits))
+
+
+def divide(party: Party, values: Tensor, inverse: Tensor) -> Operation[Tensor]:
+    """Return values times the `inverse_of_sum` of their rows: 2 rounds."""
+    return (yield from scaled_product(party, values, inverse, party.fraction + formulas.RECIPROCAL_BITS))
+
+
+def softmax(party: Party, x: Tensor) -> Operation[Tensor]:
+    """Return softmax over the last dimension of n >= 2: 7 ceil(log2 n) + 29 rounds."""
+    weights = yield from exponentials(party, x)
+    return (yield from divide(party, weights, (yield from inverse_of_sum(party, weights))))
 
 
 def gelu(party: Party, x: Tensor) -> Operation[Tensor]:
-    """Return GELU(x) as relu(x) + [|x| < 3] q(|x|): 17 rounds; see `_GELU_LEFT` for q and its error."""
-    below, size = yield from _magnitude(party, x)
-    quartic, inside = yield from together(
-        _gelu_quartic(party, size), negative(party, party.add_public(size, -party.encode(_GELU_LIMIT)))
-    )
-    lost, rest = yield from together(multiply(party, x, below), multiply(party, quartic, inside))
-    return x - lost + (yield from truncate(party, rest, party.fraction))
+    """Return GELU(x) for |x| < 2^10: 7 rounds.
+
+    1. q = x/2 + a quartic in x^2. 2. Whether x < -3.03 and whether x < 3 is compared meanwhile; where they differ, x
+    lies between. 3. The result is x + [between] q - [x < 3] x.
+    """
+    at = window(party, range_bits=formulas.GELU_RANGE_BITS, unit_bits=formulas.GELU_UNIT_BITS)
+    # A unit lower, for what lies less than a unit above may count as below.
+    limits = -formulas.GELU_LIMIT - 2.0**-formulas.GELU_UNIT_BITS, formulas.GELU_LIMIT
+    signs = (negative(party, party.add_public(x, -party.encode(limit)), at) for limit in limits)
+    q, below, not_above = yield from together(_gelu_between(party, x), *signs)
+    inside, lost = yield from together(multiply(party, q, not_above - below), multiply(party, x, not_above))
+    return x + inside - lost
 
 
-def _magnitude(party: Party, x: Tensor) -> Operation[tuple[Tensor, Tensor]]:
-    """Return whether x < 0, and |x|: 8 rounds."""
-    below = yield from negative(party, x)
-    return below, x - 2 * (yield from multiply(party, x, below))
-
-
-def _gelu_quartic(party: Party, a: Tensor) -> Operation[Tensor]:
-    """Return q(a) at twice the fraction: 4 rounds."""
-    f = party.fraction
-    squared = yield from scaled_square(party, a)
-    spare = _QUADRATICS_BITS - 2 * f
-    # The right quadratic has the small coefficients, so it gets more of the bits.
-    left_bits = spare // 2 - 3
-    left = _quadratic(party, a, squared, _GELU_LEFT, left_bits)
-    right = _quadratic(party, a, squared, _GELU_RIGHT, spare - left_bits)
-    return (yield from scaled_product(party, left, right, spare))
-
-
-def _quadratic(party: Party, a: Tensor, squared: Tensor, factors: tuple[float, float, float], bits: int) -> Tensor:
-    """Return a quadratic with public factors at fraction + `bits` bits after the point; local."""
-    constant, linear, quadratic = factors
-    terms = a * party.encode(linear, bits) + squared * party.encode(quadratic, bits)
-    return party.add_public(terms, party.encode(constant, party.fraction + bits))
+def _gelu_between(party: Party, x: Tensor) -> Operation[Tensor]:
+    return (yield from polynomial(party, (yield from scaled_square(party, x)), formulas.GELU, half=x))
 
 
 def tanh(party: Party, x: Tensor) -> Operation[Tensor]:
-    """Return tanh(x) as sign(x) (1 - E) / (1 + E), E = e^(-2 |x|): 30 rounds; error below 1e-3."""
-    below, size = yield from _magnitude(party, x)
+    """Return tanh(x) for |x| < 2^14, as sign(x) (1 - E) / (1 + E) with E = e^(-2 |x|): 27 rounds; error below 1e-3."""
+    below = yield from negative(party, x, _wide(party))
+    size = x - 2 * (yield from multiply(party, x, below))
     decay = yield from exponential(party, size * -2)
     one = party.encode(1)
     inverse = yield from _reciprocal_near_one(party, party.add_public(decay, one))
     value = yield from scaled_product(party, party.add_public(-decay, one), inverse)
     return value - 2 * (yield from multiply(party, value, below))
+
+
+def _wide(party: Party) -> Window:
+    """Return the window of scores and of what lies between them."""
+    return window(party, range_bits=formulas.RANGE_BITS, unit_bits=formulas.UNIT_BITS)
 
 
 @dataclass(frozen=True)
@@ -138,13 +146,14 @@ class Normalised:
 
 
 def normalise(party: Party, v: Tensor, powers: Powers) -> Operation[Normalised]:
-    """Bring v, which lies within `powers`, into [1, 2): 9 rounds.
+    """Bring v, which lies within `powers`, into [1, 2): 8 rounds, 9 where range and fraction take over 31 bits.
 
     Values outside come out wrong, and nothing says so: the bounds are part of the program.
     """
     bounds = torch.tensor([party.encode(2.0**step) for step in range(powers.low + 1, powers.high)])
     spread = v.unsqueeze(-1).expand(*v.shape, len(bounds))
-    above = party.add_public(-(yield from negative(party, party.add_public(spread, -bounds))), 1)
+    at = window(party, range_bits=powers.high, unit_bits=party.fraction)
+    above = party.add_public(-(yield from negative(party, party.add_public(spread, -bounds), at)), 1)
     bits = party.fraction + powers.high  # so that the smallest scale has as many bits as other values
     scale = _by_power(party, above, powers, lambda j: 2.0**-j, bits)
     return Normalised((yield from scaled_product(party, v, scale, bits)), above, powers)
@@ -152,13 +161,12 @@ def normalise(party: Party, v: Tensor, powers: Powers) -> Operation[Normalised]:
 
 def _by_power(party: Party, above: Tensor, powers: Powers, function: Callable[[int], float], bits: int) -> Tensor:
     """Return function(j) for the secret j, at `bits` bits after the point; local."""
-    values = [party.encode(function(j), bits) for j in range(powers.low, powers.high)]
-    rises = torch.tensor([after - before for before, after in pairwise(values)], dtype=torch.int64)
-    return party.add_public((above * rises).sum(-1), values[0])
+    first, rises = powers.tabulate(function, bits)
+    return party.add_public((above * rises).sum(-1), first)
 
 
 def reciprocal(party: Party, v: Tensor, powers: Powers, *, bits: int) -> Operation[Tensor]:
-    """Return 1/v at `bits` bits after the point: 17 rounds; relative error about 3e-5 at 16 bits of fraction."""
+    """Return 1/v at `bits` bits after the point: 8 rounds after `normalise`; relative error about 3e-5 at 16 bits."""
     normalised = yield from normalise(party, v, powers)
     w = yield from _reciprocal_near_one(party, normalised.c)
     scale_bits = party.fraction + powers.high
@@ -183,7 +191,7 @@ def _reciprocal_near_one(party: Party, c: Tensor) -> Operation[Tensor]:
 
 
 def inverse_root(party: Party, v: Tensor, powers: Powers, *, factor: float = 1.0) -> Operation[Tensor]:
-    """Return factor / sqrt(v): 15 rounds; relative error about 1e-4 at 16 bits of fraction."""
+    """Return factor / sqrt(v): 6 rounds after `normalise`; relative error about 1e-4 at 16 bits of fraction."""
     f = party.fraction
     normalised = yield from normalise(party, v, powers)
     x = party.add_public(normalised.c, -party.encode(1.5))
@@ -207,18 +215,19 @@ class Norm:
 def layer_norm(party: Party, x: Tensor, norm: Norm) -> Operation[Tensor]:
     """Return (x - mean) / sqrt(variance + epsilon) * weight + bias over the last dimension: 20 rounds.
 
-    The sum of squares is not divided by n: its range and the root's factor are scaled instead.
+    The sum of squares is not divided by n: its range and the root's factor are scaled instead. Values times weights are
+    not rounded before they are scaled: of 62 bits 3 f are after the point, which leaves room for 2^14 at 16 bits.
     """
     f, count = party.fraction, x.shape[-1]
     width = count.bit_length()
     total = x.sum(-1, keepdim=True)
     centred = x - (yield from truncate(party, total * party.encode(1 / count, f + width), f + width))
-    squares, weighted = yield from together(_square_sum(party, centred), scaled_product(party, centred, norm.weight))
+    squares, weighted = yield from together(_square_sum(party, centred), multiply(party, centred, norm.weight))
     powers = Powers(VARIANCES.low + width - 1, VARIANCES.high + width)
     spread = party.add_public(squares, party.encode(norm.epsilon * count))
     inverse = yield from inverse_root(party, spread.unsqueeze(-1), powers, factor=count**0.5)
     scaled = yield from multiply(party, weighted, inverse)
-    return (yield from truncate(party, scaled + norm.bias * (1 << f), f))
+    return (yield from truncate(party, scaled + norm.bias * (1 << 2 * f), 2 * f))
 
 
 def _square_sum(party: Party, x: Tensor) -> Operation[Tensor]:
@@ -227,11 +236,13 @@ def _square_sum(party: Party, x: Tensor) -> Operation[Tensor]:
 
 
 def attention(party: Party, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Operation[Tensor]:
-    """Return softmax(q k^T + mask) v: [heads, n, d] each; 4 rounds more than the softmax.
+    """Return softmax(q k^T + mask) v: [heads, n, d] each; 2 rounds more than the softmax.
 
     The queries come divided by the root of d. `mask` [n] is 0 for a key that counts, far below all scores for others.
+    Rows are divided by their sums last, when they have d entries and not n; the sums are inverted while the
+    exponentials are multiplied by v.
     """
-    f = party.fraction
-    scores = yield from truncate(party, (yield from matrix_product(party, query, key.transpose(-1, -2))), f)
-    weights = yield from softmax(party, scores + mask)
-    return (yield from truncate(party, (yield from matrix_product(party, weights, value)), f))
+    scores = yield from scaled_matrix_product(party, query, key.transpose(-1, -2))
+    weights = yield from exponentials(party, scores + mask)
+    sums, inverse = yield from together(scaled_matrix_product(party, weights, value), inverse_of_sum(party, weights))
+    return (yield from divide(party, sums, inverse))

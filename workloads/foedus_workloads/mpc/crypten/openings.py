@@ -12,11 +12,15 @@ from typing import TypeVar
 from torch import Tensor
 
 T = TypeVar("T")
+WORD_BYTES = 8
 
 
 @dataclass(frozen=True)
 class Opening:
-    """A party's shares of what is opened in one round: of secrets that add up, and of words that XOR."""
+    """A party's shares of what is opened in one round: of secrets that add up, and of words that XOR.
+
+    Secrets of fewer than 64 bits come in a narrower type, and fill whole words.
+    """
 
     sums: tuple[Tensor, ...] = field(default=(), repr=False)
     words: tuple[Tensor, ...] = field(default=(), repr=False)
@@ -24,7 +28,7 @@ class Opening:
     @property
     def size(self) -> int:
         """How many integers of 64 bits it takes."""
-        return sum(each.numel() for each in (*self.sums, *self.words))
+        return sum(each.numel() * each.element_size() for each in (*self.sums, *self.words)) // WORD_BYTES
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from foedus_workloads.mpc.crypten.deals import Deal, zero
 from foedus_workloads.mpc.crypten.execute import PartyWeights, build_weights, run_step
-from foedus_workloads.mpc.crypten.openings import Opened, Opening
+from foedus_workloads.mpc.crypten.openings import WORD_BYTES, Opened, Opening
 from foedus_workloads.mpc.crypten.party import Party
 from foedus_workloads.mpc.model.plan import Elementwise
 from foedus_workloads.mpc.model.program import Linear, Program, Step
@@ -24,7 +24,6 @@ ASSUMPTION = (
     "others, and all follow the protocol; members under one administrator are a demonstration"
 )
 _META = torch.device("meta")
-_WORD_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,12 @@ class Plan:
     @property
     def bytes_sent(self) -> int:
         """What each party sends the others, payloads alone."""
-        return (self.parties - 1) * _WORD_BYTES * sum(stage.opened for stage in self.stages)
+        return (self.parties - 1) * WORD_BYTES * sum(stage.opened for stage in self.stages)
 
     @property
     def bytes_dealt(self) -> int:
         """What the dealer sends the last party."""
-        return _WORD_BYTES * sum(stage.corrections for stage in self.stages)
+        return WORD_BYTES * sum(stage.corrections for stage in self.stages)
 
 
 class _Recorder:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import reduce
-from math import prod
 
 import torch
 from torch import Tensor
@@ -26,7 +25,7 @@ from foedus_contract.errors import JobFailed
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.mpc_wire import DEALER, SessionTerms, members
 from foedus_workloads.mpc.crypten.deals import CorrectedDeals, Dealer, DrawnDeals, Masks, Streams, pieces
-from foedus_workloads.mpc.crypten.openings import Opened, Opening, Operation
+from foedus_workloads.mpc.crypten.openings import WORD_BYTES, Opened, Opening, Operation
 from foedus_workloads.mpc.crypten.party import Party
 from foedus_workloads.mpc.crypten.plan import Plan
 from foedus_workloads.mpc.rounds import Expected
@@ -118,7 +117,7 @@ class PartySession(_Member):
             return ()
         number = self.totals.rounds
         self.totals.rounds += 1
-        payload = torch.cat([each.reshape(-1) for each in (*self._own.sums, *self._own.words)])
+        payload = torch.cat([each.reshape(-1).view(torch.int64) for each in (*self._own.sums, *self._own.words)])
         header, content = self._message(number, (payload,)), (bytes_of(payload),)
         sends = tuple(Send(each, header, content) for each in self._others if each != DEALER)
         self._count(sends)
@@ -164,6 +163,6 @@ def _parted(inbox: Inbox, like: Opening) -> Opening:
     """Return a party's message as shares of what was opened."""
     whole = torch.from_numpy(inbox.buffers[0])
     kinds = (*like.sums, *like.words)
-    parts = pieces(whole, [prod(each.shape) for each in kinds])
-    shaped = [part.reshape(each.shape) for part, each in zip(parts, kinds, strict=True)]
+    parts = pieces(whole, [each.numel() * each.element_size() // WORD_BYTES for each in kinds])
+    shaped = [part.view(each.dtype).reshape(each.shape) for part, each in zip(parts, kinds, strict=True)]
     return Opening(tuple(shaped[: len(like.sums)]), tuple(shaped[len(like.sums) :]))

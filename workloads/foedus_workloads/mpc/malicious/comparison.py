@@ -26,7 +26,7 @@ from foedus_workloads.mpc.rounds import Operation
 
 def carry_words(record: Record, party: Party, x: Shared, words: Words) -> Operation[tuple[Shared, Shared]]:
     """Return Boolean sharings of p and g."""
-    s = x.map(words.pack)
+    s = x.map(lambda value: words.pack([value]))
     left, right, third = (_only(party, s, components) for components in ({0, 2}, {1, 2}, {2}))
     majority = (yield from record.multiply(party, left, right, BOOLEAN, bits=words.bits)) ^ third
     carried = majority.map(words.raise_bits)

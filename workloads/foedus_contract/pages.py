@@ -1,0 +1,43 @@
+"""What a coordinator says of itself: one word to a kubelet, numbers to the silos of its job.
+
+`HEALTH` and `READY` are answered on PROBE_PORT to whoever gets there, for a kubelet shows no certificate. The other
+pages are answered on the coordinator's own port, over mutual TLS.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from foedus_contract import limits
+from foedus_contract.models import ContractModel, Digest, SiloName
+
+PROBE_PORT = 8081
+HEALTH, READY = "/health", "/ready"
+METRICS, PRIVACY, SECURITY = "/metrics", "/privacy/status", "/security/status"
+
+Count = Annotated[int, Field(ge=0, le=limits.MAX_ATTEMPTS)]
+
+
+class CoordinatorPrivacy(ContractModel):
+    """`/privacy/status`: what the job has cost so far, of what it may cost."""
+
+    plan_digest: Digest
+    rounds: Count
+    attempts: Count
+    charged: Count
+    epsilon_spent: Annotated[float, Field(ge=0)]
+    epsilon_limit: Annotated[float, Field(ge=0)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+
+
+class CoordinatorSecurity(ContractModel):
+    """`/security/status`: who answers, what it runs, and whom it counts on."""
+
+    least_tls: Literal["1.3"] = "1.3"
+    code_digest: Digest
+    incarnation: Annotated[int, Field(ge=0)]
+    present: tuple[SiloName, ...]
+    threshold: Annotated[int, Field(ge=1, le=limits.MAX_SILOS)]
+    min_honest: Annotated[int, Field(ge=1, le=limits.MAX_SILOS)]
