@@ -79,7 +79,7 @@ class Cut:
             return Dealt(*found[:4], hints=found[4:])
         to_first = None if x is None or b.rest is None else x + b.rest
         to_second = None if x is None or a.rest is None else x + a.rest
-        own, following = self._component(b.total, narrow.second_pad), self._component(a.total, narrow.first_pad)
+        own, following = self.component(b.total, narrow.second_pad), self.component(a.total, narrow.first_pad)
         return Dealt(to_first, to_second, own, following, self._hints(a.total, b.total, narrow.wrap, narrow.top))
 
     def send(self, parts: Sequence[Tensor], mask: Mask, pad: Tensor, constant: int) -> tuple[Tensor, Tensor]:
@@ -88,7 +88,7 @@ class Cut:
             x, also = (*parts, None)[:2]
             assert x is not None, "there is a part"
             return passes.send((x, also), (mask.part, mask.rest), pad, self.count, constant)
-        return total((*parts, mask.part), constant, self.bits), self._component(mask.total, pad)
+        return total((*parts, mask.part), constant, self.bits), self.component(mask.total, pad)
 
     def open(
         self, sent: Tensor, came: Sequence[Tensor], rest: Tensor | None, narrow: tuple[Tensor, Tensor, Tensor]
@@ -114,7 +114,7 @@ class Cut:
         offset = (1 << (self.bits - 2 - self.count)) + 1
         return shift_right(c, self.count, self.bits) + self._wrapped(share + other) - offset
 
-    def _component(self, mask: Tensor, pad: Tensor) -> Tensor:
+    def component(self, mask: Tensor, pad: Tensor) -> Tensor:
         """Return -(mask >> t) - 2^(k-t) pad: the dealer's component with one neighbour (step 5)."""
         return -(shift_right(mask, self.count, self.bits) + self._wrapped(pad))
 
