@@ -26,8 +26,8 @@ class Audit:
     """Everything that one party has to show in a session.
 
     `session` is the session's number, `entropy` the operating system's randomness. Claims that are not checked when the
-    program ends are checked by `release`, without which no result leaves. `mark`, `traces` and `repeat` are a plan's, in
-    which a step leaves the same traces in each layer (`record`).
+    program ends are checked by `release`, without which no result leaves. `mark`, `traces` and `repeat` are a plan's,
+    in which a step leaves the same traces in each layer (`record`).
     """
 
     def __init__(self, party: Party, session: bytes, entropy: Entropy) -> None:
