@@ -12,6 +12,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -31,6 +32,7 @@ from support.tiny_classifier import write_classifier
 
 CANARY = "the striker told parliament about a faster computer chip"
 BITS = 16
+PAGE = 4096
 BIAS = "encoder.layer.0.intermediate.dense.bias"
 WEIGHT = "bert.encoder.layer.0.intermediate.dense.weight"
 
@@ -70,6 +72,14 @@ def found(secrets: dict[str, bytes], content: bytes) -> list[str]:
     return [name for name, secret in secrets.items() if secret in content]
 
 
+def without_zeros(content: bytes) -> bytes:
+    """Leave out pages that hold zeros alone and lie between such pages: there are many, and searching them is slow."""
+    pages = np.frombuffer(content, np.uint64).reshape(-1, PAGE // 8)
+    held = pages.any(axis=1)
+    held = held | np.append(held[1:], False) | np.append(False, held[:-1])
+    return pages[held].tobytes()
+
+
 def memory(pid: int) -> bytes:
     """Return all that a process can write to: heap, stacks, and the pages of its libraries' data."""
     parts = []
@@ -80,7 +90,7 @@ def memory(pid: int) -> bytes:
                 start, end = (int(part, 16) for part in span.split("-"))
                 try:
                     content.seek(start)
-                    parts.append(content.read(end - start))
+                    parts.append(without_zeros(content.read(end - start)))
                 except OSError:
                     continue  # the kernel's own pages
     return b"\0".join(parts)
@@ -133,7 +143,9 @@ PROTOCOLS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize(
+    "protocol", ["Replicated3PC", pytest.param("Replicated3PCMalicious", marks=pytest.mark.nightly), "CrypTen"]
+)
 def test_no_members_memory_and_no_file_holds_a_canary(model, tmp_path, monkeypatch, protocol):
     parties, names, holders, bias, _ = PROTOCOLS[protocol]
     show, share, sharings = Looking(tmp_path / "state", names), Owner.share, []
