@@ -124,7 +124,7 @@ def _api_server(layout: Layout) -> dict[str, object]:
         "audit-policy-file": layout.folder / "audit-policy.yaml",
         "audit-log-path": layout.audit_log,
         "audit-log-maxsize": 256,  # megabytes, then a new file: all of them stay
-        "profiling": "true",
+        "profiling": "false",
     }
 
 
@@ -167,5 +167,5 @@ def _component(layout: Layout, user: str) -> dict[str, object]:
         "authorization-kubeconfig": kubeconfig,
         "bind-address": layout.loopback,
         "leader-elect": "false",
-        "profiling": "true",
+        "profiling": "false",
     }

@@ -29,6 +29,7 @@ from foedus_engine.cluster.protocol import NotFound, find
 from foedus_engine.decide.plan import ObjectKey
 from foedus_operator.api_server import ApiServer, connect, load_configuration
 from foedus_operator.kube import KubeCluster
+from foedus_operator.serving import Review, reviewed_by
 from support.audit import Audit, denied, granted, used
 from support.brain import manifest
 from support.kubernetes import api_server, kubeconfig, make_namespace
@@ -167,9 +168,29 @@ async def test_the_operator_lives_by_the_charts_rights(installed: Installed, tmp
         life = Life(installed.root, server, installed.jobs, installed.release, with_controllers=True)
         await life.live()
         await until(lambda: is_left(life, [("PersistentVolumeClaim", "demo-coordinator-output")]))
+        await who_may_read_is_asked(installed, reviewed_by(server))
     events = list(installed.audit.requests(f"system:serviceaccount:{installed.release}:{OPERATOR}"))
     assert denied(events) == []
     assert used(events) == granted(OPERATOR)
+
+
+async def who_may_read_is_asked(installed: Installed, review: Review) -> None:
+    """Show a token before and after its holder has the chart's role for reading numbers, and one that is none."""
+    account = f"/api/v1/namespaces/{installed.release}/serviceaccounts/default"
+    made = await installed.root.request("POST", f"{account}/token", body={"spec": {"expirationSeconds": 600}})
+    token = made["status"]["token"]
+    assert [await review(each, "/metrics") for each in ("none", token)] == [None, False]
+    group = "rbac.authorization.k8s.io"
+    binding = {
+        "metadata": {"name": f"reads-{installed.release}"},
+        "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "foedus-metrics"},
+        "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": installed.release}],
+    }
+    bindings = f"/apis/{group}/v1/clusterrolebindings"
+    await installed.root.request("POST", bindings, body=binding)
+    await until(lambda: review(token, "/metrics"))
+    assert not await review(token, "/logs")
+    await installed.root.request("DELETE", f"{bindings}/reads-{installed.release}")
 
 
 async def is_held(cluster: KubeCluster, lease: ObjectKey, holder: str) -> bool:
