@@ -4,9 +4,11 @@ Foedus: `foedus infer --local`'s own path, three party processes with mutual TLS
 client's, from sharing the embedded text to the opened logits. SPU 0.9.5: ABY3 in its simulator, three threads of one
 process that exchange memory, with its own GELU and with the formula of Foedus. CrypTen 0.4.1: two processes, gloo, its
 own provider. For both only the computation is timed, not sharing, compiling or starting, and both are given what
-Foedus's compiler finds by itself: after the last attention one token is left.
+Foedus's compiler finds by itself: after the last attention one token is left, and scores are divided by sqrt(d) in the
+query's weights; SPU is also told to invert a row's sum once.
 
-The arms take turns, never two at a time, and of each the fastest turn counts. Wall time is what a user waits;
+The arms take turns, never two at a time, and of each the fastest turn counts; a turn of Foedus is the mean of its
+texts, the first of which comes to fresh processes as those of the other arms do. Wall time is what a user waits;
 processor time, of all processes of an arm, is what other load on the machine disturbs less. Logits are held to float64.
 The value is the seconds of SPU's faster arm over those of Foedus.
 """
@@ -61,12 +63,13 @@ class Found:
     seconds: list[float] = field(default_factory=list)
     processor: list[float] = field(default_factory=list)
     logits: list[Sequence[float]] = field(default_factory=list)
+    texts: list[float] = field(default_factory=list)  # seconds of each, where a turn has several
 
-    def add(self, seconds: float, processor: float, logits: Sequence[float]) -> None:
-        """Note one inference."""
+    def add(self, seconds: float, processor: float, *logits: Sequence[float]) -> None:
+        """Note a turn: what an inference took in it, and what came of each."""
         self.seconds.append(seconds)
         self.processor.append(processor)
-        self.logits.append(logits)
+        self.logits += logits
 
     def row(self, exact: Sequence[float]) -> Mapping[str, Any]:
         """Return the arm's row of the report."""
@@ -74,6 +77,7 @@ class Found:
         finite = all(map(isfinite, errors))  # CrypTen's series may run away, and JSON has no infinity
         return {
             "seconds": self.seconds,
+            **({"secondsByText": self.texts} if self.texts else {}),
             "processorSeconds": self.processor,
             "largestError": max(errors) if finite else None,
             "meanError": fmean(errors) if finite else None,
@@ -116,14 +120,15 @@ def make_task(folder: Path) -> Task:
 
 
 def arrays(task: Task) -> Mapping[str, Any]:
-    """Return weights as inputs × outputs, the embedded text, and sizes as JSON."""
+    """Return weights as inputs × outputs, the query's over sqrt(d), the embedded text, and sizes as JSON."""
     sizes = task.model.architecture
     public = {"layers": sizes.layers, "heads": sizes.heads, "epsilon": sizes.epsilon}
-    weights = {
-        name: (tensor.t() if tensor.dim() == 2 else tensor).contiguous().numpy()
-        for name, tensor in task.model.tensors.items()
-        if not name.startswith("embeddings.")
-    }
+    size = sizes.hidden // sizes.heads
+    weights = {}
+    for name, tensor in task.model.tensors.items():
+        if not name.startswith("embeddings."):
+            scaled = tensor * size**-0.5 if ".query." in name else tensor
+            weights[name] = (scaled.t() if scaled.dim() == 2 else scaled).contiguous().numpy()
     text = task.model.encode_text(task.text).values.numpy()
     return {**weights, "hidden": text, "sizes": np.frombuffer(json.dumps(public).encode(), np.uint8)}
 
@@ -134,8 +139,9 @@ def run_foedus(task: Task, found: Found, peaks: list[int]) -> None:
     request = Request((task.text,) * TEXTS_A_TURN, task.folder / "bert", None, task.folder / "state")
     asyncio.run(infer_local(request, meter, os.environ))
     peaks[:] = max(peaks, meter.peaks)
-    for answer, processor in zip(meter.answers, meter.processor, strict=True):
-        found.add(answer.seconds, processor, answer.logits)
+    seconds = [answer.seconds for answer in meter.answers]
+    found.add(fmean(seconds), fmean(meter.processor), *(answer.logits for answer in meter.answers))
+    found.texts += seconds
 
 
 def run_other(task: Task, found: Found, python: Path, program: str, *arguments: str) -> None:

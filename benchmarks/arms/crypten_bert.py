@@ -61,7 +61,7 @@ def classify(weights: dict[str, Any], hidden: Any, sizes: dict[str, Any]) -> Any
         kept = hidden[:1] if layer == sizes["layers"] - 1 else hidden
         sources = {"query": kept, "key": hidden, "value": hidden}
         query, key, value = (split(linear(x, f"{name}.attention.self.{part}")) for part, x in sources.items())
-        scores = query.matmul(key.transpose(1, 2)) * (query.shape[-1] ** -0.5)
+        scores = query.matmul(key.transpose(1, 2))  # divided by sqrt(d) in the query's weights
         context = scores.softmax(-1).matmul(value)
         joined = context.transpose(0, 1).reshape(kept.shape)
         hidden = norm(linear(joined, f"{name}.attention.output.dense") + kept, f"{name}.attention.output.LayerNorm")

@@ -60,7 +60,10 @@ def infer(
     if not asked:
         raise click.UsageError("no text is given; write it behind the options, or name a file with --file")
     from foedus.inference.local import Request, infer_local
+    from foedus_workloads.mpc.ring import missing_kernels
 
+    if (missing := missing_kernels()) is not None:
+        click.echo(missing, err=True)
     request = Request(check_texts(asked), find_model(model), adapter, state, protocol, parties)
     show = make_show(output)
 

@@ -8,6 +8,7 @@ weights lie on disk only until the parties have read them.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,9 +30,11 @@ from foedus_workloads.inference.model import Owner
 from foedus_workloads.inference.schemes import Scheme, find_scheme
 from foedus_workloads.inference.shares import write_shares
 from foedus_workloads.mpc.model import EmbeddedText
+from foedus_workloads.mpc.ring import missing_kernels
 from foedus_workloads.transport.caller import Call, CallerPatience, CallerPlace
 
 T = TypeVar("T")
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ async def infer_local(
     places = places or Loopback()
     if request.protocol not in PROTOCOLS:
         raise InvalidInput(f"{request.protocol!r} is no protocol", where="protocol", cure=f"use {', '.join(PROTOCOLS)}")
+    if (missing := missing_kernels()) is not None:
+        _logger.warning("%s", missing)
     watch = Stopwatch(show)
     with watch.phase("reading", "reading the model"):
         scheme = await in_thread(lambda: find_scheme(request.protocol, request.parties or PARTIES[request.protocol]))
@@ -84,7 +89,7 @@ async def infer_local(
         try:
             with watch.phase("starting", f"starting {told(scheme)}"):
                 await parties.start(environ)
-                await parties.watched(parties.listening())
+                await parties.watched(begun(parties, owner, request.texts))
                 parties.drop_shares()
                 show.processes(parties.processes)
             asking = Asking(owner, digest, place, watch, show)
@@ -92,6 +97,11 @@ async def infer_local(
         finally:
             await parties.stop()
     return Inference(tuple(answers), watch.seconds, scheme.protocol, scheme.parties, owner.digest, scheme.assumption)
+
+
+async def begun(parties: LocalParties, owner: Owner, texts: Sequence[str]) -> None:
+    """Plan what will be asked while the parties read their shares, and wait until both is done."""
+    await asyncio.gather(parties.listening(), in_thread(lambda: owner.prepare(texts)))
 
 
 def told(scheme: Scheme) -> str:

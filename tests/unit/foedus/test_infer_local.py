@@ -12,11 +12,14 @@ import time
 
 import pytest
 import torch
+from click.testing import CliRunner
 from tokenizers import Tokenizer
 from transformers import BertForSequenceClassification
 
 import foedus
+import foedus_ring
 from foedus.inference import local
+from foedus.inference.command import infer
 from foedus.inference.folders import call_folder
 from foedus.inference.source import find_model
 from foedus_contract.errors import FoedusError
@@ -143,6 +146,12 @@ def test_an_answer_against_a_party_that_deviates_says_so(model, state):
     made = plan(compile_program(read_model(model, None).architecture, answer.tokens), "Replicated3PCMalicious")
     assert (answer.rounds, answer.bytes_sent) == (made.total.rounds, made.total.bytes_sent)
     assert "not externally reviewed" in inference.assumption
+
+
+def test_without_kernels_a_user_is_told_before_anything_else(monkeypatch, tmp_path):
+    monkeypatch.setattr(foedus_ring, "available", lambda: ("torch",))
+    said = CliRunner().invoke(infer, ["--local", "--model", str(tmp_path), "--state", str(tmp_path / "state"), " "])
+    assert said.stderr.splitlines()[0].startswith("foedus-ring was built without a C compiler: shares are computed by")
 
 
 def test_a_package_is_searched_for_the_folder_that_has_weights():

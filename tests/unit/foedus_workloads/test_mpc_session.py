@@ -145,7 +145,7 @@ def test_streams_differ_by_key_step_and_slot():
     assert len({value for draw in draws for value in draw.tolist()}) == len(draws) * 4
 
 
-@pytest.mark.parametrize("bits, count", [(64, 4), (64, 8191), (64, 8192), (16, 40000), (64, 70001)])
+@pytest.mark.parametrize(("bits", "count"), [(64, 4), (64, 8191), (64, 8192), (16, 40000), (64, 70001)])
 @pytest.mark.parametrize("by_gcm", [False, True])
 def test_a_stream_is_aes_256_in_counter_mode_whatever_computes_it(bits, count, by_gcm, monkeypatch):
     monkeypatch.setattr(streams, "_gcm_is_faster", lambda: by_gcm)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,6 +72,11 @@ class Owner:
     def embed(self, text: str) -> EmbeddedText:
         """Return the text as it is shared; raises InvalidInput, which does not cite it, when it is too long."""
         return self._model.encode_text(text)
+
+    def prepare(self, texts: Iterable[str]) -> None:
+        """Make programs and plans for the texts' lengths: seconds of work that the first answer would wait for."""
+        for text in texts:
+            self._program(self.embed(text).tokens)
 
     def share(self, entropy: Entropy) -> Sharing:
         """Share the weights among all members."""

@@ -28,6 +28,7 @@ from foedus_workloads.inference.desk import Desk, failure
 from foedus_workloads.inference.memory import keep_what_is_loaded
 from foedus_workloads.inference.shares import ShareLabel, read_shares
 from foedus_workloads.inference.task import Start, Tasks
+from foedus_workloads.mpc.ring import missing_kernels
 from foedus_workloads.mpc.wire import bytes_of
 from foedus_workloads.training.surroundings import Surroundings
 from foedus_workloads.transport.frames import Clock, Connection
@@ -47,6 +48,8 @@ _logger = logging.getLogger(__name__)
 async def run_party(spec: PartyRunSpec, around: Surroundings, make_tasks: MakeTasks) -> None:
     """Serve until cancelled; raises FoedusError when the party cannot begin."""
     progress = around.progress(spec.progress)
+    if (missing := missing_kernels()) is not None:
+        _logger.warning("%s: %s", member_name(spec.party), missing)
     progress.write(Preparing(at=around.wall_clock(), what="loading its shares"))
     label, shares = await asyncio.to_thread(read_shares, around.path(spec.weights), spec.party, spec.model_digest)
     with claim_incarnation(around.path(spec.state), spec.party) as incarnation:

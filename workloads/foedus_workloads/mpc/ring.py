@@ -57,6 +57,16 @@ def container(bits: int) -> torch.dtype:
     return next(kind for size, kind in _CONTAINERS if bits <= size)
 
 
+def missing_kernels() -> str | None:
+    """Return what people are told where neither products nor passes have kernels; None where they have."""
+    if foedus_ring.available() != ("torch",):
+        return None
+    return (
+        "foedus-ring was built without a C compiler: shares are computed by torch alone, to the same bits and slower; "
+        "install a compiler, then foedus-ring again"
+    )
+
+
 def passes_for(bits: int, words: Sequence[Tensor], narrow: Sequence[Tensor] = ()) -> Passes | None:
     """Return the native passes when they take these operands of the ring: the same bits in one walk through memory.
 

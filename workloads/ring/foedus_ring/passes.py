@@ -126,7 +126,10 @@ class Passes:
     def send(
         self, x: tuple[Tensor, Tensor | None], mask: tuple[Tensor, Tensor | None], pad: Tensor, cut: int, constant: int
     ) -> tuple[Tensor, Tensor]:
-        """Return x0 + x1 + mask + constant, and -((mask + rest) >> cut) - 2^(64 - cut) pad; x1 or rest, or both, is None."""
+        """Return x0 + x1 + mask + constant, and -((mask + rest) >> cut) - 2^(64 - cut) pad.
+
+        x1 or the mask's rest, or both, is None.
+        """
         out = torch.empty_like(x[0]), torch.empty_like(x[0])
         operands = map(_pointer, (*out, *x, *mask, pad))
         self._passes["send"](x[0].numel(), pad.itemsize, cut, *operands, constant & _WORD)
