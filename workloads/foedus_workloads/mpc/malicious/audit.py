@@ -19,7 +19,7 @@ from foedus_workloads.mpc.primitives import Primitives
 from foedus_workloads.mpc.rounds import Operation, together
 
 # Words of claims of a kind from which on they are checked: two comparisons are enough then, and memory is bounded.
-MOST_CLAIMED = 1 << 20
+MOST_CLAIMED = 1 << 21
 
 
 class Audit:

@@ -17,7 +17,7 @@ from foedus_workloads.mpc.malicious.transcripts import Transcripts
 from foedus_workloads.mpc.malicious.wire import pack_bits, unpack_bits
 from foedus_workloads.mpc.party import Party, Shared, Summand
 from foedus_workloads.mpc.ring import WORD_BITS
-from foedus_workloads.mpc.rounds import Operation
+from foedus_workloads.mpc.rounds import Exchange, Operation
 
 # As many random bits are made as two comparisons are enough for, once an eighth of that many was asked for. Before,
 # it is what is asked for and as many again, so that a short program makes few in vain, and seldom.
@@ -26,29 +26,43 @@ _MANY, _FEW = 1 << 20, 1 << 10
 
 @dataclass
 class Stock:
-    """Random bits of one width: those that are left, how many were taken, and how often some were made."""
+    """Random bits of one width: what is left, and how many were taken, are reserved, or being made."""
 
     left: Numbers | None = None
     taken: int = 0
+    reserved: int = 0
+    coming: int = 0
     fillings: int = 0
 
+    @property
+    def count(self) -> int:
+        """How many are left."""
+        return self.left.count if self.left else 0
+
+    def reserve(self, count: int) -> int:
+        """Reserve so many, and return how many are to be made for that."""
+        self.reserved += count
+        missing = self.reserved - self.count - self.coming
+        if missing <= 0:
+            return 0
+        asked = self.taken + self.reserved
+        making = max(missing, _MANY if asked > _MANY // 8 else max(asked, _FEW))
+        self.coming += making
+        return making
+
+    def add(self, made: Numbers, wanted: int) -> None:
+        """Put in what was made, when so many were to be."""
+        self.left = made if self.left is None else self.left + made
+        self.coming -= wanted
+        self.fillings += 1
+
     def take(self, count: int) -> Numbers:
-        """Return the next `count`; there are as many."""
-        assert self.left is not None, "a stock is filled before anything is taken"
+        """Return the next `count`, which are reserved and there."""
+        assert self.left is not None, "what is reserved is there before it is taken"
         found, self.left = self.left.part(0, count), self.left.part(count, self.left.count)
         self.taken += count
+        self.reserved -= count
         return found
-
-    def lacks(self, count: int) -> int:
-        """Return how many are to be made so that `count` can be taken."""
-        missing = count - (self.left.count if self.left else 0)
-        asked = self.taken + missing
-        return 0 if missing <= 0 else max(missing, _MANY if asked > _MANY // 8 else max(asked, _FEW))
-
-    def add(self, made: Numbers) -> None:
-        """Put in what was made."""
-        self.left = made if self.left is None else self.left + made
-        self.fillings += 1
 
 
 @dataclass(frozen=True)
@@ -94,10 +108,11 @@ class Record:
 
     def repeat(self, traces: Traces) -> bool:
         """Leave such traces once more, if there are bits enough; tell whether there are."""
-        if any(self.stocks.setdefault(width, Stock()).lacks(count) for width, count in traces.bits.items()):
+        if any(count > self.stocks.setdefault(width, Stock()).count for width, count in traces.bits.items()):
             return False
         for width, count in traces.bits.items():
             if count:
+                self.stocks[width].reserve(count)
                 self.stocks[width].take(count)
         self.claims.extend(traces.claims)
         return True
@@ -120,15 +135,21 @@ class Record:
 
     def bit_to_arithmetic(self, party: Party, bit: Shared, *, bits: int | None = None) -> Operation[Shared]:
         """Return Boolean bits as numbers mod 2^bits, of the type that holds them: 1 round, when bits are in stock."""
-        width, count = bits or party.ring.bits, bit.own.numel()
-        yield from self.supply(party, width, count)
-        return (yield from convert(party, bit, self.stocks[width].take(count), self.transcripts))
+        width = bits or party.ring.bits
+        yield from self.supply(party, width, bit.own.numel())
+        return (yield from self.convert(party, bit, width))
+
+    def convert(self, party: Party, bit: Shared, width: int) -> Operation[Shared]:
+        """Do the same with bits that `supply` has reserved: 1 round."""
+        return convert(party, bit, self.stocks[width].take(bit.own.numel()), self.transcripts)
 
     def supply(self, party: Party, width: int, count: int) -> Operation[None]:
-        """Make random bits until so many are in stock; others may have taken some while they were made."""
+        """Reserve random bits, and make them if they lack: 5 rounds, or what another operation still needs for them."""
         stock = self.stocks.setdefault(width, Stock())
-        while lacking := stock.lacks(count):
-            stock.add((yield from self.made(party, width, lacking)))
+        if making := stock.reserve(count):
+            stock.add((yield from self.made(party, width, making)), making)
+        while stock.count < stock.reserved:
+            yield Exchange()
 
     def made(self, party: Party, width: int, count: int) -> Operation[Numbers]:
         """Make random bits; nothing of it depends on what they will be used for."""

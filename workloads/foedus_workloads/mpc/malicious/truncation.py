@@ -213,7 +213,7 @@ def _plus(x: Tensor, mask: Tensor | None, constant: int = 0) -> Tensor:
 
 def convert_wraps(task: Task, record: Record, dealt: Dealt) -> Operation[Shared]:
     """Return u as a number: 1 round (step 5)."""
-    return record.bit_to_arithmetic(task.step.party, dealt.wraps, bits=task.number_bits)
+    return record.convert(task.step.party, dealt.wraps, task.number_bits)
 
 
 def _convert_overflow(task: Task, record: Record, dealt: Dealt, c: Tensor | None) -> Operation[Shared]:
@@ -224,7 +224,7 @@ def _convert_overflow(task: Task, record: Record, dealt: Dealt, c: Tensor | None
     # The component that first and second have in common is first's second and second's first.
     clear = Shared(positive if second else zero, positive if first else zero)
     q = yield from record.bitwise_and(party, dealt.top, clear)
-    return (yield from record.bit_to_arithmetic(party, q, bits=task.number_bits))
+    return (yield from record.convert(party, q, task.number_bits))
 
 
 def _packed(words: Tensor, task: Task) -> Tensor:
