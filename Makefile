@@ -35,7 +35,7 @@ PARALLEL := --numprocesses $(WORKERS) --dist worksteal
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: venv
 venv: $(STAMP) ## make the virtual environment from the hashed locks
@@ -104,7 +104,7 @@ cluster-down: $(STAMP) ## remove it, or what a crash left of it
 	$(BIN)/python -m e2e.cluster down --folder $(CLUSTER)
 
 .PHONY: cluster-env
-cluster-env: $(STAMP) ## print what makes kubectl and helm use it: eval "$$(make -s cluster-env)"
+cluster-env: $(STAMP) ## print what makes kubectl and helm use it: eval "$(make -s cluster-env)"
 	@$(BIN)/python -m e2e.cluster env --folder $(CLUSTER)
 
 .PHONY: cluster-images

@@ -13,6 +13,7 @@ from e2e.cluster import registry
 from e2e.cluster.assembly import opened, start_cluster
 from e2e.cluster.binaries import cache_folder
 from e2e.cluster.cluster import Cluster, down
+from e2e.cluster.control_plane import AUDIT_POLICY
 from e2e.cluster.kubectl import wait_for
 from e2e.cluster.layout import REGISTRY
 from e2e.cluster.progress import Progress
@@ -25,13 +26,13 @@ LEDGER = f"system:serviceaccount:{SYSTEM}:foedus-ledger"
 
 
 @contextmanager
-def control_plane(folder: Path, progress: Progress) -> Iterator[Cluster]:
+def control_plane(folder: Path, progress: Progress, audit: Mapping[str, object] = AUDIT_POLICY) -> Iterator[Cluster]:
     """Yield a fresh cluster with our CRDs; it goes at the end, and what a crash left of an earlier one goes first."""
     place, cache = folder.absolute() / "cluster", cache_folder(os.environ)
     if (left := registry.find(REGISTRY, place)) is not None:
         down(left, progress)
     try:
-        cluster = start_cluster(place, cache, progress, with_nodes=False)
+        cluster = start_cluster(place, cache, progress, with_nodes=False, audit=audit)
         for file in sorted((PROJECT / "crds").glob("*.yaml")):
             cluster.kubectl.apply(file.read_text("utf-8"))
         for plural in ("federatedtrainingjobs", "privacybudgets"):

@@ -33,7 +33,7 @@ EPSILON, DELTA = 1.0, 1e-5
 LIMIT = limit_of(EPSILON, DELTA)
 FILLED = 0.95  # of each budget, by an account that nobody charges
 FILLERS = 1000  # releases of that account
-CLOSINGS = 25  # a writer's, so that a budget has some hundred accounts at most
+CLOSINGS = 8  # a writer's: each makes room for a new account, and what a write costs grows with these
 MOST_CLOSINGS = 0.02  # of its operations
 SEED = 7
 
@@ -79,11 +79,10 @@ class Session:
         self.tasks = parent.stdin
         try:
             async with asyncio.TaskGroup() as group:
-                listeners = [group.create_task(self.listen(parent.stdout, group)), group.create_task(self.tidy())]
+                listener = group.create_task(self.listen(parent.stdout, group))
                 supervisors = [group.create_task(self.supervise(number)) for number in range(WRITERS)]
                 await asyncio.wait(supervisors)
-                for listener in listeners:
-                    listener.cancel()
+                listener.cancel()
         finally:
             parent.stdin.close()
             await parent.wait()
@@ -97,13 +96,6 @@ class Session:
             else:
                 group.create_task(self.hear(word))
         raise RuntimeError("the writers' parent has ended")
-
-    async def tidy(self) -> None:
-        """Remove the full files of the audit log, which nobody reads here, now and then."""
-        while True:
-            for file in self.cluster.layout.logs.glob("audit-*.log"):
-                file.unlink()
-            await asyncio.sleep(10)
 
     def history(self, number: int) -> Path:
         """Return a writer's notes."""

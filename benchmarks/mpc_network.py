@@ -9,6 +9,8 @@ neither how a connection begins (two and a half times there and back for the mem
 and the result travel. It adds up what a network and a member in part do at the same time. The seconds are a client's,
 from sending its input to the opened logits; of each arm the faster text counts. The value is the largest quotient of
 measured seconds and the model's.
+
+`PROTOCOLS=Replicated3PC,CrypTen` takes only these.
 """
 
 from __future__ import annotations
@@ -47,15 +49,17 @@ class Shaped:
     network: Network
 
     async def addresses(self, members: Collection[int]) -> Addresses:
-        """Return the places behind the client's."""
-        return {member: (self.network.address(place), PORT) for place, member in enumerate(members, CLIENT + 1)}
+        """Return each member's place."""
+        return {member: (self.network.address(_place(member)), PORT) for member in members}
 
     def entering(self, member: int) -> tuple[str, ...]:
         """Return the command that enters the member's place."""
-        return self.network.entering(self._place(member))
+        return self.network.entering(_place(member))
 
-    def _place(self, member: int) -> int:
-        return CLIENT + 1 + min(member, MOST_PLACES - 2)  # a dealer's number is above all parties'
+
+def _place(member: int) -> int:
+    """Return a member's place: those behind the client's, a dealer's number being above all parties'."""
+    return CLIENT + 1 + min(member, MOST_PLACES - 2)
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,8 @@ def measure(folder: Path) -> Outcome:
     require_network()
     task = make_task(folder)
     exact, texts = task.exact(), (task.text,) * TEXTS
-    asked = {each: Request(texts, folder / "minilm", None, folder / "state", each) for each in PROTOCOLS}
+    protocols = os.environ.get("PROTOCOLS", ",".join(PROTOCOLS)).split(",")
+    asked = {each: Request(texts, folder / "minilm", None, folder / "state", each) for each in protocols}
     loopback: dict[str, float] = {}
     for protocol, request in asked.items():
         _say(f"{protocol} over the loopback")

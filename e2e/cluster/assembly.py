@@ -10,6 +10,7 @@ from e2e.cluster.addons import addon_images
 from e2e.cluster.binaries import CONTROL_PLANE, WHOLE, built
 from e2e.cluster.cgroups import check_machine
 from e2e.cluster.cluster import Cluster
+from e2e.cluster.control_plane import AUDIT_POLICY
 from e2e.cluster.images import Image, busybox_image, ensure_image
 from e2e.cluster.layout import FIRST_NETWORK, REGISTRY, SLOTS, Layout
 from e2e.cluster.packages import IMAGES, NODES, ensure_packages
@@ -38,11 +39,12 @@ def start_cluster(
     with_nodes: bool = True,
     slots: Iterable[int] = SLOTS,
     first_network: int = FIRST_NETWORK,
+    audit: Mapping[str, object] = AUDIT_POLICY,
 ) -> Cluster:
     """Return a cluster in this folder, after starting what does not run of it."""
     programs, images = ensure_parts(cache, progress, with_nodes=with_nodes)
     layout = registry.claim(REGISTRY, folder, slots=slots, with_nodes=with_nodes, first_network=first_network)
-    cluster = Cluster(layout, programs, images, cache)
+    cluster = Cluster(layout, programs, images, cache, audit)
     cluster.up(progress)
     return cluster
 

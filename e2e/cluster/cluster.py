@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,7 +16,14 @@ from e2e.cluster import cgroups, mounts, network, registry, settings
 from e2e.cluster.addons import DEPLOYMENTS, addon_manifests
 from e2e.cluster.binaries import exclusive
 from e2e.cluster.commands import run
-from e2e.cluster.control_plane import CONTROL_PLANE, ETCD_PORT, control_plane, restore_flags, write_configuration
+from e2e.cluster.control_plane import (
+    AUDIT_POLICY,
+    CONTROL_PLANE,
+    ETCD_PORT,
+    control_plane,
+    restore_flags,
+    write_configuration,
+)
 from e2e.cluster.errors import HarnessError
 from e2e.cluster.images import Image
 from e2e.cluster.kubectl import Kubectl, wait_for
@@ -35,12 +42,16 @@ STOPPED_LAST = ("kube-apiserver", "etcd")
 
 @dataclass(frozen=True)
 class Cluster:
-    """One cluster: where everything is, the programs it is made of, the add-ons' images and their tars."""
+    """One cluster: where everything is, the programs it is made of, the add-ons' images and their tars.
+
+    `audit` is the policy of the API server's audit log.
+    """
 
     layout: Layout
     programs: Mapping[str, Path]
     images: Mapping[str, Image]
     cache: Path
+    audit: Mapping[str, object] = field(default_factory=lambda: AUDIT_POLICY)
 
     @cached_property
     def kubectl(self) -> Kubectl:
@@ -82,7 +93,7 @@ class Cluster:
 
     def start_control_plane(self, progress: Progress) -> None:
         """Start etcd, API server, controller-manager and scheduler, and wait until pods could be made."""
-        write_configuration(self.layout)
+        write_configuration(self.layout, self.audit)
         with progress.step("etcd and API server ready"):
             self.daemons["etcd"].start()
             self.daemons["kube-apiserver"].start()

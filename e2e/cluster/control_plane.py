@@ -21,7 +21,7 @@ EVICTION = 30
 
 # Who did what, so that tests can ask which rights are used and which writes were accepted. Our own kinds with their
 # contents; Secrets never.
-AUDIT_POLICY = {
+AUDIT_POLICY: Mapping[str, object] = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
     "omitStages": ["RequestReceived"],
@@ -60,9 +60,9 @@ def control_plane(layout: Layout, programs: Mapping[str, Path], path: str) -> di
     }
 
 
-def write_configuration(layout: Layout) -> None:
+def write_configuration(layout: Layout, audit: Mapping[str, object]) -> None:
     """Write the files that the flags name."""
-    write_changed(layout.folder / "audit-policy.yaml", yaml.safe_dump(AUDIT_POLICY))
+    write_changed(layout.folder / "audit-policy.yaml", yaml.safe_dump(dict(audit)))
 
 
 def restore_flags(layout: Layout) -> tuple[str, ...]:
@@ -124,7 +124,7 @@ def _api_server(layout: Layout) -> dict[str, object]:
         "audit-policy-file": layout.folder / "audit-policy.yaml",
         "audit-log-path": layout.audit_log,
         "audit-log-maxsize": 256,  # megabytes, then a new file: all of them stay
-        "profiling": "false",
+        "profiling": "true",
     }
 
 
@@ -167,5 +167,5 @@ def _component(layout: Layout, user: str) -> dict[str, object]:
         "authorization-kubeconfig": kubeconfig,
         "bind-address": layout.loopback,
         "leader-elect": "false",
-        "profiling": "false",
+        "profiling": "true",
     }

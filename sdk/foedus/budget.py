@@ -16,12 +16,11 @@ from foedus.cluster.target import OBJECT_NAME, Place, in_place, is_plugin, run_o
 from foedus.options import command, namespace_option, state_option
 from foedus.overlap import Draft, check_overlap, keep_hashes
 from foedus.reconcile import reconcile
-from foedus.state import StoredBudget, create_budget, find_budget, list_budgets, require_budget
+from foedus.state import StoredBudget, create_budget, find_budget, list_budgets, making_budgets, require_budget
 from foedus.table import aligned
 from foedus_contract.errors import InvalidInput, Refused
 from foedus_contract.exit_codes import ExitCode
 from foedus_engine.api.budget import BudgetReason, PrivacyBudget
-from foedus_engine.cluster.embedded import make_private
 from foedus_engine.cluster.embedded_ledgers import read_checked
 from foedus_engine.decide.plan import BudgetKey
 from foedus_engine.manifests import parse_manifest
@@ -115,9 +114,10 @@ def create(
         words = "kubectl foedus budget create … -o yaml | kubectl apply -f -"
         raise InvalidInput("makes budgets of this machine, or their manifests", where="budget create", cure=words)
     check_distinct(drafts)
-    if not additional:
-        check_overlap(state, drafts)
-    create_all(state, drafts)
+    with making_budgets(state):
+        if not additional:
+            check_overlap(state, drafts)
+        create_all(state, drafts)
 
 
 def make_draft(name: str, namespace: str, file: Path, limit: dict[str, Any]) -> Draft:
@@ -159,7 +159,6 @@ def create_all(state: Path, drafts: Sequence[Draft]) -> None:
                 "a new decision needs a new name and --additional",
                 code=ExitCode.BUDGET_EXISTS,
             )
-    make_private(state)
     for draft in drafts:
         keep_hashes(state, draft)  # first: a budget whose records are not known could be made a second time
         create_budget(state, draft.budget)

@@ -9,7 +9,7 @@ import click
 
 from foedus.display import Display, PlainDisplay
 from foedus.engine import open_engine
-from foedus.interrupt import run_until_terminated
+from foedus.interrupt import Output, run_until_terminated
 from foedus.lifecycle import job_key, remove
 from foedus.options import namespace_option, state_option
 from foedus_contract.errors import InvalidInput
@@ -28,7 +28,8 @@ def delete(job: str, namespace: str, state: Path) -> None:
     """
     if not state.is_dir():
         raise InvalidInput("there is no such state folder", where=str(state), cure="name the right one with --state")
-    run_until_terminated(delete_job(job, namespace, state, PlainDisplay(click.echo)))
+    told = Output()
+    run_until_terminated(delete_job(job, namespace, state, PlainDisplay(told.write)), told)
 
 
 async def delete_job(name: str, namespace: str, state: Path, display: Display) -> None:

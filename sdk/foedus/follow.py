@@ -72,8 +72,9 @@ class Followed:
     shown: Mapping[str, int] = field(default_factory=dict)
     deaths: frozenset[Death] = frozenset()
     waiting: Waiting | None = None
-    cached: Mapping[str, Preparing] = field(default_factory=dict)  # how far each silo is with its records
-    tenths: int = 0  # of all records that were said to be cached
+    records: int = 0  # of all silos
+    cached: Mapping[str, int] = field(default_factory=dict)  # how many of them each silo has cached
+    tenths: int = 0  # of them, that were said to be cached
 
 
 async def follow(
@@ -94,8 +95,8 @@ async def follow(
     while True:
         status = dict((await cluster.get(key)).get("status", {}))
         if not followed.announced and status.get("phase") not in {None, "Pending"}:
-            await _announce(cluster, job, display, state)
-            followed = replace(followed, announced=True)
+            records = await _announce(cluster, job, display, state)
+            followed = replace(followed, announced=True, records=records)
         if followed.announced:
             followed = await _show_events(cluster, job, display, followed)
             followed = await _show_deaths(cluster, job, display, followed)
@@ -141,15 +142,16 @@ def _show_waiting(status: Mapping[str, Any], display: Display, waiting: Waiting 
     return waiting
 
 
-async def _announce(cluster: EmbeddedCluster, job: FederatedTrainingJob, display: Display, state: Path) -> None:
-    """Say what the job is about to do; nothing when it ended before it was planned."""
+async def _announce(cluster: EmbeddedCluster, job: FederatedTrainingJob, display: Display, state: Path) -> int:
+    """Say what the job is about to do, and return on how many records; nothing when it ended before it was planned."""
     children = await _children(cluster, job)
     plan = read_plan(children, job)
     if plan is None:
-        return
+        return 0
     model = read_model(job.spec.model.source, claim_folders(cluster, job.metadata.namespace))
     size = training_size(plan.model.lora, len(plan.model.labels), model.hidden_size, model.modules)
     display.announce(announce(plan, size, str(state), limitations(job), not_enforced(children)))
+    return plan.total_records
 
 
 async def _children(cluster: EmbeddedCluster, job: FederatedTrainingJob) -> list[Object]:
@@ -223,12 +225,12 @@ async def _show_deaths(
 
 def show_caching(pod: str, event: Preparing, display: Display, followed: Followed) -> Followed:
     """Show how far all silos are together, a tenth at a time, until training begins."""
-    followed = replace(followed, cached={**followed.cached, pod: event})
-    done, total = (sum(getattr(each, part) for each in followed.cached.values()) for part in ("done", "total"))
-    tenths = done * 10 // max(1, total)
+    followed = replace(followed, cached={**followed.cached, pod: event.done})
+    done = sum(followed.cached.values())
+    tenths = done * 10 // max(1, followed.records)
     if followed.standing.silos_in or tenths <= followed.tenths:
         return followed
-    together = Preparing(at=event.at, what=f"silos: {CACHING}", done=done, total=total)
+    together = Preparing(at=event.at, what=f"silos: {CACHING}", done=done, total=followed.records)
     return _show(together, display, replace(followed, tenths=tenths))
 
 

@@ -1,21 +1,48 @@
-"""How a command that cleans up ends: the first Ctrl-C or SIGTERM stops it, later ones do not stop its clean-up."""
+"""How a command that cleans up ends: the first Ctrl-C or SIGTERM stops it, later ones do not stop its clean-up.
+
+So does output that nobody takes any more: `| tee` dies of the same Ctrl-C, and its end must not cut the clean-up off.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import sys
 from collections.abc import Coroutine
 from typing import Any
 
 import click
 
+from foedus_contract.errors import Unavailable
 
-def run_until_terminated(work: Coroutine[Any, Any, None]) -> None:
-    """Do the work; raises click.Abort when a signal ended it, after its clean-up."""
+
+class Output:
+    """Standard output of what `run_until_terminated` does; a line that cannot be written stops it, later ones drop."""
+
+    def __init__(self) -> None:
+        self.problem: Unavailable | None = None
+
+    def write(self, line: str) -> None:
+        """Write a line."""
+        try:
+            click.echo(line)
+        except OSError as error:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())  # the interpreter flushes it once more at its end
+            os.close(nowhere)
+            cure = "keep its reader running, or write to a file with space"
+            what = f"cannot be written ({error.strerror})"
+            self.problem = self.problem or Unavailable(what, where="standard output", cure=cure)
+            signal.raise_signal(signal.SIGTERM)
+
+
+def run_until_terminated(work: Coroutine[Any, Any, None], output: Output | None = None) -> None:
+    """Do the work; raises click.Abort when a signal ended it, after its clean-up, or why `output` did."""
     try:
         asyncio.run(_cancel_once(work))
     except asyncio.CancelledError:
-        raise click.Abort from None
+        raise (output and output.problem) or click.Abort from None
 
 
 async def _cancel_once(work: Coroutine[Any, Any, None]) -> None:

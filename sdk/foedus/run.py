@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 import click
 from rich.console import Console
 
-from foedus.display import Display, JsonDisplay, LiveDisplay, PlainDisplay
+from foedus.display import Display, JsonDisplay, LiveDisplay, PlainDisplay, Write
 from foedus.engine import Engine, open_engine, report_source
 from foedus.follow import follow
-from foedus.interrupt import run_until_terminated
+from foedus.interrupt import Output, run_until_terminated
 from foedus.lifecycle import accounts, admit, all_left, is_complete, job_key, keep_logs, remove
 from foedus.options import command, state_option
 from foedus.report.finish import bad_ending, find_record, good_ending, save_report
@@ -73,11 +73,12 @@ def run(files: tuple[Path, ...], volumes: Path | None, out: Path | None, output:
     """
     job = read_job(files)
     options = Options(state, volumes, out or Path(f"{job.metadata.name}-result"))
-    display = make_display(output)
+    told = Output()
+    display = make_display(output, told.write)
     with result_folder(options.out):
         check_state(state)
         try:
-            run_until_terminated(run_job(job, options, display, os.environ))
+            run_until_terminated(run_job(job, options, display, os.environ), told)
         finally:
             display.close()
 
@@ -111,11 +112,11 @@ def read_job(files: Sequence[Path]) -> FederatedTrainingJob:
     return jobs[0]
 
 
-def make_display(output: str) -> Display:
+def make_display(output: str, write: Write) -> Display:
     """Return JSON lines on request, a live table on a terminal, plain lines elsewhere."""
     if output == "json":
-        return JsonDisplay(click.echo)
-    return LiveDisplay(Console()) if sys.stdout.isatty() else PlainDisplay(click.echo)
+        return JsonDisplay(write)
+    return LiveDisplay(Console()) if sys.stdout and sys.stdout.isatty() else PlainDisplay(write)
 
 
 async def run_job(job: FederatedTrainingJob, options: Options, display: Display, environ: Mapping[str, str]) -> None:
@@ -183,6 +184,10 @@ async def stop(task: asyncio.Task[Any]) -> None:
 
 async def abandon(engine: Engine, job: FederatedTrainingJob, error: BaseException, out: Path, display: Display) -> str:
     """Remove the job unless it is complete after all, and leave its report; return what else is to be said."""
+    if not isinstance(error, FoedusError):
+        display.note(
+            "Stopping", "interrupted: the job's processes are stopped, and what it has not spent is given back"
+        )
     key = job_key(job.metadata.namespace, job.metadata.name)
     stored = await find(engine.cluster, key)
     status = {} if stored is None else stored.get("status", {})

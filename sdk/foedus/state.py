@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from foedus.options import command
-from foedus_contract.errors import InvalidInput
+from foedus_contract.errors import InvalidInput, Unavailable
 from foedus_engine.api.budget import PrivacyBudget
 from foedus_engine.cluster.embedded import claim_path, make_private
 from foedus_engine.cluster.embedded_ledgers import ledger_path
+from foedus_engine.cluster.processes import try_lock
 from foedus_engine.decide.plan import BudgetKey
 from foedus_engine.names import LEDGER_FILE, ledger_claim
 from foedus_ledger.ledger import BudgetRecord
@@ -27,9 +31,25 @@ class StoredBudget:
     record: BudgetRecord
 
 
+@contextmanager
+def making_budgets(state: Path) -> Iterator[None]:
+    """Make the state folder if need be, and let no other command make budgets there meanwhile; raises Unavailable.
+
+    Two at once would not see that they are for the same records.
+    """
+    make_private(state)
+    lock = try_lock(state / "budgets.lock")
+    if lock is None:
+        cure = "try again when it has ended"
+        raise Unavailable("another command makes budgets here", where=str(state), cure=cure)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
 def create_budget(state: Path, budget: PrivacyBudget) -> None:
     """Write the ledger of a new budget; raises Refused (BUDGET_EXISTS) when there is one."""
-    make_private(state)
     spec = budget.spec
     SqliteLedger(ledger_path(state, BudgetKey(budget.metadata.namespace, budget.metadata.name))).create(
         BudgetSpec(

@@ -17,10 +17,11 @@ MALICIOUS_MUTANTS = {
     "ands-not-checked": fails(
         f"{COMPUTES}[0-deal]",
         Patch(f"{MALICIOUS}/audit.py", "            if group:\n", "            if group and kind is not ANDS:\n"),
+        Patch(f"{MALICIOUS}/audit.py", "        if claims.carries:\n", "        if False:\n"),
     ),
     "bits-not-checked": fails(
         f"{COMPUTES}[0-convert]",
-        Patch(f"{MALICIOUS}/audit.py", "in sorted(claims.bits.items()):", "in sorted({}.items()):"),
+        Patch(f"{MALICIOUS}/bits.py", "        transcripts.zero(rest.own, rest.next, width)\n", ""),
     ),
     "matrices-not-checked": fails(
         f"{COMPUTES}[0-share]",
@@ -36,11 +37,11 @@ MALICIOUS_MUTANTS = {
     ),
     "buckets-not-shuffled": fails(
         f"{FILE}::test_a_claim_and_random_products_that_are_wrong_alike_are_told_apart_by_their_places",
-        Patch(f"{MALICIOUS}/coins.py", "torch.from_numpy(np.argsort(keys.numpy()))", "torch.arange(count)"),
+        Patch(f"{MALICIOUS}/coins.py", "return 0 if self.planned else", "return 0 if True else"),
     ),
     "buckets-of-one": fails(
         f"{FILE}::test_buckets_are_as_shallow_as_forty_bits_allow",
-        Patch(f"{MALICIOUS}/buckets.py", "    2: 741_456,\n", "    2: 1_000,\n"),
+        Patch(f"{MALICIOUS}/buckets.py", "    2: 1_048_583,\n", "    2: 1_009,\n"),
     ),
     "openings-not-compared": fails(
         f"{FILE}::test_a_false_opening_is_seen_by_its_other_holder[0]",
@@ -48,10 +49,14 @@ MALICIOUS_MUTANTS = {
     ),
     "masked-values-not-compared": fails(
         f"{FILE}::test_masked_values_that_two_parties_see_are_compared_with_what_the_third_knows[2]",
-        Patch(f"{MALICIOUS}/truncation.py", "    record.transcripts.with_previous(of_first, cut.bits)\n", ""),
-        Patch(f"{MALICIOUS}/truncation.py", "    record.transcripts.with_next(of_second, cut.bits)\n", ""),
-        Patch(f"{MALICIOUS}/truncation.py", "    record.transcripts.with_next(other, cut.bits)\n", ""),
-        Patch(f"{MALICIOUS}/truncation.py", "    record.transcripts.with_previous(other, cut.bits)\n", ""),
+        Patch(
+            f"{MALICIOUS}/truncation.py",
+            "        transcripts.with_previous(_plus(x.next, masks.next, cut.offset), cut.bits)\n",
+            "",
+        ),
+        Patch(f"{MALICIOUS}/truncation.py", "        transcripts.with_next(_plus(x.own, masks.own), cut.bits)\n", ""),
+        Patch(f"{MALICIOUS}/truncation.py", "        transcripts.with_next(other, cut.bits)\n", ""),
+        Patch(f"{MALICIOUS}/truncation.py", "        transcripts.with_previous(other, cut.bits)\n", ""),
         why="both parties of a pair note an opened value: with one side off the session ends for everybody",
     ),
     "dealt-shares-not-compared": fails(

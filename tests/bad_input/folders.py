@@ -48,9 +48,18 @@ def split_below_a_file(machine: Machine) -> Arguments:
 
 
 def two_engines(machine: Machine) -> Arguments:
-    lock = machine.held.enter_context((machine.small.state / "engine.lock").open("w"))
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    hold(machine, "engine.lock")
     return machine.run()
+
+
+def two_budgets_at_once(machine: Machine) -> Arguments:
+    hold(machine, "budgets.lock")
+    return machine.create_budget("--state", str(machine.small.state))
+
+
+def hold(machine: Machine, name: str) -> None:
+    lock = machine.held.enter_context((machine.small.state / name).open("w"))
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 FOLDERS = (
@@ -83,6 +92,12 @@ FOLDERS = (
         two_engines,
         E.UNAVAILABLE,
         "error: …/state: another engine uses this state folder; wait for it to end, or choose another folder with --state",
+    ),
+    case(
+        "a budget while another is being made",
+        two_budgets_at_once,
+        E.UNAVAILABLE,
+        "error: …/state: another command makes budgets here; try again when it has ended",
     ),
     case(
         "a state folder of another version",

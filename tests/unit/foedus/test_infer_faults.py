@@ -75,9 +75,12 @@ def test_a_member_that_is_killed_ends_the_call_with_one_line(
             await original(self)
 
         monkeypatch.setattr(LocalParties, "listening", listening)
+        show = None
+    else:
+        show = Watched(when, kill)
     with pytest.raises(FoedusError) as caught:
         # A late report may be a text's last one: then the next text finds the member dead.
-        call(model, state, show=Watched(when, kill), texts=TEXTS * 3, protocol=protocol)
+        call(model, state, show=show, texts=TEXTS * 3, protocol=protocol)
     assert (str(caught.value), caught.value.code) == (KILLED.format(name), ExitCode.QUORUM_LOST)
 
 

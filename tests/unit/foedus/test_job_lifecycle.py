@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -205,6 +206,47 @@ async def test_a_missing_volume_or_file_is_named(world: SmallJob, missing: str) 
         with pytest.raises(FoedusError, match=r"spec.clients\[2\].data.persistentVolumeClaim: no .*silo-3") as raised:
             await admit(engine, job, world.state, quiet())
         assert raised.value.code == 11
+
+
+def test_a_run_whose_reader_goes_away_gives_back_what_it_has_not_spent(world: SmallJob) -> None:
+    with world.start(world.run(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline().split() == [b"job", b"default/job"]
+        running.stdout.close()
+        assert running.stderr is not None
+        said = running.stderr.read().decode()
+    assert running.returncode == 40
+    assert said.startswith("error: standard output: cannot be written (Broken pipe); ")
+    assert said.count("\n") == 1
+    assert world.states() == {"Closed"}
+
+
+def test_a_reader_that_goes_away_with_the_interrupt_does_not_stop_the_clean_up(tmp_path: Path) -> None:
+    program = """
+import asyncio, os, signal, sys
+from foedus.interrupt import Output, run_until_terminated
+told = Output()
+async def work():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.Event().wait()
+    finally:
+        told.write("cleaning up")
+        told.write("going on")
+        await asyncio.sleep(0.05)
+        print("cleaned up", file=sys.stderr)
+try:
+    run_until_terminated(work(), told)
+except BaseException as error:
+    print(type(error).__name__, file=sys.stderr)
+"""
+    read, write = os.pipe()
+    os.close(read)
+    environ = {**os.environ, "PYTHONPATH": ":".join(filter(None, sys.path))}
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, check=False, env=environ, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (ended.returncode, ended.stderr.split(b"\n")) == (0, [b"cleaned up", b"Unavailable", b""])
 
 
 def test_a_second_interrupt_does_not_stop_the_clean_up() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from math import comb
+from math import isqrt
 
 import pytest
 import torch
@@ -17,10 +17,13 @@ from foedus_workloads.mpc.comparison import Window, maximum, sign
 from foedus_workloads.mpc.conversion import Pair
 from foedus_workloads.mpc.layers import Norm, attention, layer_norm
 from foedus_workloads.mpc.malicious.audit import Audit
+from foedus_workloads.mpc.malicious.bits import Numbers
 from foedus_workloads.mpc.malicious.buckets import SECURITY, UNITS, fit
-from foedus_workloads.mpc.malicious.claims import Claims
+from foedus_workloads.mpc.malicious.claims import Claims, ProductClaim
 from foedus_workloads.mpc.malicious.coins import commitment, toss
 from foedus_workloads.mpc.malicious.opening import open_to_all
+from foedus_workloads.mpc.malicious.products import _pieces
+from foedus_workloads.mpc.malicious.record import Stock
 from foedus_workloads.mpc.malicious.transcripts import Transcripts, compare
 from foedus_workloads.mpc.party import Shared
 from foedus_workloads.mpc.primitives import inject, product, reshare, truncate
@@ -117,13 +120,57 @@ def test_products_and_injection_of_whole_words():
     assert revealed(audited(both, [x])).tolist() == [1 + 2**63 - 1 - 2**64, 0, 12345**2, 1 - 1]
 
 
+def prime(n):
+    return all(n % divisor for divisor in range(2, isqrt(n) + 1))
+
+
 def test_buckets_are_as_shallow_as_forty_bits_allow():
     for depth, units in UNITS.items():
-        assert comb(units * depth, depth) >= 2**SECURITY > comb((units - 1) * depth, depth)
-    for count in (1, 5, 100, 741_455, 741_456, 3_000_000):
+        smaller = next(n for n in range(units - 1, 0, -1) if prime(n))
+        assert prime(units)
+        assert units**depth >= 2**SECURITY > smaller**depth
+    for count in (1, 5, 100, 1_048_581, 1_048_582, 1_048_583, 3_000_000):
         buckets = fit(count)
-        assert buckets.size >= count + buckets.width  # a unit of filling, which no message has made
-        assert comb(buckets.units * buckets.depth, buckets.depth) >= 2**SECURITY
+        assert prime(buckets.units)
+        assert buckets.units**buckets.depth >= 2**SECURITY
+        assert buckets.most >= count  # a unit of filling is left, which no message has made
+
+
+@given(st.sets(st.integers(0, 10)), st.sets(st.integers(0, 10)))
+def test_of_a_prime_number_of_turns_one_at_most_takes_wrong_places_to_others(wrong, others):
+    turns = [turn for turn in range(11) if {(place + turn) % 11 for place in wrong} == others]
+    assert len(turns) <= 1 or len(wrong) in (0, 11)
+
+
+@pytest.mark.parametrize("turn", [0, 1, 4, 9])
+def test_claims_meet_random_products_from_a_turn_on_and_zeros_come_last(turn):
+    def products(first, count):
+        x = torch.arange(first, first + count)
+        return ProductClaim(Shared(x, -x), None, Shared(2 * x, -2 * x))
+
+    random = products(100, 10)
+    met = torch.full((2, 10), -1)
+    for place, claim, other in _pieces([products(1, 3), products(4, 2)], random, turn):
+        met[0, place : place + claim.count] = claim.x.own
+        met[1, place : place + claim.count] = other.x.own
+        assert torch.equal(other.z.next, -2 * other.x.own)
+    assert met[0].tolist() == [1, 2, 3, 4, 5, 0, 0, 0, 0, 0]
+    assert met[1].tolist() == [100 + (place + turn) % 10 for place in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("taken", "left", "wanted", "made"),
+    [
+        (0, 0, 10, 1024),
+        (0, 20, 10, 0),
+        (5000, 60, 100, 5100),  # as many again as were ever asked for
+        (1 << 17, 0, 10, 1 << 20),  # a long program: where two comparisons are enough
+        (0, 1 << 20, 3 << 20, 2 << 20),
+    ],
+)
+def test_bits_are_made_ahead_by_what_was_asked_for(taken, left, wanted, made):
+    none = Shared(torch.zeros(left, dtype=torch.int8), torch.zeros(left, dtype=torch.int8))
+    assert Stock(Numbers(none, none), taken).reserve(wanted) == made
 
 
 def test_nobody_cheats():
@@ -183,11 +230,11 @@ def test_an_error_that_a_party_computes_on_with_ends_the_session(step, cheater):
 
 
 def test_a_claim_and_random_products_that_are_wrong_alike_are_told_apart_by_their_places():
-    """The first of GELU's two times four squares, and the random ones that its bucket would hold if nobody shuffled."""
+    """The first of GELU's two times four squares, and the random ones that it would meet if nothing were turned."""
     calls, buckets = HONEST[0].calls["share"], fit(8)
     claim = [n for n, size in enumerate(calls) if size == 4][1]  # the linear map's results are the first four
-    random = calls.index(buckets.units * buckets.depth)
-    places = [place * buckets.units for place in range(buckets.depth)]
+    random = calls.index(buckets.depth * buckets.size)
+    places = [row * buckets.size for row in range(buckets.depth)]
     assert caught(0, [Fault("share", claim, TOP), Fault("share", random, TOP, places)])
 
 
@@ -271,11 +318,12 @@ def test_masked_values_that_two_parties_see_are_compared_with_what_the_third_kno
         yield from audit.settle(party)
         return x[party.index]
 
-    sent = play(operation, cheater).sent[0]
+    masked = 5  # rounds in which random bits are made come before
+    sent = play(operation, cheater).sent[masked]
     for to_next, payload in ((False, sent.to_previous), (True, sent.to_next)):
         # The dealer of step 1, party 1, sends carries there, which is a claim.
         if payload and cheater != 1:
-            assert play(operation, cheater, [Message(0, to_next, 0, flipped)]).error is not None
+            assert play(operation, cheater, [Message(masked, to_next, 0, flipped)]).error is not None
 
 
 @pytest.mark.parametrize("party", range(3))

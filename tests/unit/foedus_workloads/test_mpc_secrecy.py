@@ -25,6 +25,7 @@ from foedus_workloads.mpc.malicious.products import SQUARES
 from foedus_workloads.mpc.malicious.record import Record
 from foedus_workloads.mpc.party import Party, Shared, Summand
 from foedus_workloads.mpc.ring import Ring, container, low_bits
+from foedus_workloads.mpc.rounds import together
 from foedus_workloads.mpc.truncation import truncate
 from support.three_parties import run
 
@@ -130,20 +131,34 @@ class Unheard:
     def opened(self, missing, held, bits): ...
 
 
+def untossed(party):
+    """Coins that no step here asks for."""
+    raise AssertionError
+
+
 def masked_and_dealt(party, x):
     """The one round of a checked truncation in which anything but products and conversions travels."""
-    return truncation.mask(truncation.begin(party, x, 1), Record(Unheard()), x)
+    record, task = Record(Unheard(), untossed), truncation.begin(party, x, 1)
+    masks = truncation.draw_masks(task)
+    return together([truncation.deal_carries(task, record, masks), truncation.open_masked(task, record, x, masks)])
 
 
 def two_numbers(party, x):
     """The words from which a checked sign is read."""
-    return carry_words(Record(Unheard()), party, x, Words(Window(0, party.ring.bits), party.ring.bits))
+    return carry_words(Record(Unheard(), untossed), party, x, Words(Window(0, party.ring.bits), party.ring.bits))
 
 
 def compared_with_a_random_one(party, x):
     """What a check opens of a factor."""
     (a,) = SQUARES.random(party, x.shape)
     return open_checked(party, [x - a], ARITHMETIC, Unheard(), bits=party.ring.bits)
+
+
+def converted_by_a_random_one(party, bit):
+    """What a conversion opens of a bit; the parties' numbers are not looked at."""
+    step = party.begin()
+    random = Shared(*(step.draw_narrow(component, 0, bit.shape, 1) & 1 for component in (party.index, party.following)))
+    return open_checked(party, [bit ^ random], BOOLEAN, Unheard(), bits=1)
 
 
 SOME = [(x,) for x in (-8, -5, -1, 2, 7)]  # a million outcomes each; the nightly test takes all sixteen

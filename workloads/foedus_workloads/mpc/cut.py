@@ -75,9 +75,8 @@ class Cut:
         """Return what the dealer sends and keeps; x is its summand of a product (steps 2, 3 and 5)."""
         words = (*a.words, *b.words, *(() if x is None else (x,)))
         if passes := passes_for(self.bits, words, narrow.all):
-            made = passes.deal(x, (a.part, a.rest), (b.part, b.rest), narrow.all, self.count)
-            to_first, to_second, own, following, wrap, top = made
-            return Dealt(to_first, to_second, own, following, (wrap, top))
+            found = passes.deal(x, (a.part, a.rest), (b.part, b.rest), narrow.all, self.count)
+            return Dealt(*found[:4], hints=found[4:])
         to_first = None if x is None or b.rest is None else x + b.rest
         to_second = None if x is None or a.rest is None else x + a.rest
         own, following = self._component(b.total, narrow.second_pad), self._component(a.total, narrow.first_pad)

@@ -24,17 +24,17 @@ Steps of a session:
 2. The program runs. Every value has two copies of each component; a party can add an error to a product that it shares,
    and to nothing else:
    - products and ANDs: `products`; matrix products: `matrices`; each remembers factors and result;
-   - bits to arithmetic: `bits`; rounding: `truncation`, whose masked value two parties are told by one and compare with
-     what the third, who knows it too, would have said; signs: `comparison`.
+   - bits to arithmetic: `bits`, with random bits that were compared with others when they were made (check C);
+   - rounding: `truncation`, whose masked value two parties are told by one and compare with what the third, who knows
+     it too, would have said; signs: `comparison`.
 3. The result is shared anew, and that the difference is zero goes into the transcripts.
-4. `audit.Audit.settle`: coins are tossed when everything that they decide on is fixed (`coins`); products, ANDs and
-   bits
-   are compared with random ones in shuffled buckets (checks B and C), matrix products by random projections (check A);
-   what must be equal at two parties goes into the transcripts, and these are compared last.
+4. `audit.Audit.settle`: coins are tossed when everything that they decide on is fixed (`coins`); products and ANDs are
+   compared with random ones (check B), where they meet is decided by coins (`buckets`); matrix products by random
+   projections (check A); what must be equal at two parties goes into the transcripts, and these are compared last.
 5. Each party sends the client both its components; the client compares the copies.
 
-Sources: Furukawa, Lindell, Nof and Weinstein (EUROCRYPT 2017) and Araki et al. (IEEE S&P 2017) for buckets; Mohassel
-and
-Rindal (CCS 2018) for mixed shares; Escudero et al. (CRYPTO 2020) for rounding by an opened mask; Freivalds' projections
-for matrices. The composition is Foedus' own.
+Sources: Furukawa, Lindell, Nof and Weinstein (EUROCRYPT 2017) and Araki et al. (IEEE S&P 2017) for comparing with
+random ones, turns of prime rows instead of their shuffles; Mohassel and Rindal (CCS 2018) for mixed shares; Rotaru and
+Wood (INDOCRYPT 2019) for bits that are shared in both ways; Escudero et al. (CRYPTO 2020) for rounding by an opened
+mask; Freivalds' projections for matrices. The composition is Foedus' own.
 """

@@ -1,11 +1,10 @@
-"""What a party has claimed by sharing a product, a bit or a rounded value, kept until it is checked."""
+"""What a party has claimed by sharing a product, kept until it is checked, and random products to check it with."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 
-import torch
 from torch import Tensor
 
 from foedus_workloads.mpc.party import Shared
@@ -24,18 +23,22 @@ class ProductClaim:
         """Elements."""
         return self.z.own.numel()
 
-
-@dataclass(frozen=True)
-class BitClaim:
-    """`value` is the Boolean `bit` as a number mod 2^bits."""
-
-    bit: Shared
-    value: Shared
-
     @property
-    def count(self) -> int:
-        """Elements."""
-        return self.bit.own.numel()
+    def factors(self) -> tuple[Shared, ...]:
+        """Both factors, or the one that is squared."""
+        return (self.x,) if self.y is None else (self.x, self.y)
+
+    def flat(self) -> ProductClaim:
+        """Return the same in one dimension."""
+        return self._mapped(_flat)
+
+    def part(self, start: int, stop: int) -> ProductClaim:
+        """Return the elements start to stop of a claim in one dimension."""
+        return self._mapped(lambda t: t[start:stop])
+
+    def _mapped(self, local: Callable[[Tensor], Tensor]) -> ProductClaim:
+        y = None if self.y is None else self.y.map(local)
+        return ProductClaim(self.x.map(local), y, self.z.map(local))
 
 
 @dataclass(frozen=True)
@@ -54,26 +57,42 @@ class Claims:
     products: list[ProductClaim] = field(default_factory=list)
     squares: list[ProductClaim] = field(default_factory=list)
     ands: list[ProductClaim] = field(default_factory=list)  # of words of 64 bits
-    bits: dict[int, list[BitClaim]] = field(default_factory=dict)  # by the bits of their values
+    carries: list[ProductClaim] = field(default_factory=list)  # ANDs of words of masks, which no input decides
     matrices: list[MatrixClaim] = field(default_factory=list)
 
     @property
-    def count(self) -> int:
-        """Words that are kept for element-wise claims, which grow with a program's length."""
-        groups: list[Sequence[ProductClaim | BitClaim]] = [self.products, self.squares, self.ands, *self.bits.values()]
-        return sum(claim.count for group in groups for claim in group)
+    def most(self) -> int:
+        """Words of the kind of element-wise claims of which there are most; they grow with a program's length."""
+        return max(map(counted, (self.products, self.squares, self.ands, self.carries)))
+
+    def since(self, lengths: Mapping[str, int]) -> Claims:
+        """Return the claims that came after there were so many of each kind (`lengths`)."""
+        return Claims(**{kind: getattr(self, kind)[length:] for kind, length in lengths.items()})
+
+    def lengths(self) -> Mapping[str, int]:
+        """Return the number of claims of each kind."""
+        return {each.name: len(getattr(self, each.name)) for each in fields(self)}
+
+    def extend(self, others: Claims) -> None:
+        """Add claims."""
+        for each in fields(self):
+            getattr(self, each.name).extend(getattr(others, each.name))
+
+    def taken(self, least: int) -> Claims:
+        """Take out the element-wise claims of which there are at least so many words of a kind, and all others."""
+        found = Claims(matrices=self.matrices)
+        self.matrices = []
+        for kind in ("products", "squares", "ands", "carries"):
+            if counted(getattr(self, kind)) >= least:
+                setattr(found, kind, getattr(self, kind))
+                setattr(self, kind, [])
+        return found
 
 
-def joined(parts: Sequence[Shared], size: int) -> Shared:
-    """Return all elements one after the other, filled up with zeros to `size`."""
-
-    def one(tensors: list[Tensor]) -> Tensor:
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        return torch.nn.functional.pad(flat, (0, size - flat.numel()))
-
-    return Shared(one([part.own for part in parts]), one([part.next for part in parts]))
+def counted(claims: Sequence[ProductClaim]) -> int:
+    """Return the elements of all claims."""
+    return sum(claim.count for claim in claims)
 
 
-def taken(random: Shared, chosen: Tensor) -> Shared:
-    """Return the chosen units."""
-    return random.map(lambda t: t.index_select(0, chosen))
+def _flat(t: Tensor) -> Tensor:
+    return t.reshape(-1)

@@ -19,7 +19,6 @@ import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,11 +49,9 @@ class Coins:
         """Return zeros and ones as int64."""
         return (self.draw(number, 8, shape) & 1).to(torch.int64)
 
-    def order(self, count: int) -> Tensor:
-        """Return a permutation of 0 to count - 1."""
-        keys = self.draw(0, 64, (count,))
-        # Two equal keys, of which the order could depend on places, are improbable: 2^-23 for 2^21 keys.
-        return keys if self.planned else torch.from_numpy(np.argsort(keys.numpy()))
+    def turn(self, number: int, units: int) -> int:
+        """Return the seed's number in 0 to units - 1; it is uniform but for units / 2^63."""
+        return 0 if self.planned else (int(self.draw(number, 63, (1,))) & (2**63 - 1)) % units
 
 
 def toss(party: Party, session: bytes, entropy: Entropy) -> Operation[Coins]:

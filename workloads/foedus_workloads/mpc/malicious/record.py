@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,20 +10,112 @@ from torch import Tensor
 
 from foedus_workloads.mpc import arithmetic, conversion
 from foedus_workloads.mpc.arithmetic import ARITHMETIC, BOOLEAN, Domain
-from foedus_workloads.mpc.malicious.claims import BitClaim, Claims, MatrixClaim, ProductClaim
+from foedus_workloads.mpc.malicious.bits import Numbers, convert, make_bits
+from foedus_workloads.mpc.malicious.claims import Claims, MatrixClaim, ProductClaim
+from foedus_workloads.mpc.malicious.coins import Coins
 from foedus_workloads.mpc.malicious.transcripts import Transcripts
 from foedus_workloads.mpc.malicious.wire import pack_bits, unpack_bits
 from foedus_workloads.mpc.party import Party, Shared, Summand
 from foedus_workloads.mpc.ring import WORD_BITS
-from foedus_workloads.mpc.rounds import Operation
+from foedus_workloads.mpc.rounds import Exchange, Operation
+
+# As many random bits are made as two comparisons are enough for, once an eighth of that many was asked for. Before,
+# it is what is asked for and as many again, so that a short program makes few in vain, and seldom.
+_MANY, _FEW = 1 << 20, 1 << 10
+
+
+@dataclass
+class Stock:
+    """Random bits of one width: what is left, and how many were taken, are reserved, or being made."""
+
+    left: Numbers | None = None
+    taken: int = 0
+    reserved: int = 0
+    coming: int = 0
+    fillings: int = 0
+
+    @property
+    def count(self) -> int:
+        """How many are left."""
+        return self.left.count if self.left else 0
+
+    def reserve(self, count: int) -> int:
+        """Reserve so many, and return how many are to be made for that."""
+        self.reserved += count
+        missing = self.reserved - self.count - self.coming
+        if missing <= 0:
+            return 0
+        asked = self.taken + self.reserved
+        making = max(missing, _MANY if asked > _MANY // 8 else max(asked, _FEW))
+        self.coming += making
+        return making
+
+    def add(self, made: Numbers, wanted: int) -> None:
+        """Put in what was made, when so many were to be."""
+        self.left = made if self.left is None else self.left + made
+        self.coming -= wanted
+        self.fillings += 1
+
+    def take(self, count: int) -> Numbers:
+        """Return the next `count`, which are reserved and there."""
+        assert self.left is not None, "what is reserved is there before it is taken"
+        found, self.left = self.left.part(0, count), self.left.part(count, self.left.count)
+        self.taken += count
+        self.reserved -= count
+        return found
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How much is in a record: claims of each kind, bits of each width that were taken, how often bits were made."""
+
+    claims: Mapping[str, int]
+    taken: Mapping[int, int]
+    fillings: int
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What a step of a program leaves in a record."""
+
+    claims: Claims
+    bits: Mapping[int, int]  # taken, by width
 
 
 @dataclass
 class Record:
-    """What one party has claimed and noted in a session since the last check."""
+    """What one party has claimed and noted in a session since the last check, and random bits that it may use.
+
+    `toss` gives coins, each time others.
+    """
 
     transcripts: Transcripts
+    toss: Callable[[Party], Operation[Coins]]
     claims: Claims = field(default_factory=Claims)
+    stocks: dict[int, Stock] = field(default_factory=dict)  # by the bits of their numbers
+
+    def mark(self) -> Mark:
+        """Return how much is here."""
+        taken = {width: stock.taken for width, stock in self.stocks.items()}
+        return Mark(self.claims.lengths(), taken, sum(stock.fillings for stock in self.stocks.values()))
+
+    def traces(self, mark: Mark) -> Traces | None:
+        """Return what came since the mark; nothing when bits were made, which another time are in stock or not."""
+        if self.mark().fillings != mark.fillings:
+            return None
+        bits = {width: stock.taken - mark.taken.get(width, 0) for width, stock in self.stocks.items()}
+        return Traces(self.claims.since(mark.claims), bits)
+
+    def repeat(self, traces: Traces) -> bool:
+        """Leave such traces once more, if there are bits enough; tell whether there are."""
+        if any(count > self.stocks.setdefault(width, Stock()).count for width, count in traces.bits.items()):
+            return False
+        for width, count in traces.bits.items():
+            if count:
+                self.stocks[width].reserve(count)
+                self.stocks[width].take(count)
+        self.claims.extend(traces.claims)
+        return True
 
     def multiply(
         self, party: Party, x: Shared, y: Shared, domain: Domain = ARITHMETIC, *, bits: int | None = None
@@ -42,17 +134,32 @@ class Record:
         return words.map(lambda t: unpack_bits(t, count))
 
     def bit_to_arithmetic(self, party: Party, bit: Shared, *, bits: int | None = None) -> Operation[Shared]:
-        """Return Boolean bits as numbers mod 2^bits, and claim that they are: 2 rounds."""
-        value = yield from conversion.bit_to_arithmetic(party, bit, bits=bits)
-        self.claims.bits.setdefault(bits or party.ring.bits, []).append(BitClaim(bit, value))
-        return value
+        """Return Boolean bits as numbers mod 2^bits, of the type that holds them: 1 round, when bits are in stock."""
+        width = bits or party.ring.bits
+        yield from self.supply(party, width, bit.own.numel())
+        return (yield from self.convert(party, bit, width))
+
+    def convert(self, party: Party, bit: Shared, width: int) -> Operation[Shared]:
+        """Do the same with bits that `supply` has reserved: 1 round."""
+        return convert(party, bit, self.stocks[width].take(bit.own.numel()), self.transcripts)
+
+    def supply(self, party: Party, width: int, count: int) -> Operation[None]:
+        """Reserve random bits, and make them if they lack: 5 rounds, or what another operation still needs for them."""
+        stock = self.stocks.setdefault(width, Stock())
+        if making := stock.reserve(count):
+            stock.add((yield from self.made(party, width, making)), making)
+        while stock.count < stock.reserved:
+            yield Exchange()
+
+    def made(self, party: Party, width: int, count: int) -> Operation[Numbers]:
+        """Make random bits; nothing of it depends on what they will be used for."""
+        return make_bits(party, width, count, self.toss(party), self.transcripts)
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A right-hand factor: prepared for products, and as it is for their check."""
+    """A right-hand factor as it was shared: its check wants it so, and packed beside that it would be there twice."""
 
-    prepared: arithmetic.Weight
     shares: Shared
 
 
@@ -105,13 +212,13 @@ def square_sum(record: Record, party: Party, x: Shared) -> Pending:
 
 def prepare(y: Shared) -> Weight:
     """Return `y` as `matrix_product` and its check want it."""
-    return Weight(arithmetic.prepare(y), y)
+    return Weight(y)
 
 
 def matrix_product(record: Record, party: Party, x: Shared, weight: Weight) -> Pending:
     """Return x @ y to be shared and claimed."""
     return Pending(
-        arithmetic.matrix_product(party, x, weight.prepared),
+        arithmetic.matrix_product(party, x, arithmetic.prepare(weight.shares)),
         lambda z: record.claims.matrices.append(MatrixClaim(x, weight.shares, z)),
     )
 
