@@ -177,6 +177,7 @@ STEPS = {
     "checked truncation, masked and dealt": (3, additive(3), masked_and_dealt, [(x,) for x in range(-4, 4)]),
     "checked sign, two numbers": (2, additive(2), two_numbers, [(x,) for x in range(-2, 2)]),
     "checked product, a factor opened": (3, additive(3), compared_with_a_random_one, [(x,) for x in range(-4, 4)]),
+    "checked conversion, a bit opened": (4, boolean(1), converted_by_a_random_one, [(0,), (1,)]),
 }  # fmt: skip
 
 
