@@ -55,9 +55,9 @@ MPC_MUTANTS = {
     "dealers-summands-sent-bare": fails(
         f"{GIVEN}[truncate summands]",
         Patch(
-            f"{MPC}/truncation.py",
-            "    return (to_wire(x.value + mask.rest,",
-            "    return (to_wire(x.value + 0 * mask.rest,",
+            f"{MPC}/cut.py",
+            "else x + b.rest\n",
+            "else x + 0 * b.rest\n",
         ),
     ),
     "injected-bits-sent-bare": fails(
