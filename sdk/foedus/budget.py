@@ -16,9 +16,9 @@ from foedus.cluster.target import OBJECT_NAME, Place, in_place, is_plugin, run_o
 from foedus.options import command, namespace_option, state_option
 from foedus.overlap import Draft, check_overlap, keep_hashes
 from foedus.reconcile import reconcile
-from foedus.state import StoredBudget, create_budget, find_budget, list_budgets, making_budgets, require_budget
+from foedus.state import StoredBudget, create_budget, find_budget, list_budget_keys, making_budgets, require_budget
 from foedus.table import aligned
-from foedus_contract.errors import InvalidInput, Refused
+from foedus_contract.errors import FoedusError, InvalidInput, Refused
 from foedus_contract.exit_codes import ExitCode
 from foedus_engine.api.budget import BudgetReason, PrivacyBudget
 from foedus_engine.cluster.embedded_ledgers import read_checked
@@ -201,12 +201,7 @@ def list_all(place: Place, output: str) -> None:
 def show_budgets(place: Place, name: str | None, output: str) -> None:
     """Print the budgets of a state folder or of a cluster's namespace, or one with its accounts."""
     if place.target is None:
-        state = place.state
-        found = list_budgets(state, place.namespace) if name is None else [require_budget(state, place.namespace, name)]
-        cure = "make one with: foedus budget create --data FILE --epsilon EPSILON"
-        echo_budgets(found, {item.key: readiness(state, item.key) for item in found}, name, output)
-        if not found and output == "text":
-            click.echo(f"no budgets in {state}; {cure}")
+        show_stored(place.state, place.namespace, name, output)
         return
 
     async def work(session: Session) -> None:
@@ -217,6 +212,28 @@ def show_budgets(place: Place, name: str | None, output: str) -> None:
             click.echo(f"no budgets in namespace {session.namespace}; their holders make them, see docs/operator.md")
 
     run_on_cluster(place.target, work)
+
+
+def show_stored(state: Path, namespace: str, name: str | None, output: str) -> None:
+    """Print the budgets of a state folder; then raises what the first ledger said that cannot be used, if any."""
+    found: list[StoredBudget] = []
+    ready: dict[BudgetKey, Readiness] = {}
+    faults: list[FoedusError] = []
+    for asked in [key.name for key in list_budget_keys(state, namespace)] if name is None else [name]:
+        try:
+            item = require_budget(state, namespace, asked)
+            ready[item.key] = readiness(state, item.key)
+            found.append(item)
+        except FoedusError as error:
+            faults.append(error)
+    if found:
+        echo_budgets(found, ready, name, output)
+    elif not faults and output == "text":
+        click.echo(f"no budgets in {state}; make one with: foedus budget create --data FILE --epsilon EPSILON")
+    for fault in faults[1:]:
+        click.echo(f"error: {fault}", err=True)
+    if faults:
+        raise faults[0]
 
 
 def echo_budgets(

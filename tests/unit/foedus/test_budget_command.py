@@ -125,6 +125,20 @@ def test_the_list_as_json(tmp_path: Path, files: list[str], capsys: pytest.Captu
     ]
 
 
+def test_one_damaged_ledger_hides_none_of_the_others(
+    tmp_path: Path, files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    foedus(tmp_path, "create", "--data", files[0], "--data", files[1], "--epsilon", "1")
+    ledger_path(tmp_path / "state", BudgetKey("default", "one")).write_bytes(b"no database at all" * 100)
+    capsys.readouterr()
+    assert foedus(tmp_path) == 20
+    said = capsys.readouterr()
+    assert [line.split()[0] for line in said.out.splitlines()] == ["NAME", "two"]
+    assert said.err.count("error: ") == 1
+    assert "one" in said.err
+    assert foedus(tmp_path, "two") == 0
+
+
 def test_an_unknown_budget_says_how_to_make_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert foedus(tmp_path, "nope") == 10
     assert "foedus budget create nope" in capsys.readouterr().err
