@@ -3,7 +3,8 @@
 The rules are those of client-go's leader election:
 
 1. Whoever sees the Lease unchanged for DURATION, counted from when it first saw that very version, may take it.
-2. Whoever holds it renews it every RETRY; the write bears the version that was read, so of two takers one wins.
+2. Whoever waits looks every LOOK, whoever holds it renews it every RETRY; the write bears the version that was read,
+   so of two takers one wins.
 3. A holder acts for RENEW_DEADLINE after it SENT its last successful renewal, and not a moment longer.
 
 Assumption: clocks of different processes may show anything, but DURATION on one takes longer than RENEW_DEADLINE on
@@ -30,6 +31,8 @@ from foedus_operator.kube import KubeCluster
 DURATION_SECONDS = 15.0
 RENEW_DEADLINE_SECONDS = 10.0
 RETRY_SECONDS = 2.0
+# How often a waiting process looks: what it has not seen it counts from later, so this is what a failover may lose.
+LOOK_SECONDS = 0.5
 
 _logger = logging.getLogger(__name__)
 
@@ -136,7 +139,7 @@ class Lease:
             if not self.leads:
                 # Not later than it is free: nobody acts meanwhile. Where it is free and the try failed, RETRY goes by.
                 free = self._candidate.seconds_until_free(self._clock())
-                await self._sleep(min(free, RETRY_SECONDS) if free > 0 else RETRY_SECONDS)
+                await self._sleep(min(free, LOOK_SECONDS) if free > 0 else RETRY_SECONDS)
         _logger.info("%s holds %s, transition %d", self._candidate.identity, self._key, self.transitions)
 
     async def hold(self) -> None:

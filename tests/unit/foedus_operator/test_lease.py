@@ -44,7 +44,7 @@ def test_a_renewal_of_the_holder_starts_the_wait_anew() -> None:
 class Silent:
     """A Lease that its holder renews for the last time at LAST; time is what its callers sleep."""
 
-    LAST = 3.0
+    LAST = 3.3
 
     def __init__(self, busy_until: float = 0.0) -> None:
         self.now, self.busy_until = 0.0, busy_until
@@ -67,7 +67,7 @@ class Silent:
 @pytest.mark.parametrize(
     ("busy_until", "taken"),
     [
-        (0.0, 19.0),  # the renewal of 3 was first seen by the look at 4
+        (0.0, 18.5),  # the renewal of 3.3 was first seen by the look at 3.5
         (13.0, 29.0),  # no look before 14 was answered
     ],
 )
