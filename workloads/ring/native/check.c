@@ -58,14 +58,27 @@ static int differs(int path, size_t m, size_t k, size_t n, int transposed) {
         ring_product_##S(n, out, a, b, c, d), out += n;                                                                \
         ring_product_bits_##S(n, out, a, b, c, d), out += n;                                                           \
         ring_square_##S(n, out, a, b), out += n;                                                                       \
+        ring_combine_##S(n, out, a, NULL, 5, 0, 7), out += n;                                                          \
+        ring_combine_##S(n, out, a, b, 5, 3, 7), out += n;                                                             \
+        ring_masked_bits_##S(n, out, a, b, c, d, e, a), out += n;                                                      \
         for (int bytes = 1; bytes <= 8; bytes *= 2) {                                                                  \
             const int cut = bytes == 8 ? 62 : 8 * bytes;                                                               \
-            ring_component_##S(n, bytes, cut, out, a, b), out += n;                                                    \
-            ring_common_##S(n, bytes, cut, out, a, b, c), out += n;                                                    \
-            ring_hints_##S(n, bytes, cut, out, out + n, a, b, c, d), out += 2 * n;                                     \
-            ring_overflow_##S(n, bytes, cut, out, a, b, c, d), out += n;                                               \
+            uint64_t *own = out, *next = out + n, *wrap = out + 2 * n, *top = out + 3 * n, *also = out + 4 * n;        \
+            ring_deal_##S(n, bytes, cut, NULL, NULL, own, next, wrap, top, NULL, a, NULL, b, NULL, c, d, e, a);        \
+            out += 4 * n, own += 4 * n, next += 4 * n, wrap += 4 * n, top += 4 * n, also += 4 * n;                     \
+            ring_deal_##S(n, bytes, cut, also, also + n, own, next, wrap, top, a, b, c, d, e, b, c, d, e);             \
+            out += 6 * n;                                                                                              \
+            ring_send_##S(n, bytes, cut, out, out + n, a, NULL, b, NULL, c, 7), out += 2 * n;                          \
+            ring_send_##S(n, bytes, cut, out, out + n, a, d, b, NULL, c, 7), out += 2 * n;                             \
+            ring_send_##S(n, bytes, cut, out, out + n, a, NULL, b, d, c, 7), out += 2 * n;                             \
+            ring_open_##S(n, bytes, cut, out, out + n, a, b, NULL, NULL, c, d, e), out += 2 * n;                       \
+            ring_open_##S(n, bytes, cut, out, out + n, a, b, c, d, c, d, e), out += 2 * n;                             \
+            memcpy(out, a, n * sizeof *a); /* in place */                                                              \
+            ring_common_##S(n, bytes, cut, out, b, c), out += n;                                                       \
+            ring_window_##S(n, bytes, 3, out, a, NULL), out += n;                                                      \
+            ring_window_##S(n, bytes, 3, out, a, b), out += n;                                                         \
         }                                                                                                              \
-        ring_pairs_##S(n, out, out + n, a, b), out += 2 * n;                                                           \
+        ring_pairs_##S(n, 0x7FFF7FFF7FFF7FFFu, out, out + n, out + 2 * n, a, b), out += 3 * n;                         \
         ring_groups_##S(n, 4, 0x0F0F0F0F0F0F0F0Fu, 0x0505050505050505u, out, out + n, out + 2 * n, a), out += 3 * n;   \
         ring_offer_##S(n, out, out + n, (const int8_t *)a, b, c, d, e), out += 2 * n;                                  \
         ring_choose_##S(n, out, (const int8_t *)a, b, NULL, c, d, e);                                                  \
@@ -75,7 +88,7 @@ static int differs(int path, size_t m, size_t k, size_t n, int transposed) {
     }
 
 RUN_PASSES(plain)
-enum { PASS_OUTPUTS = 4 + 4 * 5 + 2 + 3 + 2 + 1 + 4 };
+enum { PASS_OUTPUTS = 7 + 4 * 23 + 3 + 3 + 2 + 1 + 4 };
 
 #if defined(__x86_64__)
 RUN_PASSES(avx2)
