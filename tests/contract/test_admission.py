@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from contract.test_crds import BUDGETS, JOBS, TRANSITIONS, budget, changed, client, job
 from foedus_contract.errors import InvalidInput
-from foedus_engine.api.parse import check_transition, parse, parse_stored
+from foedus_engine.api.parse import check_transition, parse
 from foedus_engine.decide.plan import key_of
 from foedus_engine.manifests import KINDS, load_manifests
 from foedus_operator.api_server import ApiServer
@@ -90,7 +90,7 @@ async def test_change(server: ApiServer, old: dict[str, Any], path: str, value: 
 
 def judge_change(old: dict[str, Any], new: dict[str, Any]) -> None:
     model = KINDS[old["kind"]]
-    check_transition(parse_stored(model, old), parse(model, new))
+    check_transition(parse(model, old), parse(model, new))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)
