@@ -36,7 +36,7 @@ from foedus_contract.mpc_wire import SESSION_BYTES
 from foedus_workloads.mpc.malicious import audit as audits
 from foedus_workloads.mpc.malicious import bits, coins, products, truncation
 from foedus_workloads.mpc.malicious.audit import Audit
-from foedus_workloads.mpc.malicious.buckets import fit
+from foedus_workloads.mpc.malicious.buckets import Buckets, fit
 from foedus_workloads.mpc.malicious.record import Record
 from foedus_workloads.mpc.malicious.record import prepare as prepare_checked
 from foedus_workloads.mpc.model import (
@@ -260,15 +260,18 @@ def _message(chosen: random.Random, honest: Any, cheaters: Any, rounds: Sequence
 
 def _claim_and_tuples(chosen: random.Random, honest: Any, cheaters: Any) -> list[Any]:
     """An error in an early product, and the same in a random one of each row, at guessed places."""
-    sizes = honest.calls["share"]
-    rows = {each.depth * each.size: each for each in map(fit, range(1, 200))}
-    late = [n for n, size in enumerate(sizes) if size in rows]
-    early = [n for n in range(len(sizes)) if n < min(late)]
-    claim, number = chosen.choice(early), chosen.choice(late)
+    early, late = _claims_and_random(honest)
+    claim, (number, buckets) = chosen.choice(early), chosen.choice(late)
     error = chosen.choice((1, cheaters.TOP))
-    buckets = rows[sizes[number]]
     places = [row * buckets.size + chosen.randrange(buckets.size) for row in range(buckets.depth)]
     return [cheaters.Fault("share", claim, error), cheaters.Fault("share", number, error, places)]
+
+
+def _claims_and_random(honest: Any) -> tuple[range, list[tuple[int, Buckets]]]:
+    """Return which sharings are of products that will be claimed, and which of random ones, with their rows."""
+    shapes = {each.depth * each.size: each for each in map(fit, range(1, 200))}
+    late = [(number, shapes[size]) for number, size in enumerate(honest.calls["share"]) if size in shapes]
+    return range(late[0][0]), late
 
 
 def _false_copy(chosen: random.Random, shares: list[Shared], cheater: int) -> list[Shared]:
@@ -310,10 +313,7 @@ def switched_off(honest: Sequence[Any], cheaters: Any) -> Mapping[str, bool]:
 
 def _unturned_passes(honest: Sequence[Any], cheaters: Any) -> bool:
     """Tell whether a wrong product passes with random ones that are wrong where it meets them without a turn."""
-    sizes = honest[0].calls["share"]
-    shapes = {each.depth * each.size: each for each in map(fit, range(1, 200))}
-    late = [(number, shapes[size]) for number, size in enumerate(sizes) if size in shapes]
-    early = range(min(number for number, _ in late))
+    early, late = _claims_and_random(honest[0])
     for claim, (number, buckets), error in itertools.product(early, late, ERRORS):
         places = [row * buckets.size for row in range(buckets.depth)]
         faults = [cheaters.Fault("share", claim, error), cheaters.Fault("share", number, error, places)]

@@ -18,6 +18,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from foedus_contract.pages import HEALTH, METRICS, PRIVACY, READY, SECURITY
 from foedus_operator.census import Census, PrivacyStatus, SecurityStatus
 from foedus_operator.serving import Readers, Review, ServerFiles, server_context
 
@@ -143,11 +144,11 @@ def _app(health: Health, readers: Readers) -> web.Application:
         return web.Response(body=generate_latest(health.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app = web.Application(client_max_size=0)
-    app.router.add_get("/health", check)
-    app.router.add_get("/ready", check)
-    app.router.add_get("/metrics", readers.only(metrics))
-    app.router.add_get("/privacy/status", readers.only(privacy))
-    app.router.add_get("/security/status", readers.only(security))
+    app.router.add_get(HEALTH, check)
+    app.router.add_get(READY, check)
+    app.router.add_get(METRICS, readers.only(metrics))
+    app.router.add_get(PRIVACY, readers.only(privacy))
+    app.router.add_get(SECURITY, readers.only(security))
     return app
 
 

@@ -20,6 +20,7 @@ from foedus.state import StoredBudget, create_budget, find_budget, list_budget_k
 from foedus.table import aligned
 from foedus_contract.errors import FoedusError, InvalidInput, Refused
 from foedus_contract.exit_codes import ExitCode
+from foedus_contract.models import DIGEST_SHOWN
 from foedus_engine.api.budget import BudgetReason, PrivacyBudget
 from foedus_engine.cluster.embedded_ledgers import read_checked
 from foedus_engine.decide.plan import BudgetKey
@@ -30,8 +31,6 @@ from foedus_workloads.training.data import read_records, record_hash
 
 if TYPE_CHECKING:
     from foedus.cluster.session import Session
-
-DIGEST_SHOWN = 19  # `sha256:` and twelve digits: enough to compare by eye
 
 
 class BudgetGroup(click.Group):

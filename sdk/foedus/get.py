@@ -13,6 +13,7 @@ from foedus import table
 from foedus.cluster import rows
 from foedus.cluster.rows import KINDS, Kind
 from foedus.cluster.target import OBJECT_NAME, Target, everywhere, on_cluster, run_on_cluster
+from foedus_contract.models import DIGEST_SHOWN
 from foedus_engine import names
 from foedus_engine.cluster.protocol import Object
 from foedus_engine.decide.plan import ObjectKey
@@ -120,7 +121,7 @@ async def _watch(session: Session, kind: Kind, name: str, output: str) -> None:
 
 def _usual(title: table.Row) -> table.Row:
     """Return cells as wide as most are: while watching, widths cannot be taken from what is still to come."""
-    usual = {"NAMESPACE": 16, "NAME": 24, "PHASE": 9, "READY": 15, "DATASET": rows.DIGEST_SHOWN, "AGE": 6}
+    usual = {"NAMESPACE": 16, "NAME": 24, "PHASE": 9, "READY": 15, "DATASET": DIGEST_SHOWN, "AGE": 6}
     return ["x" * usual.get(name, len(name)) for name in title]
 
 

@@ -18,7 +18,7 @@ from contract.test_crds import budget as budget_document
 from foedus.cluster import fetch
 from foedus.cluster.session import Change, Session, open_session
 from foedus.cluster.target import Target
-from foedus.main import main, plugin
+from foedus.main import plugin
 from foedus_contract.exit_codes import ExitCode
 from foedus_contract.wire import LedgerHead, head_to_sign
 from foedus_engine.cluster.feed import KeyFeed
@@ -32,6 +32,7 @@ from foedus_operator.api_server import ApiServer
 from foedus_operator.kube import KubeCluster
 from foedus_operator.ledgers import KubeLedgers
 from support.brain import manifest
+from support.calling import foedus
 from support.kubernetes import api_server, install_crds, kubeconfig, make_namespace
 from support.one_line import check_one_line
 from support.silo_ledgers import file_ledger, written_log
@@ -71,13 +72,6 @@ STATUSES: dict[str, dict[str, Any]] = {
         "result": {"outcome": "Complete", "accuracy": 0.75, "rounds": 3, "attempts": 3, "adapterDigest": NO_DIGEST},
     },
 }
-
-
-def foedus(*arguments: str, program: Any = main) -> int:
-    with pytest.raises(SystemExit) as ended:
-        program(list(arguments))
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
 
 
 @pytest.fixture(scope="module")

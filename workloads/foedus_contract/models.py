@@ -13,6 +13,7 @@ from foedus_contract.errors import InvalidInput
 
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 DIGEST = r"^sha256:[0-9a-f]{64}$"
+DIGEST_SHOWN = 19  # `sha256:` and twelve digits: enough to compare by eye
 
 SiloName = Annotated[str, StringConstraints(pattern=DNS_LABEL, max_length=63)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=limits.MAX_LABEL_LENGTH)]

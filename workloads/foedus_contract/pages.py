@@ -1,7 +1,8 @@
-"""What a coordinator says of itself: one word to a kubelet, numbers to the silos of its job.
+"""Pages on which processes say how they are, and what a coordinator says there of itself.
 
-`HEALTH` and `READY` are answered on PROBE_PORT to whoever gets there, for a kubelet shows no certificate. The other
-pages are answered on the coordinator's own port, over mutual TLS.
+Operator and ledger service have pages at the same paths. A coordinator's `HEALTH` and `READY` are answered on
+PROBE_PORT to whoever gets there, for a kubelet shows no certificate. Its other pages are answered on its own port, over
+mutual TLS, to the silos of its job.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from foedus_contract import limits
+from foedus_contract.models import DIGEST_SHOWN
 from foedus_contract.scale import finest_grid, kappa
 from foedus_contract.size import named_by
 from foedus_engine.api.training import FederatedTrainingJob
@@ -131,8 +132,8 @@ def check_datasets(job: FederatedTrainingJob, observed: Observed) -> Problem | N
         if budget.digest in seen:
             return _not_accepted(
                 Reason.INVALID_DATA,
-                f"silos {seen[budget.digest]} and {silo} hold the same data ({budget.digest[:19]}); a person would be "
-                "counted once and spent twice; remove one of them",
+                f"silos {seen[budget.digest]} and {silo} hold the same data ({budget.digest[:DIGEST_SHOWN]}); a person"
+                " would be counted once and spent twice; remove one of them",
             )
         seen[budget.digest] = silo
     return None

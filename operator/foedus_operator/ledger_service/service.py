@@ -26,6 +26,7 @@ from foedus_contract.ledger_wire import (
     Fault,
 )
 from foedus_contract.models import ContractModel
+from foedus_contract.pages import HEALTH, METRICS, READY
 from foedus_operator.api_server import ApiServer
 from foedus_operator.ledger_service.config import Config
 from foedus_operator.ledger_service.desk import Desk
@@ -58,9 +59,9 @@ class Service:
         app.router.add_get(BUDGET_PATH, self._answering("read", self._read))
         app.router.add_post(CHARGES_PATH, self._answering("charge", self._charge))
         app.router.add_post(INCARNATIONS_PATH, self._answering("claim", self._claim))
-        app.router.add_get("/health", _healthy)
-        app.router.add_get("/ready", self._ready)
-        app.router.add_get("/metrics", Readers(reviewed_by(self._server)).only(self._metrics))
+        app.router.add_get(HEALTH, _healthy)
+        app.router.add_get(READY, self._ready)
+        app.router.add_get(METRICS, Readers(reviewed_by(self._server)).only(self._metrics))
         return app
 
     async def _read(self, token: str, _: bytes) -> ContractModel:

@@ -9,13 +9,13 @@ from typing import Any
 
 from foedus.plain import one_line
 from foedus.table import Row, aligned
+from foedus_contract.models import DIGEST_SHOWN
 from foedus_engine import names
 from foedus_engine.api.training_status import TrainingConditionType
 from foedus_engine.cluster.protocol import Object
 from foedus_engine.decide.conditions import is_true, parse_timestamp
 
 NOTHING = "-"
-DIGEST_SHOWN = 19  # `sha256:` and twelve digits: enough to compare by eye
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from foedus.main import main
 from foedus.overlap import hashes_path
 from foedus_engine.cluster.embedded_ledgers import ledger_path
 from foedus_engine.decide.plan import BudgetKey
 from foedus_ledger.mechanisms import Mechanism
 from foedus_ledger.sqlite import SqliteLedger
 from foedus_workloads.training.data import Record, read_records, write_records
+from support import calling
 
 
 @pytest.fixture
@@ -24,10 +24,7 @@ def files(tmp_path: Path) -> list[str]:
 
 
 def foedus(tmp_path: Path, *arguments: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main(["budget", *arguments, "--state", str(tmp_path / "state")])
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
+    return calling.foedus("budget", *arguments, "--state", str(tmp_path / "state"))
 
 
 def test_a_budget_is_named_after_the_folder_and_bound_to_the_data(tmp_path: Path, files: list[str]) -> None:

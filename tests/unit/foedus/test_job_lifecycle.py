@@ -19,7 +19,6 @@ from foedus.display import PlainDisplay
 from foedus.engine import Engine, open_engine
 from foedus.interrupt import run_until_terminated
 from foedus.lifecycle import admit, job_key, remove
-from foedus.main import main
 from foedus.report.record import read_record
 from foedus.result import result_folder
 from foedus_contract.errors import FoedusError, InvalidInput
@@ -27,6 +26,7 @@ from foedus_engine.api.training import FederatedTrainingJob
 from foedus_engine.cluster.jobs import PodView
 from foedus_engine.manifests import parse_manifest
 from foedus_ledger.mechanisms import Mechanism
+from support.calling import foedus
 from support.small_job import SILOS, SmallJob, build_small_job
 
 MECHANISM = Mechanism(noise_multiplier=20.0)
@@ -38,15 +38,8 @@ def world(tmp_path: Path) -> SmallJob:
     return build_small_job(tmp_path)
 
 
-def foedus(arguments: list[str]) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
-
-
 def delete(world: SmallJob, name: str) -> int:
-    return foedus(["delete", name, "--state", str(world.state)])
+    return foedus("delete", name, "--state", str(world.state))
 
 
 def test_a_killed_run_is_deleted_and_the_next_job_trains(
@@ -60,10 +53,10 @@ def test_a_killed_run_is_deleted_and_the_next_job_trains(
     killed.kill()
     killed.wait()
 
-    assert foedus(world.run(rounds=3)) == 10  # the same name, another spec
+    assert foedus(*world.run(rounds=3)) == 10  # the same name, another spec
     cure = f"foedus delete job --state {world.state}"
     assert cure in capfd.readouterr().err
-    assert foedus(world.run(name="other")) == 10
+    assert foedus(*world.run(name="other")) == 10
     assert cure in capfd.readouterr().err
     assert world.states() == {"Open"}
     assert not (world.root / "out").exists()
@@ -74,10 +67,10 @@ def test_a_killed_run_is_deleted_and_the_next_job_trains(
     assert not any((world.state / "pods").glob("*/*"))
     assert delete(world, "job") == 10
 
-    assert foedus(world.run(name="other")) == 0
+    assert foedus(*world.run(name="other")) == 0
     charged = world.charged()
     assert charged == len(SILOS) * 2
-    assert foedus(world.run(name="other", out="again")) == 0  # delivered once more, nothing charged
+    assert foedus(*world.run(name="other", out="again")) == 0  # delivered once more, nothing charged
     out, again = ({file.name: file.read_bytes() for file in (world.root / name).iterdir()} for name in ("out", "again"))
     assert out == again  # the report too: it is made from what is stored
     assert set(out) == {

@@ -7,20 +7,13 @@ import pytest
 from tokenizers import Tokenizer
 
 from foedus.inference.bench import as_text, make_text
-from foedus.main import main
 from foedus_workloads.mpc.model import check_model, compile_program
 from foedus_workloads.mpc.model import plan as make_plan
+from support.calling import foedus
 from support.one_line import check_one_line
 from support.tiny_classifier import write_classifier
 
 Capture = pytest.CaptureFixture[str]
-
-
-def foedus(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main(list(arguments))
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
 
 
 @pytest.fixture(scope="module")

@@ -5,21 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from foedus.main import main
 from foedus_workloads.mpc.model import check_model, compile_program
 from foedus_workloads.mpc.model import plan as make_plan
+from support.calling import foedus
 from support.one_line import check_one_line
 from support.tiny_bert import write_tiny_bert
 from support.tiny_classifier import write_classifier
 
 Capture = pytest.CaptureFixture[str]
-
-
-def foedus(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main(list(arguments))
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
 
 
 @pytest.fixture(scope="module")

@@ -5,24 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from foedus.main import main
 from foedus.report import record as records
 from foedus.report.gather import preparation
 from foedus.report.record import read_record
 from foedus.report.write import write_report
 from foedus_contract.errors import Unavailable
 from foedus_contract.progress import Preparing, TrainingStarted
+from support.calling import foedus
 from support.one_line import check_one_line
 from support.report_record import small_record
 
 Capture = pytest.CaptureFixture[str]
-
-
-def foedus(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main(list(arguments))
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
 
 
 def test_the_page_is_made_again_from_the_folder_alone(tmp_path: Path, capsys: Capture) -> None:

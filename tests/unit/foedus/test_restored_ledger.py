@@ -9,24 +9,17 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from foedus.main import main
 from foedus_contract.exit_codes import ExitCode
 from foedus_engine.cluster.embedded_ledgers import ledger_path
 from foedus_engine.decide.plan import BudgetKey
 from foedus_ledger.charge_log import log_path, read_charges
+from support.calling import foedus
 from support.one_line import check_one_line
 from support.silo_ledgers import written_log
 from support.small_job import SILOS, SmallJob, build_small_job
 
 Capture = pytest.CaptureFixture[str]
 FIRST = SILOS[0]
-
-
-def foedus(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main(list(arguments))
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
 
 
 def check_a_strangers_log_is_refused(world: SmallJob, log: Path, capfd: Capture) -> None:

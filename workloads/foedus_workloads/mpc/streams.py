@@ -45,7 +45,8 @@ def expand(key: bytes, step: int, slot: int, bits: int, shape: tuple[int, ...]) 
     Its higher bits mean nothing. The initial counter block is step || slot || 0 with eight bytes of counter: no two
     uses of a key share a block while none draws 2^64 blocks.
     """
-    return _drawn(key, _encryptor(key, _first_block(step, slot)), _first_block(step, slot), bits, shape)
+    block = _first_block(step, slot)
+    return _drawn(key, _encryptor(key, block), block, bits, shape)
 
 
 def _first_block(step: int, slot: int) -> bytes:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from foedus_contract.errors import Refused, Unavailable
 from foedus_contract.exit_codes import ExitCode
+from foedus_contract.models import DIGEST_SHOWN
 from foedus_contract.wire import PROTOCOL_VERSION, Join, Message, SiloMessage, encode_frame
 from foedus_workloads.transport.events import Joined, Lost, Received, TransportEvent
 from foedus_workloads.transport.mailbox import Mailbox
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 # A silo's messages that the driver has not taken yet; an honest silo has one on its way in each stage.
 MAX_UNDELIVERED = 8
-DIGEST_SHOWN = 19  # `sha256:` and twelve digits: enough to compare by eye
 
 
 class NoSession(Unavailable):
