@@ -21,7 +21,7 @@ MALICIOUS_MUTANTS = {
     ),
     "bits-not-checked": fails(
         f"{COMPUTES}[0-convert]",
-        Patch(f"{MALICIOUS}/bits.py", "        transcripts.zero(rest.own, rest.next, width)\n", ""),
+        Patch(f"{MALICIOUS}/bits.py", "        transcripts.zero(own, following, width)\n", ""),
     ),
     "matrices-not-checked": fails(
         f"{COMPUTES}[0-share]",
@@ -31,7 +31,7 @@ MALICIOUS_MUTANTS = {
         f"{COMPUTES}[1-share]",
         Patch(
             f"{MALICIOUS}/transcripts.py",
-            "        self.with_next(-(own + following), bits)\n        self.with_previous(following, bits)\n",
+            "        self.with_next(combination([(own, -1), (following, -1)]), bits)\n        self.with_previous(following, bits)\n",
             "",
         ),
     ),
@@ -45,7 +45,7 @@ MALICIOUS_MUTANTS = {
     ),
     "openings-not-compared": fails(
         f"{FILE}::test_a_false_opening_is_seen_by_its_other_holder[0]",
-        Patch(f"{MALICIOUS}/opening.py", "        transcripts.opened(missing, each.next, bits)\n", ""),
+        Patch(f"{MALICIOUS}/opening.py", "    transcripts.opened(missing, following, bits)\n", ""),
     ),
     "masked-values-not-compared": fails(
         f"{FILE}::test_masked_values_that_two_parties_see_are_compared_with_what_the_third_knows[2]",

@@ -24,12 +24,15 @@ NATIVE = ROOT / "native"
 LIBRARY = ROOT / "foedus_ring" / "_kernels.so"
 FLAGS = ("-std=gnu11", "-O3", "-g0", "-fPIC", "-Wall", "-Wextra", "-Werror")
 # Each unit is built for its own CPU and entered on that CPU only, so that the library can be loaded on any.
-ANYWHERE: Mapping[str, Sequence[str]] = {"ring": (), "plain": (), "passes": ()}
+ANYWHERE: Mapping[str, Sequence[str]] = {"ring": (), "plain": (), "passes": (), "checks": ()}
+_WIDE = ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mprefer-vector-width=512")
 X86_64: Mapping[str, Sequence[str]] = {
     "avx2": ("-mavx2",),
     "avx512": ("-mavx512f", "-mavx512dq"),
     "passes_avx2": ("-mavx2",),
-    "passes_avx512": ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mprefer-vector-width=512"),
+    "passes_avx512": _WIDE,
+    "checks_avx2": ("-mavx2",),
+    "checks_avx512": _WIDE,
     "amx": ("-mavx512f", "-mavx512bw", "-mavx512vbmi", "-mamx-tile", "-mamx-int8"),
 }
 

@@ -19,10 +19,9 @@ from foedus_workloads.mpc.layers import Norm, attention, layer_norm
 from foedus_workloads.mpc.malicious.audit import Audit
 from foedus_workloads.mpc.malicious.bits import Numbers
 from foedus_workloads.mpc.malicious.buckets import SECURITY, UNITS, fit
-from foedus_workloads.mpc.malicious.claims import Claims, ProductClaim
+from foedus_workloads.mpc.malicious.claims import Claims
 from foedus_workloads.mpc.malicious.coins import commitment, toss
 from foedus_workloads.mpc.malicious.opening import open_to_all
-from foedus_workloads.mpc.malicious.products import _pieces
 from foedus_workloads.mpc.malicious.record import Stock
 from foedus_workloads.mpc.malicious.transcripts import Transcripts, compare
 from foedus_workloads.mpc.party import Shared
@@ -140,22 +139,6 @@ def test_buckets_are_as_shallow_as_forty_bits_allow():
 def test_of_a_prime_number_of_turns_one_at_most_takes_wrong_places_to_others(wrong, others):
     turns = [turn for turn in range(11) if {(place + turn) % 11 for place in wrong} == others]
     assert len(turns) <= 1 or len(wrong) in (0, 11)
-
-
-@pytest.mark.parametrize("turn", [0, 1, 4, 9])
-def test_claims_meet_random_products_from_a_turn_on_and_zeros_come_last(turn):
-    def products(first, count):
-        x = torch.arange(first, first + count)
-        return ProductClaim(Shared(x, -x), None, Shared(2 * x, -2 * x))
-
-    random = products(100, 10)
-    met = torch.full((2, 10), -1)
-    for place, claim, other in _pieces([products(1, 3), products(4, 2)], random, turn):
-        met[0, place : place + claim.count] = claim.x.own
-        met[1, place : place + claim.count] = other.x.own
-        assert torch.equal(other.z.next, -2 * other.x.own)
-    assert met[0].tolist() == [1, 2, 3, 4, 5, 0, 0, 0, 0, 0]
-    assert met[1].tolist() == [100 + (place + turn) % 10 for place in range(10)]
 
 
 @pytest.mark.parametrize(

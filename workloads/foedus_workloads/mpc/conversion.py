@@ -28,17 +28,20 @@ from torch import Tensor
 from foedus_workloads.mpc.arithmetic import ARITHMETIC
 from foedus_workloads.mpc.known_factor import share_and_multiply
 from foedus_workloads.mpc.party import Party, Roles, Shared, Step, expected, from_wire, to_wire
-from foedus_workloads.mpc.ring import passes_for
+from foedus_workloads.mpc.ring import container, passes_for
 from foedus_workloads.mpc.rounds import Exchange, Operation
 
 _RESULT_FIRST, _RESULT_SECOND, _PAIRS = range(3)  # slots; from the last one on two for each pair
 
 
 def bit_to_arithmetic(party: Party, bit: Shared, *, bits: int | None = None) -> Operation[Shared]:
-    """Return an arithmetic sharing of a Boolean bit, mod 2^bits: 2 rounds, one element a party in both together."""
+    """Return an arithmetic sharing of a Boolean bit: 2 rounds, one element a party in both together.
+
+    With `bits` it is mod 2^bits, in the smallest type that holds them.
+    """
     step = party.begin()
     roles = step.roles()
-    known = _known(party, roles, bit).to(torch.int64)
+    known = _known(party, roles, bit).to(torch.int64 if bits is None else container(bits))
     zero = torch.zeros_like(known)
     n = Shared(own=known if party.index == roles.dealer else zero, next=known if party.index == roles.second else zero)
     e, both = yield from share_and_multiply(party, step, known, ARITHMETIC, bits=bits)

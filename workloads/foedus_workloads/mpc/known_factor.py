@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from foedus_workloads.mpc.arithmetic import Domain
-from foedus_workloads.mpc.party import Party, Roles, Shared, Step, expected, from_wire, to_wire
+from foedus_workloads.mpc.party import Party, Roles, Shared, Step, expected, to_wire
+from foedus_workloads.mpc.ring import low_bits
 from foedus_workloads.mpc.rounds import Exchange, Operation
 
 _KNOWN, _PRODUCT_FIRST, _PRODUCT_SECOND = range(3)
@@ -24,7 +25,7 @@ _KNOWN, _PRODUCT_FIRST, _PRODUCT_SECOND = range(3)
 def share_and_multiply(
     party: Party, step: Step, known: Tensor, domain: Domain, *, bits: int | None = None
 ) -> Operation[tuple[Shared, Shared]]:
-    """Return sharings of e and of e * n; `known` is e at first and n at the two others.
+    """Return sharings of e and of e * n, in the type of `known`, which is e at first and n at the two others.
 
     `bits` are those of Boolean words where they are fewer than the ring's.
     """
@@ -37,33 +38,40 @@ def share_and_multiply(
 
 
 def _first(step: Step, roles: Roles, e: Tensor, domain: Domain, bits: int) -> Operation[tuple[Shared, Shared]]:
-    shape = tuple(e.shape)
-    e_first = step.draw(roles.first, _KNOWN, shape, bits)
+    e_first = _drawn(step, roles.first, _KNOWN, e, bits)
     e_second = domain.subtract(e, e_first)
     yield Exchange(to_next=(to_wire(e_second, bits),))
     yield Exchange()
-    g_first = step.draw(roles.first, _PRODUCT_FIRST, shape, bits)
-    return Shared(e_first, e_second), Shared(g_first, step.draw(roles.second, _PRODUCT_SECOND, shape, bits))
+    g_first = _drawn(step, roles.first, _PRODUCT_FIRST, e, bits)
+    return Shared(e_first, e_second), Shared(g_first, _drawn(step, roles.second, _PRODUCT_SECOND, e, bits))
 
 
 def _second(step: Step, roles: Roles, n: Tensor, domain: Domain, bits: int) -> Operation[tuple[Shared, Shared]]:
     shape = tuple(n.shape)
     whole = (expected(shape, bits),)
     received = yield Exchange(from_previous=whole)
-    e_second = from_wire(received.from_previous[0], bits)
-    g_second = step.draw(roles.second, _PRODUCT_SECOND, shape, bits)
+    e_second = _arrived(received.from_previous[0], n, bits)
+    g_second = _drawn(step, roles.second, _PRODUCT_SECOND, n, bits)
     part = domain.subtract(domain.multiply(e_second, n), g_second)
     received = yield Exchange(to_next=(to_wire(part, bits),), from_next=whole)
-    g_dealer = domain.add(part, from_wire(received.from_next[0], bits))
+    g_dealer = domain.add(part, _arrived(received.from_next[0], n, bits))
     return Shared(e_second, torch.zeros_like(n)), Shared(g_second, g_dealer)
 
 
 def _dealer(step: Step, roles: Roles, n: Tensor, domain: Domain, bits: int) -> Operation[tuple[Shared, Shared]]:
     shape = tuple(n.shape)
     yield Exchange()
-    e_first = step.draw(roles.first, _KNOWN, shape, bits)
-    g_first = step.draw(roles.first, _PRODUCT_FIRST, shape, bits)
+    e_first = _drawn(step, roles.first, _KNOWN, n, bits)
+    g_first = _drawn(step, roles.first, _PRODUCT_FIRST, n, bits)
     part = domain.subtract(domain.multiply(e_first, n), g_first)
     received = yield Exchange(to_previous=(to_wire(part, bits),), from_previous=(expected(shape, bits),))
-    g_dealer = domain.add(part, from_wire(received.from_previous[0], bits))
+    g_dealer = domain.add(part, _arrived(received.from_previous[0], n, bits))
     return Shared(torch.zeros_like(n), e_first), Shared(g_dealer, g_first)
+
+
+def _drawn(step: Step, component: int, slot: int, like: Tensor, bits: int) -> Tensor:
+    return step.draw_narrow(component, slot, tuple(like.shape), bits).to(like.dtype)
+
+
+def _arrived(values: Tensor, like: Tensor, bits: int) -> Tensor:
+    return low_bits(values.to(like.dtype), bits)

@@ -1,7 +1,7 @@
 /* Every path of this CPU against the schoolbook product, on buffers of exactly the size they need: built with the
  * compiler's sanitizers, it also shows that nothing beyond them is touched. Exits with the number of products that
  * differ. */
-#include "ring.h"
+#include "checks.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -90,30 +90,64 @@ static int differs(int path, size_t m, size_t k, size_t n, int transposed) {
 RUN_PASSES(plain)
 enum { PASS_OUTPUTS = 7 + 4 * 23 + 3 + 3 + 2 + 1 + 4 };
 
+/* The checks' passes: two claims and zeros, all places and those from the second on. */
+#define RUN_CHECKS(S)                                                                                                  \
+    static void run_checks_##S(size_t n, const uint64_t *in, uint64_t *out) {                                          \
+        const uint64_t *a = in, *b = in + n, *c = in + 2 * n, *d = in + 3 * n, *e = in + 4 * n;                        \
+        const uint64_t *claims[2] = {a, b};                                                                            \
+        const size_t lengths[2] = {n / 2, n / 3}, turn = n / 4, from = ring_min(1, n - 1);                             \
+        for (int bits = 0; bits < 2; bits++) {                                                                         \
+            ring_conceal_##S(2, claims, lengths, n, turn, 0, n, bits, out, c), out += n;                               \
+            ring_conceal_##S(2, claims, lengths, n, turn, from, n, bits, out, c), out += n;                            \
+            ring_remain_##S(2, claims, lengths, n, turn, 0, n, bits, 1, out, c, d, e, a, b), out += n;                 \
+            ring_remain_##S(2, claims, lengths, n, turn, from, n, bits, 0, out, c, d, e, a, b), out += n;              \
+        }                                                                                                              \
+        ring_remain_##S(2, claims, lengths, n, turn, 0, n, 0, 1, out, c, d, NULL, a, NULL), out += n;                  \
+        ring_project_##S(1, n, (ptrdiff_t)n, 1, 41, out, a, b), out += 41;                                             \
+        ring_project_##S(n, 1, 1, 1, 1, out, a, b), out += n;                                                          \
+        ring_pack_##S(n, out, (const int8_t *)a, NULL), out += (n + 63) / 64;                                          \
+        ring_pack_##S(n, out, (const int8_t *)a, (const int8_t *)b), out += (n + 63) / 64;                             \
+        for (int bytes = 1; bytes <= 8; bytes *= 2) {                                                                  \
+            ring_flip_##S(n, bytes, 1, out, a, b, NULL), out += n;                                                     \
+            ring_flip_##S(n, bytes, 0, out, a, b, c), out += n;                                                        \
+        }                                                                                                              \
+    }
+
+RUN_CHECKS(plain)
+static size_t check_outputs(size_t n) { return (8 + 1 + 1 + 8) * n + 41 + 2 * ((n + 63) / 64); }
+
 #if defined(__x86_64__)
 RUN_PASSES(avx2)
 RUN_PASSES(avx512)
+RUN_CHECKS(avx2)
+RUN_CHECKS(avx512)
+#endif
 
-static int passes_differ(size_t n) {
-    const size_t size = PASS_OUTPUTS * n * sizeof(uint64_t);
-    uint64_t *in = draw_all(5 * n), *want = calloc(1, size), *got = calloc(1, size);
+typedef void run_all(size_t n, const uint64_t *in, uint64_t *out);
+
+/* Runs the plain unit's passes and those of each unit of this CPU; tells whether what comes out differs. */
+static int passes_differ(size_t n, size_t outputs, run_all *const runs[RING_AMX]) {
+    const size_t size = outputs * sizeof(uint64_t);
+    uint64_t *in = draw_all(5 * n), *want = calloc(1, size), *got = malloc(size);
     if (want == NULL || got == NULL) abort();
     int wrong = 0;
-    run_passes_plain(n, in, want);
-    if (ring_paths() >> RING_AVX2 & 1) run_passes_avx2(n, in, got), wrong |= memcmp(want, got, size) != 0;
-    memset(got, 0, size);
-    if (ring_paths() >> RING_AVX512 & 1) run_passes_avx512(n, in, got), wrong |= memcmp(want, got, size) != 0;
+    runs[RING_PLAIN](n, in, want);
+    for (int path = RING_AVX2; path < RING_AMX; path++) {
+        if ((ring_paths() >> path & 1) == 0) continue;
+        memset(got, 0, size);
+        runs[path](n, in, got);
+        wrong |= memcmp(want, got, size) != 0;
+    }
     free(in), free(want), free(got);
     return wrong;
 }
+
+#if defined(__x86_64__)
+static run_all *const passes[RING_AMX] = {run_passes_plain, run_passes_avx2, run_passes_avx512};
+static run_all *const checks[RING_AMX] = {run_checks_plain, run_checks_avx2, run_checks_avx512};
 #else
-static int passes_differ(size_t n) {
-    uint64_t *in = draw_all(5 * n), *out = calloc(PASS_OUTPUTS * n, sizeof(uint64_t));
-    if (out == NULL) abort();
-    run_passes_plain(n, in, out);
-    free(in), free(out);
-    return 0;
-}
+static run_all *const passes[RING_AMX] = {run_passes_plain, NULL, NULL};
+static run_all *const checks[RING_AMX] = {run_checks_plain, NULL, NULL};
 #endif
 
 int main(void) {
@@ -133,7 +167,9 @@ int main(void) {
     }
     static const size_t counts[] = {1, 7, 64, 67, 200};
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
-        if (!passes_differ(counts[i])) continue;
+        if (!passes_differ(counts[i], PASS_OUTPUTS * counts[i], passes) &&
+            !passes_differ(counts[i], check_outputs(counts[i]), checks))
+            continue;
         printf("passes differ at %zu\n", counts[i]);
         wrong++;
     }

@@ -33,11 +33,11 @@ from foedus_workloads.mpc.arithmetic import BOOLEAN
 from foedus_workloads.mpc.conversion import bit_to_arithmetic
 from foedus_workloads.mpc.malicious.buckets import fit
 from foedus_workloads.mpc.malicious.coins import Coins
+from foedus_workloads.mpc.malicious.local import flip, pack
 from foedus_workloads.mpc.malicious.opening import open_to_all
 from foedus_workloads.mpc.malicious.transcripts import Transcripts
-from foedus_workloads.mpc.malicious.wire import pack_bits, unpack_bits
 from foedus_workloads.mpc.party import Party, Shared
-from foedus_workloads.mpc.ring import WORD_BITS, container
+from foedus_workloads.mpc.ring import WORD_BITS
 from foedus_workloads.mpc.rounds import Operation
 
 _BITS = 0  # slot
@@ -74,9 +74,10 @@ class Numbers:
 def convert(party: Party, bit: Shared, random: Numbers, transcripts: Transcripts) -> Operation[Shared]:
     """Return bits as numbers, in the random numbers' type: 1 round (step 5)."""
     flat = bit.map(lambda t: t.reshape(-1).to(torch.int8))
-    (d,) = yield from _opened(party, [flat ^ random.bit], transcripts)
-    d = d.to(random.number.own.dtype)
-    number = party.add_public(random.number * (1 - 2 * d), d)
+    (d,) = yield from _opened(party, flat, [random.bit], transcripts)
+    number = Shared(
+        flip(d, random.number.own, first=party.index == 0), flip(d, random.number.next, first=party.following == 0)
+    )
     return number.map(lambda t: t.reshape(bit.shape))
 
 
@@ -89,8 +90,7 @@ def make_bits(
     step = party.begin()
     drawn = (step.draw_narrow(component, _BITS, shape, 8) & 1 for component in (party.index, party.following))
     random = Shared(*drawn)
-    made = yield from bit_to_arithmetic(party, random, bits=width)
-    numbers = Numbers(random, made.map(lambda t: t.to(container(width))))
+    numbers = Numbers(random, (yield from bit_to_arithmetic(party, random, bits=width)))
     coins = yield from tossed
     first = numbers.part(0, buckets.most)
     row = first.filled(buckets.width)
@@ -105,19 +105,17 @@ def compare_rows(
     party: Party, width: int, row: Numbers, others: Sequence[Numbers], transcripts: Transcripts
 ) -> Operation[None]:
     """Compare random bits, which are claimed to be numbers, with others: 1 round (steps 3 and 4)."""
-    opened = yield from _opened(party, [row.bit ^ each.bit for each in others], transcripts)
-    for other, bit in zip(others, opened, strict=True):
-        d = bit.to(container(width))
-        rest = party.add_public(row.number - other.number * (1 - 2 * d), -d)
-        transcripts.zero(rest.own, rest.next, width)
+    opened = yield from _opened(party, row.bit, [each.bit for each in others], transcripts)
+    for other, d in zip(others, opened, strict=True):
+        own = flip(d, other.number.own, first=party.index == 0, base=row.number.own)
+        following = flip(d, other.number.next, first=party.following == 0, base=row.number.next)
+        transcripts.zero(own, following, width)
 
 
-def _opened(party: Party, secrets: Sequence[Shared], transcripts: Transcripts) -> Operation[list[Tensor]]:
-    """Return the bits at every party, as int8: 1 round, 64 to a word."""
-    count = secrets[0].own.numel()
-    words = [each.map(pack_bits) for each in secrets]
-    opened = yield from open_to_all(party, words, BOOLEAN, transcripts, bits=WORD_BITS)
-    return [unpack_bits(each, count) for each in opened]
+def _opened(party: Party, secret: Shared, masks: Sequence[Shared], transcripts: Transcripts) -> Operation[list[Tensor]]:
+    """Return bits, under each of the masks, at every party: 1 round, 64 to a word."""
+    words = [Shared(pack(secret.own, mask.own), pack(secret.next, mask.next)) for mask in masks]
+    return (yield from open_to_all(party, words, BOOLEAN, transcripts, bits=WORD_BITS))
 
 
 def _joined(x: Shared, y: Shared) -> Shared:

@@ -29,7 +29,7 @@ class ProductClaim:
         return (self.x,) if self.y is None else (self.x, self.y)
 
     def flat(self) -> ProductClaim:
-        """Return the same in one dimension."""
+        """Return the same in one dimension, side by side in memory."""
         return self._mapped(_flat)
 
     def part(self, start: int, stop: int) -> ProductClaim:
@@ -95,4 +95,4 @@ def counted(claims: Sequence[ProductClaim]) -> int:
 
 
 def _flat(t: Tensor) -> Tensor:
-    return t.reshape(-1)
+    return t.reshape(-1).contiguous()

@@ -45,10 +45,6 @@ class Coins:
             return torch.empty(shape, dtype=torch.int64, device="meta")
         return expand(self.seed, number, 0, bits, shape)
 
-    def binary(self, number: int, shape: tuple[int, ...]) -> Tensor:
-        """Return zeros and ones as int64."""
-        return (self.draw(number, 8, shape) & 1).to(torch.int64)
-
     def turn(self, number: int, units: int) -> int:
         """Return the seed's number in 0 to units - 1; it is uniform but for units / 2^63."""
         return 0 if self.planned else (int(self.draw(number, 63, (1,))) & (2**63 - 1)) % units

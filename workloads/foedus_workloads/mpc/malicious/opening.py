@@ -12,9 +12,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from foedus_workloads.mpc.arithmetic import Domain
+from foedus_workloads.mpc.arithmetic import ARITHMETIC, Domain
 from foedus_workloads.mpc.malicious.transcripts import Transcripts
 from foedus_workloads.mpc.party import Party, Shared, expected, from_wire, to_wire
+from foedus_workloads.mpc.ring import total
 from foedus_workloads.mpc.rounds import Exchange, Operation
 
 
@@ -26,8 +27,18 @@ def open_to_all(
         to_next=tuple(to_wire(each.own, bits) for each in secrets),
         from_previous=tuple(expected(each.shape, bits) for each in secrets),
     )
-    opened = []
-    for each, missing in zip(secrets, received.from_previous, strict=True):
-        transcripts.opened(missing, each.next, bits)
-        opened.append(domain.add(domain.add(each.own, each.next), from_wire(missing, bits)))
-    return opened
+    return [
+        opened_of(each.own, each.next, missing, domain, transcripts, bits)
+        for each, missing in zip(secrets, received.from_previous, strict=True)
+    ]
+
+
+def opened_of(
+    own: Tensor, following: Tensor, missing: Tensor, domain: Domain, transcripts: Transcripts, bits: int
+) -> Tensor:
+    """Return what a secret's components and the one that came add up to (steps 2 and 3)."""
+    transcripts.opened(missing, following, bits)
+    missing = from_wire(missing, bits)
+    if domain is ARITHMETIC:
+        return total((own, following, missing))
+    return domain.add(domain.add(own, following), missing)

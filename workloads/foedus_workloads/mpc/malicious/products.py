@@ -22,21 +22,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from foedus_workloads.mpc.arithmetic import ARITHMETIC, BOOLEAN, Domain, product, reshare, square
 from foedus_workloads.mpc.malicious.buckets import Buckets, fit
 from foedus_workloads.mpc.malicious.claims import ProductClaim, counted
 from foedus_workloads.mpc.malicious.coins import Coins
-from foedus_workloads.mpc.malicious.opening import open_to_all
+from foedus_workloads.mpc.malicious.local import Row, conceal, remain
+from foedus_workloads.mpc.malicious.opening import opened_of
 from foedus_workloads.mpc.malicious.transcripts import Transcripts
 from foedus_workloads.mpc.malicious.wire import has_content
-from foedus_workloads.mpc.party import Party, Shared
+from foedus_workloads.mpc.party import Party, Shared, expected, to_wire
 from foedus_workloads.mpc.ring import WORD_BITS
-from foedus_workloads.mpc.rounds import Operation, together
+from foedus_workloads.mpc.rounds import Exchange, Operation, together
 
 _LEFT, _RIGHT = range(2)  # slots
+_PART = 1 << 16  # words that are gone through at a time: a few arrays of them stay in the cache
 
 
 @dataclass(frozen=True)
@@ -63,22 +64,6 @@ class Kind:
     def bits(self, party: Party) -> int:
         """Return the bits of what is opened."""
         return WORD_BITS if self.domain is BOOLEAN else party.ring.bits
-
-    def write_difference(self, left: Tensor, right: Tensor, out: Tensor) -> None:
-        """Write left - right where it belongs."""
-        subtract = torch.bitwise_xor if self.domain is BOOLEAN else torch.sub
-        subtract(left, right, out=out)
-
-    def rest(self, component: int, gap: Tensor, factors: Sequence[Tensor], opened: Sequence[Tensor]) -> Tensor:
-        """Return a component of gap - sigma a - rho b - rho sigma (step 6)."""
-        if self.squares:
-            (a,), (rho,) = factors, opened
-            return gap - 2 * rho * a - (rho * rho if component == 0 else 0)
-        (a, b), (rho, sigma), domain = factors, opened, self.domain
-        terms = domain.add(domain.multiply(sigma, a), domain.multiply(rho, b))
-        if component == 0:
-            terms = domain.add(terms, domain.multiply(rho, sigma))
-        return domain.subtract(gap, terms)
 
 
 PRODUCTS, SQUARES, ANDS = Kind(ARITHMETIC), Kind(ARITHMETIC, squares=True), Kind(BOOLEAN)
@@ -123,49 +108,55 @@ def _rows(made: ProductClaim, buckets: Buckets) -> Iterator[ProductClaim]:
 def _compare(
     party: Party, kind: Kind, claims: Sequence[ProductClaim], random: ProductClaim, turn: int, transcripts: Transcripts
 ) -> Operation[None]:
-    """Compare claims, one after the other and then zeros, with random products from place `turn` on (steps 5, 6)."""
-    masked = [_like(factor) for factor in random.factors]
-    pieces = list(_pieces(claims, random, turn)) if has_content(random.z.own) else []
-    for place, claim, other in pieces:
-        for out, x, a in zip(masked, claim.factors, other.factors, strict=True):
-            end = place + claim.count
-            kind.write_difference(x.own, a.own, out.own[place:end])
-            kind.write_difference(x.next, a.next, out.next[place:end])
-    opened = yield from open_to_all(party, masked, kind.domain, transcripts, bits=kind.bits(party))
-    rest = _like(random.z)
-    for place, claim, other in pieces:
-        end = place + claim.count
-        public = [each[place:end] for each in opened]
-        for component, name in ((party.index, "own"), (party.following, "next")):
-            gap = kind.domain.subtract(getattr(claim.z, name), getattr(other.z, name))
-            factors = [getattr(each, name) for each in other.factors]
-            getattr(rest, name)[place:end] = kind.rest(component, gap, factors, public)
-    if kind.domain is BOOLEAN:
-        transcripts.zero_words(rest.own, rest.next)
-    else:
-        transcripts.zero(rest.own, rest.next, kind.bits(party))
+    """Compare claims, one after the other and then zeros, with random products from place `turn` on (steps 5, 6).
+
+    The zeros are products of zeros, which no message has made. What came is gone through part by part, the same at all
+    parties: what is made of a part lies in the cache and not in new memory.
+    """
+    own, following = (_Component(name, kind, claims, random, turn) for name in ("own", "next"))
+    whole, bits = range(random.count), kind.bits(party)
+    secrets = own.concealed(whole)
+    received = yield Exchange(
+        to_next=tuple(to_wire(each, bits) for each in secrets),
+        from_previous=tuple(expected((random.count,), bits) for _ in secrets),
+    )
+    if not has_content(random.z.own):
+        return
+    for start in range(0, random.count, _PART):
+        places = whole[start : start + _PART]
+        opened = [
+            opened_of(mine[start : start + _PART], held, missing[start : start + _PART], kind.domain, transcripts, bits)
+            for mine, held, missing in zip(secrets, following.concealed(places), received.from_previous, strict=True)
+        ]
+        rest = own.rest(places, opened, first=party.index == 0)
+        other = following.rest(places, opened, first=party.following == 0)
+        if kind.domain is BOOLEAN:
+            transcripts.zero_words(rest, other)
+        else:
+            transcripts.zero(rest, other, bits)
 
 
-def _pieces(
-    claims: Sequence[ProductClaim], random: ProductClaim, turn: int
-) -> Iterator[tuple[int, ProductClaim, ProductClaim]]:
-    """Yield the place of each piece of a claim, the piece, and the random products that it is compared with."""
-    place = 0
-    for claim in (*claims, _zeros(random, random.count - counted(claims))):
-        start = (place + turn) % random.count
-        cut = min(claim.count, random.count - start)
-        for begin, end, other in ((0, cut, start), (cut, claim.count, 0)):
-            if begin < end:
-                yield place + begin, claim.part(begin, end), random.part(other, other + end - begin)
-        place += claim.count
+class _Component:
+    """A component of claims, and of the random products that they are compared with."""
 
+    def __init__(self, name: str, kind: Kind, claims: Sequence[ProductClaim], random: ProductClaim, turn: int) -> None:
+        self._domain, self._turn = kind.domain, turn
+        self._factors = [
+            Row(tuple(getattr(each, name) for each in one))
+            for one in zip(*(claim.factors for claim in claims), strict=True)
+        ]
+        self._results = Row(tuple(getattr(claim.z, name) for claim in claims))
+        self._random = [getattr(each, name) for each in random.factors]
+        self._made = getattr(random.z, name)
 
-def _zeros(like: ProductClaim, count: int) -> ProductClaim:
-    """Return filling: products of zeros, which no message has made."""
-    zero = torch.zeros(count, dtype=torch.int64)
-    both = Shared(zero, zero)
-    return ProductClaim(both, None if like.y is None else both, both)
+    def concealed(self, places: range) -> list[Tensor]:
+        """Return this component of rho and sigma."""
+        rows = zip(self._factors, self._random, strict=True)
+        return [conceal(row, random, self._turn, places, self._domain) for row, random in rows]
 
-
-def _like(x: Shared) -> Shared:
-    return Shared(torch.empty_like(x.own), torch.empty_like(x.next))
+    def rest(self, places: range, opened: Sequence[Tensor], *, first: bool) -> Tensor:
+        """Return this component of what must be zero (step 6)."""
+        (a, b), (rho, sigma) = (*self._random, None)[:2], (*opened, None)[:2]
+        assert a is not None, "there is a factor"
+        assert rho is not None, "there is a factor"
+        return remain(self._results, (self._made, a, b), self._turn, places, (rho, sigma), self._domain, first=first)

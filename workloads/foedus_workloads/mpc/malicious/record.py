@@ -13,8 +13,9 @@ from foedus_workloads.mpc.arithmetic import ARITHMETIC, BOOLEAN, Domain
 from foedus_workloads.mpc.malicious.bits import Numbers, convert, make_bits
 from foedus_workloads.mpc.malicious.claims import Claims, MatrixClaim, ProductClaim
 from foedus_workloads.mpc.malicious.coins import Coins
+from foedus_workloads.mpc.malicious.local import pack
 from foedus_workloads.mpc.malicious.transcripts import Transcripts
-from foedus_workloads.mpc.malicious.wire import pack_bits, unpack_bits
+from foedus_workloads.mpc.malicious.wire import unpack_bits
 from foedus_workloads.mpc.party import Party, Shared, Summand
 from foedus_workloads.mpc.ring import WORD_BITS
 from foedus_workloads.mpc.rounds import Exchange, Operation
@@ -130,7 +131,7 @@ class Record:
         if party.ring.bits != WORD_BITS:  # a test's small ring enumerates each element's draws
             return (yield from self.multiply(party, x, y, BOOLEAN, bits=1))
         count = x.own.numel()
-        words = yield from self.multiply(party, x.map(pack_bits), y.map(pack_bits), BOOLEAN)
+        words = yield from self.multiply(party, x.map(pack), y.map(pack), BOOLEAN)
         return words.map(lambda t: unpack_bits(t, count))
 
     def bit_to_arithmetic(self, party: Party, bit: Shared, *, bits: int | None = None) -> Operation[Shared]:

@@ -28,6 +28,7 @@ from torch import Tensor
 from foedus_workloads.mpc.malicious.errors import cheated
 from foedus_workloads.mpc.malicious.wire import as_bytes, as_tensor, has_content, short
 from foedus_workloads.mpc.party import Party, to_wire
+from foedus_workloads.mpc.ring import combination
 from foedus_workloads.mpc.rounds import Exchange, Operation
 from foedus_workloads.mpc.streams import KEY_BYTES
 from foedus_workloads.mpc.wire import bytes_of
@@ -62,7 +63,7 @@ class Transcripts:
 
     def zero(self, own: Tensor, following: Tensor, bits: int) -> None:
         """Note that a sharing is of zero: the third component, which the next party holds, follows from these two."""
-        self.with_next(-(own + following), bits)
+        self.with_next(combination([(own, -1), (following, -1)]), bits)
         self.with_previous(following, bits)
 
     def zero_words(self, own: Tensor, following: Tensor) -> None:

@@ -43,7 +43,7 @@ from foedus_workloads.mpc.malicious.claims import ProductClaim
 from foedus_workloads.mpc.malicious.record import Record
 from foedus_workloads.mpc.malicious.wire import pack_lanes, unpack_lanes
 from foedus_workloads.mpc.party import Party, Roles, Shared, Step, expected, from_wire, to_wire
-from foedus_workloads.mpc.ring import WORD_BITS, container, shift_right, top_bit, total
+from foedus_workloads.mpc.ring import WORD_BITS, container, low_bits, shift_right, total
 from foedus_workloads.mpc.rounds import Exchange, Expected, Operation, together
 
 _FIRST_MASK, _SECOND_MASK, _CARRIES = range(3)  # slots
@@ -219,7 +219,7 @@ def convert_wraps(task: Task, record: Record, dealt: Dealt) -> Operation[Shared]
 def _convert_overflow(task: Task, record: Record, dealt: Dealt, c: Tensor | None) -> Operation[Shared]:
     """Return q as a number: 2 rounds (steps 4 and 6)."""
     party, zero = task.step.party, torch.zeros_like(dealt.top.own)
-    positive = zero if c is None else (1 - top_bit(c, task.cut.bits)).to(torch.int8)
+    positive = zero if c is None else (low_bits(c, task.cut.bits) >= 0).to(torch.int8)
     first, second = party.index == task.roles.first, party.index == task.roles.second
     # The component that first and second have in common is first's second and second's first.
     clear = Shared(positive if second else zero, positive if first else zero)
