@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -43,7 +44,7 @@ PLACES = [range(COUNT), range(50), range(73, 74), range(60, COUNT), range(95, CO
 
 def claimed(seed):
     parts = [drawn(seed + i, length) for i, length in enumerate(LENGTHS)]
-    return local.Row(tuple(map(tensor, parts))), [*sum(parts, []), 0, 0, 0]
+    return local.Row(tuple(map(tensor, parts))), [*itertools.chain.from_iterable(parts), 0, 0, 0]
 
 
 @pytest.mark.parametrize("turn", [0, 1, 40, COUNT - 1])

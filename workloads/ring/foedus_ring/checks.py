@@ -17,8 +17,9 @@ from foedus_ring.native import library
 from foedus_ring.passes import WORD_BITS, Unit, units
 
 _SIZE, _NUMBER, _STRIDE, _POINTER = ctypes.c_size_t, ctypes.c_int, ctypes.c_ssize_t, ctypes.c_void_p
-_CLAIMS = [_SIZE, _POINTER, _POINTER, *[_SIZE] * 4, _NUMBER]
-_ARGUMENTS: dict[str, list[type[ctypes._SimpleCData]]] = {  # type: ignore[type-arg]
+_Types = list[type[ctypes._SimpleCData]]  # type: ignore[type-arg]
+_CLAIMS: _Types = [_SIZE, _POINTER, _POINTER, *[_SIZE] * 4, _NUMBER]
+_ARGUMENTS: dict[str, _Types] = {
     "conceal": [*_CLAIMS, *[_POINTER] * 2],
     "remain": [*_CLAIMS, _NUMBER, *[_POINTER] * 6],
     "project": [_SIZE, _SIZE, _STRIDE, _STRIDE, _NUMBER, *[_POINTER] * 3],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 
 from torch import Tensor
 
@@ -18,9 +19,9 @@ class ProductClaim:
     y: Shared | None
     z: Shared
 
-    @property
+    @cached_property
     def count(self) -> int:
-        """Elements."""
+        """Elements; they are counted after each step of a program."""
         return self.z.own.numel()
 
     @property

@@ -100,9 +100,14 @@ def flip(words: Tensor, number: Tensor, *, first: bool, base: Tensor | None = No
 
     `first` says that it is component 0, which has d.
     """
-    if (passes := fastest()) and has_content(number) and passes.takes(_WORDS, (words,)):
-        if passes.takes(number.dtype, (number,) if base is None else (number, base)):
-            return passes.flip(words, number, first=first, base=base)
+    numbers = (number,) if base is None else (number, base)
+    if (
+        (passes := fastest())
+        and has_content(number)
+        and passes.takes(_WORDS, (words,))
+        and passes.takes(number.dtype, numbers)
+    ):
+        return passes.flip(words, number, first=first, base=base)
     d = unpack_bits(words, number.numel()).to(number.dtype)
     flipped = number * (1 - 2 * d) + (d if first else 0)
     return flipped if base is None else base - flipped
