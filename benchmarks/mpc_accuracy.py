@@ -6,8 +6,8 @@ other protocol. Where labels differ, the text's margin (how far plain inference 
 says whether rounding explains it: an exception is explained when the margin is below twice the largest error of its
 logits. The value is the part of the texts whose labels differ, of that protocol where it is largest.
 
-`DOCUMENTS=50` takes the first fifty texts, `OTHERS=5` fewer under the other protocols, `ADAPTER=folder` an adapter that
-is there already.
+`DOCUMENTS=50` takes the first fifty texts, `OTHERS=5` fewer under the other protocols, `PROTOCOL=name` one protocol
+alone, `ADAPTER=folder` an adapter that is there already.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def measure(folder: Path) -> Outcome:
     texts = tuple(shortened(model, each.text, manifest["spec"]["model"]["maxTokens"]) for each in records)
     labels = [each.label for each in records]
     found = {}
-    for protocol in PROTOCOLS:
+    for protocol in [os.environ["PROTOCOL"]] if "PROTOCOL" in os.environ else PROTOCOLS:
         count = len(texts) if protocol == PROTOCOLS[0] else min(OTHERS, len(texts))
         print(f"{protocol}: {count} texts", file=sys.stderr, flush=True)
         request = Request(texts[:count], MINILM, adapter, folder / "state", protocol)
