@@ -33,6 +33,7 @@ from torch import Tensor
 from benchmarks.harness import Benchmark, Outcome
 from benchmarks.mpc_layer import Spent, drive, make_model
 from foedus_contract.mpc_wire import SESSION_BYTES
+from foedus_workloads.inference.memory import keep_freed_blocks
 from foedus_workloads.mpc.malicious import audit as audits
 from foedus_workloads.mpc.malicious import bits, coins, products, truncation
 from foedus_workloads.mpc.malicious.audit import Audit
@@ -345,6 +346,7 @@ def measure(_folder: Path) -> Outcome:
     from tests.support import three_cheaters as cheaters
 
     torch.set_num_threads(1)
+    keep_freed_blocks()  # as a party that serves
     cost = measure_cost()
     honest = [cheaters.play(cheaters.small_program, cheater) for cheater in range(PARTIES)]
     attempts = Attempts()

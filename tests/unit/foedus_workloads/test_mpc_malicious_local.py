@@ -84,7 +84,7 @@ def test_what_is_left_of_a_claim(turn, places, first):
 @pytest.mark.parametrize("repetitions", [1, 8, 41, 64])
 @pytest.mark.parametrize("turned", [False, True])
 def test_projections_by_the_bits_of_coins(repetitions, turned):
-    rows, inner = 3, 21
+    rows, inner = 7, 21
     values, coins = drawn(1, rows * inner), drawn(2, inner)
     matrix = [values[i * inner : (i + 1) * inner] for i in range(rows)]
     want = [

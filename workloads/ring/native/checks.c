@@ -92,36 +92,51 @@ enum { MOST = 64 };
 
 #if defined(__AVX512F__)
 #define LANES 8
-/* Of one row, for VECTORS times eight repetitions: a sum a lane, to which a word is added where its coins say so. */
-#define PROJECT(VECTORS)                                                                                               \
-    static void project_##VECTORS(size_t inner, ptrdiff_t stride, int repetitions, u64 *out, const u64 *values,        \
-                                  const u64 *coins) {                                                                  \
-        __m512i sums[VECTORS];                                                                                         \
-        for (int v = 0; v < VECTORS; v++) sums[v] = _mm512_setzero_si512();                                            \
+/* Of ROWS rows, for VECTORS times eight repetitions: a sum a lane, to which a word is added where its coins say so. */
+#define PROJECT(VECTORS, ROWS)                                                                                         \
+    static void project_##VECTORS##_##ROWS(size_t inner, ptrdiff_t step, ptrdiff_t stride, int repetitions, u64 *out,  \
+                                           const u64 *values, const u64 *coins) {                                      \
+        __m512i sums[ROWS][VECTORS];                                                                                   \
+        for (int r = 0; r < ROWS; r++)                                                                                 \
+            for (int v = 0; v < VECTORS; v++) sums[r][v] = _mm512_setzero_si512();                                     \
         for (size_t j = 0; j < inner; j++) {                                                                           \
-            const __m512i value = _mm512_set1_epi64((long long)values[(ptrdiff_t)j * stride]);                         \
-            const u64 coin = coins[j];                                                                                 \
-            for (int v = 0; v < VECTORS; v++)                                                                          \
-                sums[v] = _mm512_mask_add_epi64(sums[v], (__mmask8)(coin >> LANES * v), sums[v], value);               \
+            const u64 *at = values + (ptrdiff_t)j * stride, coin = coins[j];                                           \
+            for (int r = 0; r < ROWS; r++) {                                                                           \
+                const __m512i value = _mm512_set1_epi64((long long)at[r * step]);                                      \
+                for (int v = 0; v < VECTORS; v++)                                                                      \
+                    sums[r][v] = _mm512_mask_add_epi64(sums[r][v], (__mmask8)(coin >> LANES * v), sums[r][v], value);  \
+            }                                                                                                          \
         }                                                                                                              \
-        for (int v = 0; v < VECTORS; v++) {                                                                            \
-            const int left = repetitions - LANES * v;                                                                  \
-            _mm512_mask_storeu_epi64(out + LANES * v, (__mmask8)(left < LANES ? (1 << left) - 1 : 255), sums[v]);      \
-        }                                                                                                              \
+        for (int r = 0; r < ROWS; r++)                                                                                 \
+            for (int v = 0; v < VECTORS; v++) {                                                                        \
+                const int left = repetitions - LANES * v;                                                              \
+                const __mmask8 some = (__mmask8)(left < LANES ? (1 << left) - 1 : 255);                                \
+                _mm512_mask_storeu_epi64(out + r * repetitions + LANES * v, some, sums[r][v]);                         \
+            }                                                                                                          \
     }
-PROJECT(1)
-PROJECT(2)
-PROJECT(3)
-PROJECT(4)
-PROJECT(5)
-PROJECT(6)
-PROJECT(7)
-PROJECT(8)
+#define PROJECTS(ROWS)                                                                                                 \
+    PROJECT(1, ROWS)                                                                                                   \
+    PROJECT(2, ROWS)                                                                                                   \
+    PROJECT(3, ROWS)                                                                                                   \
+    PROJECT(4, ROWS)                                                                                                   \
+    PROJECT(5, ROWS)                                                                                                   \
+    PROJECT(6, ROWS)                                                                                                   \
+    PROJECT(7, ROWS)                                                                                                   \
+    PROJECT(8, ROWS)                                                                                                   \
+    static project_rows *const projects_##ROWS[] = {project_1_##ROWS, project_2_##ROWS, project_3_##ROWS,              \
+                                                    project_4_##ROWS, project_5_##ROWS, project_6_##ROWS,              \
+                                                    project_7_##ROWS, project_8_##ROWS};
 
-static void project(size_t inner, ptrdiff_t stride, int repetitions, u64 *out, const u64 *values, const u64 *coins) {
-    typedef void one(size_t, ptrdiff_t, int, u64 *, const u64 *, const u64 *);
-    static one *const all[] = {project_1, project_2, project_3, project_4, project_5, project_6, project_7, project_8};
-    all[(repetitions - 1) / LANES](inner, stride, repetitions, out, values, coins);
+typedef void project_rows(size_t, ptrdiff_t, ptrdiff_t, int, u64 *, const u64 *, const u64 *);
+PROJECTS(1)
+PROJECTS(4) /* whose masks are made once; 24 sums for 41 repetitions fit in the registers */
+
+void PASS(project)(size_t count, size_t inner, ptrdiff_t step, ptrdiff_t stride, int repetitions, u64 *out,
+                   const u64 *values, const u64 *coins) {
+    const size_t whole = count - count % 4, kind = (size_t)(repetitions - 1) / LANES;
+    for (size_t i = 0; i < count; i += i < whole ? 4 : 1)
+        (i < whole ? projects_4 : projects_1)[kind](inner, step, stride, repetitions, out + i * (size_t)repetitions,
+                                                    values + (ptrdiff_t)i * step, coins);
 }
 #else
 static void project(size_t inner, ptrdiff_t stride, int repetitions, u64 *out, const u64 *values, const u64 *coins) {
@@ -132,12 +147,12 @@ static void project(size_t inner, ptrdiff_t stride, int repetitions, u64 *out, c
     }
     memcpy(out, sums, (size_t)repetitions * sizeof *out);
 }
-#endif
 
 void PASS(project)(size_t count, size_t inner, ptrdiff_t step, ptrdiff_t stride, int repetitions, u64 *out,
                    const u64 *values, const u64 *coins) {
     EACH project(inner, stride, repetitions, out + i * (size_t)repetitions, values + (ptrdiff_t)i * step, coins);
 }
+#endif
 
 #define ONES 0x0101010101010101u
 
