@@ -8,8 +8,8 @@ right; random bits as numbers, likewise; of a rounding's mask the carries, that 
 Online is all else, the checks of what was claimed among it.
 
 Attempts: a small program (linear map and GELU), seeded; a cheater that sees the others' messages of a round first and
-whose own checks never fail changes a message, or computes on with an error and makes its shares and tags fit, or is
-wrong in a claim and in random products alike. An attempt ends the session, or changes nothing (a top bit that is
+whose own checks never fail changes a message, or says what another has just sent, or computes on with an error and
+makes its shares and tags fit, or is wrong in a claim and in random products alike. An attempt ends the session, or changes nothing (a top bit that is
 doubled, a zero that is sent anyway); one that yields another answer is a failure. Then each check is switched off, and
 its own attack must get through.
 """
@@ -218,11 +218,8 @@ def attempt(seed: int, honest: Sequence[Any], cheaters: Any) -> tuple[str, str]:
 
 def _attack(chosen: random.Random, honest: Any, cheaters: Any, cheater: int) -> tuple[str, list[Any], Any]:
     kind = chosen.choice(("message", "message", "fault", "fault", "tuples", "coins", "last message"))
-    if kind == "message":
-        return kind, [_message(chosen, honest, cheaters, range(len(honest.sent)))], _unchanged
-    if kind == "coins":
-        rounds = [n for n, each in enumerate(honest.sent) if any(t.numel() in (32, 64) for t in each.to_next)]
-        return kind, [_message(chosen, honest, cheaters, rounds)], _unchanged
+    if kind in ("message", "coins"):
+        return kind, [_message(chosen, honest, cheaters, _of_coins if kind == "coins" else _anything)], _unchanged
     if kind == "last message":
         return kind, [], lambda shares: _false_copy(chosen, shares, cheater)
     if kind == "tuples":
@@ -237,14 +234,28 @@ def _unchanged(shares: list[Shared]) -> list[Shared]:
     return shares
 
 
-def _message(chosen: random.Random, honest: Any, cheaters: Any, rounds: Sequence[int]) -> Any:
-    while True:
-        number, to_next = chosen.choice(rounds), chosen.random() < 0.5
-        payload = honest.sent[number].to_next if to_next else honest.sent[number].to_previous
-        if payload:
-            break
-    tensor = chosen.randrange(len(payload))
-    place, change = chosen.randrange(payload[tensor].numel()), chosen.choice(("top", "one", "any"))
+def _anything(_: Tensor) -> bool:
+    return True
+
+
+def _of_coins(sent: Tensor) -> bool:
+    """Tell commitments and reveals by what they alone are: 32 or 64 single bytes."""
+    return sent.dtype is torch.int8 and sent.numel() in (coins.NONCE_BYTES, 2 * coins.NONCE_BYTES)
+
+
+def _message(chosen: random.Random, honest: Any, cheaters: Any, wanted: Callable[[Tensor], bool]) -> Any:
+    """Return a changed tensor of those that are wanted, of a round that is drawn first."""
+    places: dict[int, list[tuple[bool, int]]] = {}
+    for number, each in enumerate(honest.sent):
+        for to_next, payload in ((False, each.to_previous), (True, each.to_next)):
+            found = [(to_next, tensor) for tensor, sent in enumerate(payload) if wanted(sent)]
+            places[number] = places.get(number, []) + found
+    number = chosen.choice([number for number, found in places.items() if found])
+    to_next, tensor = chosen.choice(places[number])
+    sent = (honest.sent[number].to_next if to_next else honest.sent[number].to_previous)[tensor]
+    place, change = chosen.randrange(sent.numel()), chosen.choice(("top", "one", "any", "echo"))
+    if change == "echo":
+        return cheaters.Rushed(number, to_next, tensor, cheaters.echoed)
 
     def changed(values: Tensor) -> Tensor:
         flat = values.reshape(-1)
@@ -252,7 +263,7 @@ def _message(chosen: random.Random, honest: Any, cheaters: Any, rounds: Sequence
         if change == "one":
             flat[place] += 1
         else:
-            flat[place] ^= low if change == "top" else chosen.randrange(low, -low)
+            flat[place] ^= low if change == "top" else chosen.randrange(low, -low) or 1
         return values
 
     return cheaters.Message(number, to_next, tensor, changed)

@@ -62,9 +62,9 @@ def bits(party):
 COINS = ["commits", "reveals"]
 # What party 1 does, round by round: coins come when it has sent all that they decide on, and before what they decide.
 ORDER = {
-    "matrix products": (matrices, [*COINS, "sends", *COINS, "sends"]),
+    "matrices": (matrices, [*COINS, "sends", *COINS, "sends"]),
     "products": (products, ["sends", *COINS, "sends", *COINS, "sends"]),
-    "random bits": (bits, ["waits", "sends", *COINS, "sends"]),
+    "bits": (bits, ["waits", "sends", *COINS, "sends"]),
 }
 
 
