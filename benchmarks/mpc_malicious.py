@@ -8,10 +8,10 @@ right; random bits as numbers, likewise; of a rounding's mask the carries, that 
 Online is all else, the checks of what was claimed among it.
 
 Attempts: a small program (linear map and GELU), seeded; a cheater that sees the others' messages of a round first and
-whose own checks never fail changes a message, or says what another has just sent, or computes on with an error and
-makes its shares and tags fit, or is wrong in a claim and in random products alike. An attempt ends the session, or changes nothing (a top bit that is
-doubled, a zero that is sent anyway); one that yields another answer is a failure. Then each check is switched off, and
-its own attack must get through.
+whose own checks never fail changes a message, or says what another has just said, or computes on with an error and
+makes its shares and tags fit, or is wrong in a claim and in random products alike. An attempt ends the session, or
+changes nothing (a top bit that is doubled, a zero that is sent anyway); one that yields another answer is a failure.
+Then each check is switched off, and its own attack must get through.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Three parties of which one deviates: it sees the others' messages of a round first, and its own checks never fail.
 
-An attack changes what the cheater sends (`Message`), or makes it of what it has just seen (`Rushed`), or changes what it
-computes, so that its own shares and tags fit what it has sent (`Fault`): an error in a product that it shares, in a
+An attack changes what the cheater sends (`Message`), or makes it of what it has just seen (`Rushed`), or changes what
+it computes, so that its own shares and tags fit what it has sent (`Fault`): an error in a product that it shares, in a
 converted bit, in the carries of a mask that it deals.
 """
 

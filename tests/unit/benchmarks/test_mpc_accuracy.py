@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
 from benchmarks.mpc_accuracy import compare
+
 from foedus.inference.answer import Answer
 
 NAMES = ("one", "two")

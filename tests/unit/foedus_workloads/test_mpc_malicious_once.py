@@ -1,4 +1,4 @@
-"""`Replicated3PCMalicious`: what a cheater that sees others' messages first may not reuse, and what comes before what."""
+"""`Replicated3PCMalicious`: what may be used once, what comes before what, and that others' words are not one's own."""
 
 from __future__ import annotations
 

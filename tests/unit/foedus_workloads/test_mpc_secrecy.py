@@ -231,9 +231,7 @@ def test_a_checked_matrix_product_shows_nothing_of_its_factors_but_for_their_mas
     monkeypatch.setattr(matrices, "matmul", torch.mul)  # of one entry each, and a million of them
     monkeypatch.setattr(matrices, "_summed", lambda products: products)  # or the outcomes would be summed
     draw = Enumeration.draw
-    monkeypatch.setattr(
-        Enumeration, "draw", lambda *a: draw(*a).reshape(-1, 1, 1) if len(a[-1]) == 3 else draw(*a)
-    )
+    monkeypatch.setattr(Enumeration, "draw", lambda *a: draw(*a).reshape(-1, 1, 1) if len(a[-1]) == 3 else draw(*a))
     check_alike(2, additive(2), matrices_checked, [(0, 0), (1, 0), (-2, 1)])
     bare = [views(2, additive(2), matrices_checked, secrets, is_mask) for secrets in ((0, 0), (1, 0))]
     assert not all(map(torch.equal, *bare))
