@@ -51,8 +51,7 @@ def infer(
 ) -> None:
     """Label TEXTS by a model whose weights, like the texts, no party sees.
 
-    Answers come on standard output, a line a text; progress and what it took on standard error. Who may list this
-    machine's processes reads TEXTS among a command's arguments; with --file - they come from standard input.
+    Answers come on standard output, a line a text; progress and what it took on standard error.
     """
     if not local:
         raise click.UsageError("only --local is there yet")
