@@ -18,10 +18,8 @@ from foedus_workloads.mpc.arithmetic import ARITHMETIC, BOOLEAN, multiply, open_
 from foedus_workloads.mpc.comparison import Window, Words, sign
 from foedus_workloads.mpc.conversion import Pair, bit_to_arithmetic, inject
 from foedus_workloads.mpc.known_factor import share_and_multiply
-from foedus_workloads.mpc.malicious import matrices, truncation
-from foedus_workloads.mpc.malicious.claims import MatrixClaim
+from foedus_workloads.mpc.malicious import truncation
 from foedus_workloads.mpc.malicious.comparison import carry_words
-from foedus_workloads.mpc.malicious.matrices import check_matrices
 from foedus_workloads.mpc.malicious.opening import open_to_all as open_checked
 from foedus_workloads.mpc.malicious.products import SQUARES
 from foedus_workloads.mpc.malicious.record import Record
@@ -131,7 +129,6 @@ class Unheard:
     def with_next(self, values, bits): ...
     def with_previous(self, values, bits): ...
     def opened(self, missing, held, bits): ...
-    def zero(self, own, following, bits): ...
 
 
 def untossed(party):
@@ -201,40 +198,6 @@ def check_alike(bits, inputs, operation, secrets):
     for secret in secrets[1:]:
         for party, (one, other) in enumerate(zip(first, views(bits, inputs, operation, secret), strict=True)):
             assert torch.equal(one, other), f"party {party} tells {secret} from {secrets[0]}"
-
-
-class Ones:
-    """Coins of which each is a one: the projection is the sum."""
-
-    def binary(self, number, shape):
-        return torch.ones(shape, dtype=torch.int64)
-
-
-def ones_tossed():
-    return Ones()
-    yield
-
-
-def matrices_checked(party, x, y):
-    """The check of a matrix product, of one entry an outcome, with one projection."""
-    x, y = (each.map(lambda t: t.reshape(-1, 1, 1)) for each in (x, y))
-    return check_matrices(party, [MatrixClaim(x, y, x)], ones_tossed, Unheard())
-
-
-def is_mask(label: Label) -> bool:
-    """The first step's draws are those of what hides a projection."""
-    return label[0] >= 0 and label[1:] == (0, 0)
-
-
-def test_a_checked_matrix_product_shows_nothing_of_its_factors_but_for_their_mask(monkeypatch):
-    monkeypatch.setattr(matrices, "REPETITIONS", 1)
-    monkeypatch.setattr(matrices, "matmul", torch.mul)  # of one entry each, and a million of them
-    monkeypatch.setattr(matrices, "_summed", lambda products: products)  # or the outcomes would be summed
-    draw = Enumeration.draw
-    monkeypatch.setattr(Enumeration, "draw", lambda *a: draw(*a).reshape(-1, 1, 1) if len(a[-1]) == 3 else draw(*a))
-    check_alike(2, additive(2), matrices_checked, [(0, 0), (1, 0), (-2, 1)])
-    bare = [views(2, additive(2), matrices_checked, secrets, is_mask) for secrets in ((0, 0), (1, 0))]
-    assert not all(map(torch.equal, *bare))
 
 
 def pair(own, following, b_own, b_following):
