@@ -14,6 +14,8 @@ from torch import Tensor
 from benchmarks.mpc_layer import drive
 from foedus_workloads.mpc.activations import CLIP, GELU, GELU_LIMIT, ROOT_OF_EXP, exponential, gelu, softmax, tanh
 from foedus_workloads.mpc.arithmetic import deal, dealt_to
+from foedus_workloads.mpc.comparison import maximum
+from foedus_workloads.mpc.layers import VARIANCES, Norm, layer_norm
 from foedus_workloads.mpc.model import (
     EmbeddedText,
     PlainModel,
@@ -32,7 +34,7 @@ from foedus_workloads.mpc.rounds import Operation
 from foedus_workloads.mpc.streams import KEY_BYTES, KeyedStreams
 
 FRACTION, POINTS = 16, 8001
-VARIANCES = Powers(-12, 12)
+EPSILON = 1e-12  # of a layer normalisation
 SUMS = Powers(-1, 8)
 Function = Callable[[Party, Shared], Operation[Shared]]
 Formula = Callable[[Tensor], Tensor]
@@ -94,6 +96,28 @@ def reciprocal_formula(v: Tensor) -> Tensor:
     return w * (1 + e) * (1 + e * e) / 2**power
 
 
+def softmax_formula(x: Tensor) -> Tensor:
+    """Return softmax of rows by the formulas of e^x and 1/v."""
+    weights = exp_formula(x - x.max(-1, keepdim=True).values)
+    return weights * reciprocal_formula(weights.sum(-1, keepdim=True))
+
+
+def norm_formula(x: Tensor) -> Tensor:
+    """Return rows' layer normalisation by the formula of 1/sqrt(v)."""
+    return (x - x.mean(-1, keepdim=True)) * root_formula(x.var(-1, correction=0, keepdim=True) + EPSILON)
+
+
+def plain_norm(x: Tensor) -> Tensor:
+    """Return rows' layer normalisation in float64."""
+    return torch.nn.functional.layer_norm(x, x.shape[-1:], eps=EPSILON)
+
+
+def norm(party: Party, x: Shared) -> Operation[Shared]:
+    """Return rows' layer normalisation on shares, scaled by shares of 1 and shifted by shares of 0."""
+    zero = Shared(*(torch.zeros(x.shape[-1], dtype=torch.int64) for _ in range(2)))
+    return layer_norm(party, x, Norm(party.add_public(zero, party.encode(1)), zero, EPSILON))
+
+
 def _line(low: float, high: float) -> Tensor:
     return torch.linspace(low, high, POINTS, dtype=torch.float64)
 
@@ -113,16 +137,21 @@ TABLE: Mapping[str, tuple[Tensor, Function, Formula, Formula | None]] = {
         torch.reciprocal,
         reciprocal_formula,
     ),
-    "1/sqrt(v) on [2^-8, 2^8]": (
-        2 ** _line(-8, 8),
+    "1/sqrt(v) on [2^-12, 2^12)": (
+        2 ** _line(VARIANCES.low, VARIANCES.high)[:-1],
         lambda party, v: inverse_root(party, v, VARIANCES),
         torch.rsqrt,
         root_formula,
     ),
     **{
-        f"softmax of 128, spread {spread:g}": (_rows(spread), softmax, lambda x: x.softmax(-1), None)
+        f"softmax of 128, spread {spread:g}": (_rows(spread), softmax, lambda x: x.softmax(-1), softmax_formula)
         for spread in (1.0, 2.0, 4.0)
     },
+    **{
+        f"layer norm of 128, spread {spread:g}": (_rows(spread), norm, plain_norm, norm_formula)
+        for spread in (0.1, 1.0, 10.0)
+    },
+    "maximum of 128, spread 4": (_rows(4.0), maximum, lambda x: x.max(-1, keepdim=True).values, None),
 }
 
 

@@ -7,37 +7,30 @@ and is counted apart, as preprocessing, though a session makes it when it is wan
 right; random bits as numbers, likewise; of a rounding's mask the carries, that they are right, and its own overflow.
 Online is all else, the checks of what was claimed among it.
 
-Attempts: a small program (linear map and GELU), seeded; a cheater that sees the others' messages of a round first and
-whose own checks never fail changes a message, or computes on with an error and makes its shares and tags fit, or is
-wrong in a claim and in random products alike. An attempt ends the session, or changes nothing (a top bit that is
-doubled, a zero that is sent anyway); one that yields another answer is a failure. Then each check is switched off, and
-its own attack must get through.
+Attempts: a thousand, as `mpc_attempts` says; none may falsify the answer, and with each check off its own attack must.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor
 
 from benchmarks.harness import Benchmark, Outcome
+from benchmarks.mpc_attempts import Attempts, attempt, switched_off
 from benchmarks.mpc_layer import Spent, drive, make_model
 from foedus_contract.mpc_wire import SESSION_BYTES
 from foedus_workloads.inference.memory import keep_freed_blocks
 from foedus_workloads.mpc.malicious import audit as audits
-from foedus_workloads.mpc.malicious import bits, coins, products, truncation
+from foedus_workloads.mpc.malicious import truncation
 from foedus_workloads.mpc.malicious.audit import Audit
-from foedus_workloads.mpc.malicious.buckets import Buckets, fit
 from foedus_workloads.mpc.malicious.record import Record
 from foedus_workloads.mpc.malicious.record import prepare as prepare_checked
 from foedus_workloads.mpc.model import (
@@ -58,8 +51,6 @@ from foedus_workloads.mpc.semi_honest import SEMI_HONEST
 from foedus_workloads.mpc.streams import KEY_BYTES, KeyedStreams
 
 TOKENS = 128
-# Of a mask's carries two decide: with 16 of 64 bits cut, those out of places 46 and 47.
-ERRORS = (1 << 13, 1 << 40, 1 << 46, 1 << 47, 1 << 62)  # one that rounding or doubling hides gets nothing through
 SIZES = Architecture(
     kind="bert",
     layers=2,
@@ -204,141 +195,6 @@ def take_turn(run: Callable[[Party], Operation[Shared]]) -> Turn:
     with ahead.ahead():
         spent = drive([whole.of(run)(party) for party in make_parties()])
     return Turn(whole, ahead, spent)
-
-
-def attempt(seed: int, honest: Sequence[Any], cheaters: Any) -> tuple[str, str]:
-    """Return what was attempted, and whether the session ended, the answer stayed, or a false one came."""
-    chosen = random.Random(seed)
-    cheater = chosen.randrange(PARTIES)
-    name, attack, last = _attack(chosen, honest[cheater], cheaters, cheater)
-    played = cheaters.play(cheaters.small_program, cheater, attack, last=last)
-    if played.values is None:
-        return name, "ended"
-    return name, "unchanged" if cheaters.is_right(played.values) else "false"
-
-
-def _attack(chosen: random.Random, honest: Any, cheaters: Any, cheater: int) -> tuple[str, list[Any], Any]:
-    kind = chosen.choice(("message", "message", "fault", "fault", "tuples", "coins", "last message"))
-    if kind == "message":
-        return kind, [_message(chosen, honest, cheaters, range(len(honest.sent)))], _unchanged
-    if kind == "coins":
-        rounds = [n for n, each in enumerate(honest.sent) if any(t.numel() in (32, 64) for t in each.to_next)]
-        return kind, [_message(chosen, honest, cheaters, rounds)], _unchanged
-    if kind == "last message":
-        return kind, [], lambda shares: _false_copy(chosen, shares, cheater)
-    if kind == "tuples":
-        return kind, _claim_and_tuples(chosen, honest, cheaters), _unchanged
-    step = chosen.choice([each for each in cheaters.FAULTS if honest.calls[each]])  # only dealers have carries
-    number = chosen.randrange(len(honest.calls[step]))
-    error = chosen.choice((1, -1, 1 << 13, cheaters.TOP if step == "share" else 1 << 14, chosen.getrandbits(62) | 1))
-    return f"{kind}: {step}", [cheaters.Fault(step, number, error)], _unchanged
-
-
-def _unchanged(shares: list[Shared]) -> list[Shared]:
-    return shares
-
-
-def _message(chosen: random.Random, honest: Any, cheaters: Any, rounds: Sequence[int]) -> Any:
-    while True:
-        number, to_next = chosen.choice(rounds), chosen.random() < 0.5
-        payload = honest.sent[number].to_next if to_next else honest.sent[number].to_previous
-        if payload:
-            break
-    tensor = chosen.randrange(len(payload))
-    place, change = chosen.randrange(payload[tensor].numel()), chosen.choice(("top", "one", "any"))
-
-    def changed(values: Tensor) -> Tensor:
-        flat = values.reshape(-1)
-        low = torch.iinfo(values.dtype).min
-        if change == "one":
-            flat[place] += 1
-        else:
-            flat[place] ^= low if change == "top" else chosen.randrange(low, -low)
-        return values
-
-    return cheaters.Message(number, to_next, tensor, changed)
-
-
-def _claim_and_tuples(chosen: random.Random, honest: Any, cheaters: Any) -> list[Any]:
-    """An error in an early product, and the same in a random one of each row, at guessed places."""
-    early, late = _claims_and_random(honest)
-    claim, (number, buckets) = chosen.choice(early), chosen.choice(late)
-    error = chosen.choice((1, cheaters.TOP))
-    places = [row * buckets.size + chosen.randrange(buckets.size) for row in range(buckets.depth)]
-    return [cheaters.Fault("share", claim, error), cheaters.Fault("share", number, error, places)]
-
-
-def _claims_and_random(honest: Any) -> tuple[range, list[tuple[int, Buckets]]]:
-    """Return which sharings are of products that will be claimed, and which of random ones, with their rows."""
-    shapes = {each.depth * each.size: each for each in map(fit, range(1, 200))}
-    late = [(number, shapes[size]) for number, size in enumerate(honest.calls["share"]) if size in shapes]
-    return range(late[0][0]), late
-
-
-def _false_copy(chosen: random.Random, shares: list[Shared], cheater: int) -> list[Shared]:
-    parts = [shares[cheater].own.clone(), shares[cheater].next.clone()]
-    parts[chosen.randrange(2)].reshape(-1)[0] ^= chosen.choice((1, -(2**63)))
-    return [Shared(*parts) if party == cheater else each for party, each in enumerate(shares)]
-
-
-def _nothing(*_: Any) -> Operation[None]:
-    yield from ()
-
-
-def switched_off(honest: Sequence[Any], cheaters: Any) -> Mapping[str, bool]:
-    """Return, by check, whether with that check off some fault of its own kind falsifies the answer."""
-    real = products.check_products
-
-    def only(kinds: Sequence[Any]) -> Callable[..., Operation[None]]:
-        return lambda party, kind, *rest: real(party, kind, *rest) if kind in kinds else _nothing()
-
-    fault = {step: range(len(honest[0].calls[step])) for step in cheaters.FAULTS}
-    off = {
-        "products and squares": ("check_products", only([products.ANDS]), "share"),
-        "ANDs": ("check_products", only([products.PRODUCTS, products.SQUARES]), "deal"),
-        "matrix products": ("check_matrices", _nothing, "share"),
-        "bits": ("compare_rows", _nothing, "convert"),
-    }
-    found = {}
-    for name, (check, replacement, step) in off.items():
-        with mock.patch.object(bits if check == "compare_rows" else audits, check, replacement):
-            played = (
-                cheaters.play(cheaters.small_program, 0, [cheaters.Fault(step, number, error)])
-                for number, error in itertools.product(fault[step], ERRORS)
-            )
-            found[name] = any(each.values is not None and not cheaters.is_right(each.values) for each in played)
-    with mock.patch.object(coins.Coins, "turn", return_value=0):
-        found["turned rows"] = _unturned_passes(honest, cheaters)
-    return found
-
-
-def _unturned_passes(honest: Sequence[Any], cheaters: Any) -> bool:
-    """Tell whether a wrong product passes with random ones that are wrong where it meets them without a turn."""
-    early, late = _claims_and_random(honest[0])
-    for claim, (number, buckets), error in itertools.product(early, late, ERRORS):
-        places = [row * buckets.size for row in range(buckets.depth)]
-        faults = [cheaters.Fault("share", claim, error), cheaters.Fault("share", number, error, places)]
-        played = cheaters.play(cheaters.small_program, 0, faults)
-        if played.values is not None and not cheaters.is_right(played.values):
-            return True
-    return False
-
-
-@dataclass
-class Attempts:
-    """How the attempts ended, by kind."""
-
-    ends: dict[str, dict[str, int]] = field(default_factory=dict)
-
-    def add(self, kind: str, end: str) -> None:
-        """Count one."""
-        counts = self.ends.setdefault(kind, {"ended": 0, "unchanged": 0, "false": 0})
-        counts[end] += 1
-
-    @property
-    def false(self) -> int:
-        """Attempts that falsified the answer."""
-        return sum(counts["false"] for counts in self.ends.values())
 
 
 def measure(_folder: Path) -> Outcome:

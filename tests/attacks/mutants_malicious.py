@@ -7,6 +7,7 @@ from attacks.mutants import Patch, fails
 MALICIOUS = "workloads/foedus_workloads/mpc/malicious"
 FILE = "unit/foedus_workloads/test_mpc_malicious.py"
 COMPUTES = f"{FILE}::test_an_error_that_a_party_computes_on_with_ends_the_session"
+ONCE = "unit/foedus_workloads/test_mpc_malicious_once.py"
 DEALT = f"{FILE}::test_shares_that_do_not_fit_end_the_session_before_anything_is_computed"
 
 MALICIOUS_MUTANTS = {
@@ -78,6 +79,31 @@ MALICIOUS_MUTANTS = {
             "        if not hmac.compare_digest(said[NONCE_BYTES:], echo):",
             "        if False:",
         ),
+    ),
+    "commitments-of-anybody": fails(
+        f"{ONCE}::test_another_partys_commitment_cannot_be_given_as_ones_own[False-1]",
+        Patch(f"{MALICIOUS}/coins.py", 'number.to_bytes(8, "big") + bytes([party])', 'number.to_bytes(8, "big")'),
+    ),
+    "both-projections-tossed-first": fails(
+        f"{ONCE}::test_coins_are_tossed_when_all_that_they_decide_on_has_come[matrices]",
+        Patch(
+            f"{MALICIOUS}/matrices.py",
+            "    right = yield from toss()\n",
+            "    right = yield from toss()\n    early = yield from toss()\n\n"
+            "    def toss():\n        return early\n        yield\n\n",
+        ),
+    ),
+    "random-bits-used-twice": fails(
+        f"{ONCE}::test_a_random_bit_converts_one_bit_and_no_more",
+        Patch(
+            f"{MALICIOUS}/record.py",
+            "found, self.left = self.left.part(0, count), self.left.part(count, self.left.count)",
+            "found = self.left.part(0, count)",
+        ),
+    ),
+    "comparisons-under-one-key": fails(
+        f"{ONCE}::test_each_comparison_has_keys_of_its_own_that_neighbours_have_in_common",
+        Patch(f"{MALICIOUS}/transcripts.py", "step = party.begin()", "step = type(party.begin())(party, 0)"),
     ),
     "tags-shown-to-all": fails(
         f"{FILE}::test_of_a_wrong_result_nobody_is_shown_a_tag_beside_the_one_who_judges[0]",

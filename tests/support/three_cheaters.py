@@ -1,7 +1,8 @@
 """Three parties of which one deviates: it sees the others' messages of a round first, and its own checks never fail.
 
-An attack changes what the cheater sends (`Message`), or what it computes, so that its own shares and tags fit what it
-has sent (`Fault`): an error in a product that it shares, in a converted bit, in the carries of a mask that it deals.
+An attack changes what the cheater sends (`Message`), or makes it of what it has just seen (`Rushed`), or changes what
+it computes, so that its own shares and tags fit what it has sent (`Fault`): an error in a product that it shares, in a
+converted bit, in the carries of a mask that it deals.
 """
 
 from __future__ import annotations
@@ -43,6 +44,16 @@ class Message:
     to_next: bool
     tensor: int
     change: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Rushed:
+    """Makes a tensor of the cheater's message of its own and of what the others send it in the same round."""
+
+    round: int
+    to_next: bool
+    tensor: int
+    make: Callable[[Tensor, Received], Tensor]
 
 
 @dataclass(frozen=True)
@@ -116,14 +127,14 @@ class _Cheating:
 def play(
     operation: Callable[[Party], Operation[Shared]],
     cheater: int,
-    attack: Sequence[Message | Fault] = (),
+    attack: Sequence[Message | Rushed | Fault] = (),
     *,
     last: Callable[[list[Shared]], list[Shared]] = lambda shares: shares,
 ) -> Played:
     """Run a session; `last` changes what the parties send the client."""
     played = Played()
     cheating = _Cheating(cheater, [each for each in attack if isinstance(each, Fault)], played)
-    messages = [each for each in attack if isinstance(each, Message)]
+    messages = [each for each in attack if not isinstance(each, Fault)]
     running = [operation(party) for party in parties()]
     received: list[Received | None] = [None] * 3
     results: list[Any] = [None] * 3
@@ -143,11 +154,9 @@ def play(
             if not exchanges:
                 break
             played.sent.append(exchanges[cheater])
-            exchanges[cheater] = _changed(exchanges[cheater], len(played.sent) - 1, messages)
-            received = [
-                Received(_copied(exchanges[(i - 1) % 3].to_next), _copied(exchanges[(i + 1) % 3].to_previous))
-                for i in range(3)
-            ]
+            seen = _received(exchanges, cheater)
+            exchanges[cheater] = _changed(exchanges[cheater], len(played.sent) - 1, messages, seen)
+            received = [_received(exchanges, i) for i in range(3)]
     try:
         played.values = revealed(last(results))
     except AssertionError as error:
@@ -155,13 +164,18 @@ def play(
     return played
 
 
-def _changed(exchange: Exchange, number: int, messages: Sequence[Message]) -> Exchange:
+def _changed(exchange: Exchange, number: int, messages: Sequence[Message | Rushed], seen: Received) -> Exchange:
     to_previous, to_next = list(exchange.to_previous), list(exchange.to_next)
     for message in messages:
         if message.round == number:
             payload = to_next if message.to_next else to_previous
-            payload[message.tensor] = message.change(payload[message.tensor].clone())
+            own = payload[message.tensor].clone()
+            payload[message.tensor] = message.make(own, seen) if isinstance(message, Rushed) else message.change(own)
     return Exchange(tuple(to_previous), tuple(to_next), exchange.from_previous, exchange.from_next)
+
+
+def _received(exchanges: Sequence[Exchange], i: int) -> Received:
+    return Received(_copied(exchanges[(i - 1) % 3].to_next), _copied(exchanges[(i + 1) % 3].to_previous))
 
 
 def _copied(payload: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -173,6 +187,12 @@ def flipped(tensor: Tensor) -> Tensor:
     flat = tensor.reshape(-1)
     flat[0] ^= torch.iinfo(tensor.dtype).min
     return tensor
+
+
+def echoed(own: Tensor, seen: Received) -> Tensor:
+    """Return the first tensor like one's own that another party sends in this round; one's own where there is none."""
+    came = (*seen.from_previous, *seen.from_next)
+    return next((each for each in came if (each.dtype, each.shape) == (own.dtype, own.shape)), own)
 
 
 def raised(tensor: Tensor) -> Tensor:

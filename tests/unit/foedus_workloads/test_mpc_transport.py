@@ -16,6 +16,7 @@ from foedus_contract.errors import FoedusError, Refused, Unavailable
 from foedus_contract.mpc_wire import SessionTerms
 from foedus_workloads.mpc.activations import gelu
 from foedus_workloads.mpc.session import Session
+from foedus_workloads.transport.frames import LINGER_SECONDS, linger
 from foedus_workloads.transport.parties import PartyPlace, meet, run_session
 from foedus_workloads.transport.reception import Reception
 from foedus_workloads.transport.tls import party_contexts, party_uri
@@ -154,3 +155,26 @@ def test_both_sides_speak_tls_1_3_and_ask_for_a_certificate(places, side):
     context = party_contexts(places[0].files)[side]
     assert context.minimum_version == ssl.TLSVersion.TLSv1_3
     assert context.verify_mode == ssl.CERT_REQUIRED
+
+
+def test_a_refused_peer_that_goes_on_sending_is_lingered_for_no_longer_than_one_that_is_silent():
+    now, grants = [0.0], []
+
+    class Dripping:
+        """A connection on which a byte comes every 0.3 seconds."""
+
+        def shutdown(self, _):
+            pass
+
+        def settimeout(self, seconds):
+            grants.append(seconds)
+
+        def recv(self, _):
+            now[0] += 0.3
+            if len(grants) > 100:
+                pytest.fail("it lingers without end")
+            return b"x"
+
+    linger(Dripping(), lambda: now[0])
+    assert grants == pytest.approx([1.0, 0.7, 0.4, 0.1])
+    assert LINGER_SECONDS == 1.0

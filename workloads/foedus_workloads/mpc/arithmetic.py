@@ -41,8 +41,8 @@ BOOLEAN = Domain(torch.bitwise_xor, torch.bitwise_xor, torch.bitwise_and)
 class Dealt:
     """What an input's owner sends each party: seeds of the two random components, and the third in full."""
 
-    seeds: tuple[bytes, bytes]
-    rest: Tensor
+    seeds: tuple[bytes, bytes] = field(repr=False)
+    rest: Tensor = field(repr=False)
 
 
 def deal(secret: Tensor, seeds: tuple[bytes, bytes], ring: rings.Ring) -> Dealt:

@@ -7,7 +7,7 @@ function is one native pass where there are kernels, and beside it what it means
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -19,8 +19,8 @@ from foedus_workloads.mpc.ring import carries, container, low_bits, passes_for, 
 class Mask:
     """a, or b: from a product in two parts, of which `part` masks the dealer's neighbour and `rest` the dealer."""
 
-    part: Tensor
-    rest: Tensor | None
+    part: Tensor = field(repr=False)
+    rest: Tensor | None = field(repr=False)
 
     @property
     def total(self) -> Tensor:
@@ -37,10 +37,10 @@ class Mask:
 class Narrow:
     """What the dealer draws mod 2^t: masks of both hints, and the pads that it has in common with first and second."""
 
-    wrap: Tensor
-    top: Tensor
-    first_pad: Tensor
-    second_pad: Tensor
+    wrap: Tensor = field(repr=False)
+    top: Tensor = field(repr=False)
+    first_pad: Tensor = field(repr=False)
+    second_pad: Tensor = field(repr=False)
 
     @property
     def all(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -52,11 +52,11 @@ class Narrow:
 class Dealt:
     """What the dealer sends, of a product's summand to each neighbour and of hints to second, and its components."""
 
-    to_first: Tensor | None
-    to_second: Tensor | None
-    own: Tensor
-    next: Tensor
-    hints: tuple[Tensor, Tensor]
+    to_first: Tensor | None = field(repr=False)
+    to_second: Tensor | None = field(repr=False)
+    own: Tensor = field(repr=False)
+    next: Tensor = field(repr=False)
+    hints: tuple[Tensor, Tensor] = field(repr=False)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ carries the messages is its driver's matter, and rounds and bytes are counted by
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any, TypeVar
 
@@ -35,8 +35,8 @@ class Expected:
 class Exchange:
     """One round of one party: tensors for its neighbours, and what it needs from them before it can go on."""
 
-    to_previous: Payload = ()
-    to_next: Payload = ()
+    to_previous: Payload = field(default=(), repr=False)
+    to_next: Payload = field(default=(), repr=False)
     from_previous: tuple[Expected, ...] = ()
     from_next: tuple[Expected, ...] = ()
 
@@ -45,8 +45,8 @@ class Exchange:
 class Received:
     """What came in a round, in the order in which it was expected."""
 
-    from_previous: Payload = ()
-    from_next: Payload = ()
+    from_previous: Payload = field(default=(), repr=False)
+    from_next: Payload = field(default=(), repr=False)
 
 
 Operation = Generator[Exchange, Received, T]

@@ -63,7 +63,7 @@ class Inbox:
     """What is awaited from one neighbour in this round: its tensors, and whether they are there."""
 
     expected: tuple[Expected, ...]
-    buffers: tuple[Buffer, ...] = ()
+    buffers: tuple[Buffer, ...] = field(default=(), repr=False)
     announced: bool = False
     complete: bool = False
 

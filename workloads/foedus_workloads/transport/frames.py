@@ -16,7 +16,6 @@ from foedus_contract import limits
 
 Clock = Callable[[], float]
 LINGER_SECONDS = 1.0  # for what a refused peer has sent meanwhile, and for its end
-_MOST_READS = 16  # of what it has sent
 _LENGTH_BYTES = 4
 _PIECE = 1 << 20  # bytes handed to OpenSSL at once: between two pieces the deadline is looked at
 
@@ -104,7 +103,7 @@ class Opened:
             connection.do_handshake()
         except OSError:
             if server:
-                linger(connection)
+                linger(connection, clock)
             self.drop(connection)
             raise
         return connection
@@ -141,14 +140,14 @@ def left(until: float, clock: Clock) -> float:
     return seconds
 
 
-def linger(connection: ssl.SSLSocket) -> None:
+def linger(connection: ssl.SSLSocket, clock: Clock) -> None:
     """Let the peer read why it is refused: closed with something unread, a connection is reset and the reason lost."""
     with suppress(OSError):
         connection.shutdown(socket.SHUT_WR)  # from here on the bytes that come are not looked at as TLS
-        connection.settimeout(LINGER_SECONDS)
-        for _ in range(_MOST_READS):
-            if not connection.recv(4096):
-                break
+        until = clock() + LINGER_SECONDS
+        connection.settimeout(left(until, clock))
+        while connection.recv(4096):  # whoever goes on sending keeps nobody for longer
+            connection.settimeout(left(until, clock))
 
 
 def end(connection: ssl.SSLSocket) -> None:

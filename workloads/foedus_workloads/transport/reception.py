@@ -178,7 +178,7 @@ class Reception:
         with suppress(OSError):
             until = self._clock() + LINGER_SECONDS
             Connection(connection).send(_stranger(self._place.party), until=until, clock=self._clock)
-            linger(connection)
+            linger(connection, self._clock)
         self._opened.drop(connection)
 
 

@@ -32,7 +32,7 @@ Result: x / 2^t + e with |e| < 1.5 units, as in `mpc.truncation`. Cost: 3 rounds
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -82,8 +82,8 @@ class Task:
 class Masks:
     """The masks that go with this party's components (step 1): a with first's, b with dealer's, none with second's."""
 
-    own: Tensor | None
-    next: Tensor | None
+    own: Tensor | None = field(repr=False)
+    next: Tensor | None = field(repr=False)
 
 
 @dataclass(frozen=True)
