@@ -23,8 +23,8 @@ protocol_option = click.option(
     type=click.Choice(PROTOCOLS),
     default=PROTOCOLS[0],
     show_default=True,
-    help="Replicated3PC: three parties that follow it. Replicated3PCMalicious: one may deviate; costs several times as "
-    "much. CrypTen: two to four parties and a dealer, all of which follow it.",
+    help="Replicated3PC: three parties that follow it. Replicated3PCMalicious: one may deviate (not "
+    "externally reviewed); costs several times as much. CrypTen: two to four parties and a dealer, all follow it.",
 )
 parties_option = click.option(
     "--parties",
