@@ -38,9 +38,11 @@ def infer(
     import asyncio
 
     from foedus.inference.command import check_texts
+    from foedus.inference.source import find_model, require_torch
+
+    require_torch()
     from foedus.inference.local import Request, infer_local
     from foedus.inference.show import Silent
-    from foedus.inference.source import find_model
 
     asked = check_texts((texts,) if isinstance(texts, str) else tuple(texts))
     folder = None if adapter is None else Path(adapter)

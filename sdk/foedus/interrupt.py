@@ -9,7 +9,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import click
@@ -34,18 +34,25 @@ class Output:
             cure = "keep its reader running, or write to a file with space"
             what = f"cannot be written ({error.strerror})"
             self.problem = self.problem or Unavailable(what, where="standard output", cure=cure)
+            if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+                raise self.problem from None  # the work has not begun, and there is nothing to clean up
             signal.raise_signal(signal.SIGTERM)
 
 
-def run_until_terminated(work: Coroutine[Any, Any, None], output: Output | None = None) -> None:
-    """Do the work; raises click.Abort when a signal ended it, after its clean-up, or why `output` did."""
+def run_until_terminated(
+    work: Coroutine[Any, Any, None], output: Output | None = None, stopping: Callable[[], None] = lambda: None
+) -> None:
+    """Do the work; raises click.Abort when a signal ended it, after its clean-up, or why `output` did.
+
+    `stopping` is called when the signal comes: cleaning up may take seconds.
+    """
     try:
-        asyncio.run(_cancel_once(work))
+        asyncio.run(_cancel_once(work, stopping))
     except asyncio.CancelledError:
         raise (output and output.problem) or click.Abort from None
 
 
-async def _cancel_once(work: Coroutine[Any, Any, None]) -> None:
+async def _cancel_once(work: Coroutine[Any, Any, None], stopping: Callable[[], None]) -> None:
     """Cancel the work at the first signal and ignore the rest: accounts must not stay open half way."""
     task = asyncio.ensure_future(work)
     interrupted = asyncio.Event()
@@ -54,6 +61,7 @@ async def _cancel_once(work: Coroutine[Any, Any, None]) -> None:
         if not interrupted.is_set():
             interrupted.set()
             task.cancel()
+            stopping()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, interrupt)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import io
 import logging
 import sys
 from collections.abc import Mapping
@@ -65,7 +66,7 @@ def offered(ctx: click.Context) -> Mapping[str, tuple[str, str]]:
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
-    """Train LoRA adapters across data holders under differential privacy and secure aggregation."""
+    """Train LoRA adapters across data holders under differential privacy; ask a model without showing it the text."""
 
 
 @cli.command()
@@ -87,6 +88,8 @@ def plugin(arguments: list[str] | None = None) -> None:
 def _run(arguments: list[str] | None, name: str) -> None:
     # What a person must know the commands say; a library's log lines, and their tracebacks, would stand between.
     logging.getLogger().addHandler(logging.NullHandler())
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a letter that the locale lacks must not end a long call
     sys.exit(int(_exit_code(arguments, name)))
 
 

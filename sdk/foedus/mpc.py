@@ -35,7 +35,13 @@ mpc.add_command(bench)
 @click.argument("model")
 @adapter_option
 @tokens_option(1)
-@click.option("--protocol", type=click.Choice(PLANNED), default=PLANNED[0], show_default=True)
+@click.option(
+    "--protocol",
+    type=click.Choice(PLANNED),
+    default=PLANNED[0],
+    show_default=True,
+    help="What CrypTen takes is measured by `foedus mpc bench`.",
+)
 @click.option(
     "-o", "--output", type=click.Choice(["text", "json"]), default="text", help="json prints one object, on one line."
 )

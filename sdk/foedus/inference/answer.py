@@ -8,7 +8,11 @@ from math import exp
 
 PROTOCOLS = ("Replicated3PC", "Replicated3PCMalicious", "CrypTen")
 PARTIES = {"Replicated3PC": 3, "Replicated3PCMalicious": 3, "CrypTen": 2}  # where nobody says how many
-KNOWN = "to the parties: the architecture, each text's length up to the next power of two, and when it was asked"
+KNOWN = (
+    "to the parties: the architecture, the labels' names, a digest of the model, each text's length up to the next "
+    "power of two, and when it was asked"
+)
+ISOLATION = "processes of one user on one machine, not isolated from each other: this user can read text and weights"
 
 
 @dataclass(frozen=True)

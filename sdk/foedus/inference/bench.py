@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
-from foedus.inference.answer import PROTOCOLS, Inference
+from foedus.inference.answer import Inference
 from foedus.inference.meter import Meter, require_proc
-from foedus.inference.options import adapter_option, parties_option, tokens_option, wanted_tokens
-from foedus.inference.show import Lines, Silent, megabytes
+from foedus.inference.options import (
+    adapter_option,
+    folder_option,
+    parties_option,
+    protocol_option,
+    tokens_option,
+    wanted_tokens,
+)
+from foedus.inference.show import Beside, Lines, Silent, megabytes
 from foedus.inference.source import find_model, require_torch
 from foedus.interrupt import run_until_terminated
 from foedus.machine import describe_machine
-from foedus.options import state_option
 from foedus.table import aligned
 from foedus_contract.mpc_wire import member_name
 
@@ -32,7 +36,7 @@ _FEWEST_TOKENS = 3  # the marks around a text, and a word
 @click.command()
 @click.argument("model")
 @adapter_option
-@click.option("--protocol", type=click.Choice(PROTOCOLS), default=PROTOCOLS[0], show_default=True)
+@protocol_option
 @parties_option
 @tokens_option(_FEWEST_TOKENS)
 @click.option(
@@ -45,7 +49,7 @@ _FEWEST_TOKENS = 3  # the marks around a text, and a word
 @click.option(
     "-o", "--output", type=click.Choice(["text", "json"]), default="text", help="json prints one object, on one line."
 )
-@state_option
+@folder_option
 def bench(
     model: str,
     adapter: Path | None,
@@ -71,7 +75,7 @@ def bench(
     wanted = wanted_tokens(tokens, sizes.positions)
     compile_program(sizes, wanted)  # more than the model takes are refused here
     request = Request((make_text(folder, wanted),) * runs, folder, adapter, state, protocol, parties)
-    meter = Meter(Silent() if output == "json" else Lines(click.echo, Console(file=sys.stderr), time.monotonic))
+    meter = Meter(Silent() if output == "json" else Lines(click.echo, Beside(stderr=True), time.monotonic))
 
     async def work() -> None:
         report = as_json(await infer_local(request, meter, os.environ), meter, wanted)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from pathlib import Path
 from typing import BinaryIO
 
 import click
-from rich.console import Console
 
-from foedus.inference.answer import PROTOCOLS
-from foedus.inference.options import parties_option
-from foedus.inference.show import JsonLines, Lines, Show
+from foedus.inference.options import adapter_option, folder_option, parties_option, protocol_option
+from foedus.inference.show import Beside, JsonLines, Lines, Show, Write
 from foedus.inference.source import find_model, require_torch
-from foedus.interrupt import run_until_terminated
-from foedus.options import state_option
+from foedus.interrupt import Output, run_until_terminated
 from foedus_contract import limits
 from foedus_contract.errors import InvalidInput
 from foedus_contract.exit_codes import ExitCode
@@ -26,18 +22,16 @@ from foedus_contract.exit_codes import ExitCode
 @click.argument("texts", nargs=-1)
 @click.option("--local", is_flag=True, help="Run all parties on this machine: a demonstration.")
 @click.option("--model", required=True, help="A folder with config.json, or an installed package: PACKAGE[:FOLDER].")
-@click.option(
-    "--adapter",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="Folder of a LoRA adapter, such as `foedus run` leaves.",
-)
-@click.option("--protocol", type=click.Choice(PROTOCOLS), default=PROTOCOLS[0], show_default=True)
+@adapter_option
+@protocol_option
 @parties_option
 @click.option(
     "-f", "--file", "file", type=click.File("rb"), help="One text a line; - reads standard input.", metavar="FILE"
 )
-@click.option("--output", type=click.Choice(["text", "json"]), default="text", help="json prints one object a line.")
-@state_option
+@click.option(
+    "-o", "--output", type=click.Choice(["text", "json"]), default="text", help="json prints one object a line."
+)
+@folder_option
 def infer(
     texts: tuple[str, ...],
     local: bool,
@@ -51,36 +45,43 @@ def infer(
 ) -> None:
     """Label TEXTS by a model whose weights, like the texts, no party sees.
 
-    Answers come on standard output, a line a text; progress and what it took on standard error.
+    Answers come on standard output, a line a text; progress and what it took on standard error. Whoever lists this
+    machine's processes can read TEXTS; a file's texts are not in that list.
     """
     if not local:
         raise click.UsageError("only --local is there yet")
     require_torch()
     asked = (*texts, *(() if file is None else read_texts(file)))
+    if not asked and file is not None:
+        raise _refused("holds no text", file.name)
     if not asked:
         raise click.UsageError("no text is given; write it behind the options, or name a file with --file")
-    from foedus.inference.local import Request, infer_local
-    from foedus_workloads.mpc.ring import missing_kernels
-
-    if (missing := missing_kernels()) is not None:
-        click.echo(missing, err=True)
-    request = Request(check_texts(asked), find_model(model), adapter, state, protocol, parties)
-    show = make_show(output)
-
-    async def work() -> None:
-        show.summary(await infer_local(request, show, os.environ))
-
+    checked, folder = check_texts(asked), find_model(model)
+    written = Output()
+    show = make_show(output, written.write)
     try:
-        run_until_terminated(work())
+        show.phase("loading libraries")  # torch takes seconds
+        from foedus.inference.local import Request, infer_local
+        from foedus_workloads.mpc.ring import missing_kernels
+
+        if (missing := missing_kernels()) is not None:
+            show.close()
+            click.echo(missing, err=True)
+        request = Request(checked, folder, adapter, state, protocol, parties)
+
+        async def work() -> None:
+            show.summary(await infer_local(request, show, os.environ))
+
+        run_until_terminated(work(), written, lambda: show.phase("interrupted: stopping"))
     finally:
         show.close()
 
 
-def make_show(output: str) -> Show:
+def make_show(output: str, write: Write) -> Show:
     """Return JSON lines on request, else lines, redrawn on a terminal."""
     if output == "json":
-        return JsonLines(click.echo, time.monotonic)
-    return Lines(click.echo, Console(file=sys.stderr), time.monotonic)
+        return JsonLines(write, time.monotonic)
+    return Lines(write, Beside(stderr=True), time.monotonic)
 
 
 def read_texts(file: BinaryIO) -> list[str]:

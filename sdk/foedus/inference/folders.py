@@ -40,13 +40,17 @@ VALID_SECONDS = 7 * 24 * 3600  # ten thousand texts of a minute each
 @contextmanager
 def call_folder(state: Path) -> Iterator[Path]:
     """Give a fresh folder for one call and remove it at the end; folders of calls that were killed go first."""
-    make_private(state)
+    if not os.path.isdir(state):
+        make_private(state)  # one that is there may be others' too, such as /tmp, and keeps its mode
     above = state.absolute() / FOLDER  # processes with other working folders look below it
     make_private(above)
     with open_locked(above / LOCK, busy=in_use(above / LOCK, "call"), wait_seconds=10.0):
         _sweep(above)
-        folder = Path(tempfile.mkdtemp(prefix="call-", dir=above))
-        lock = try_lock(folder / LOCK)
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="call-", dir=above))
+            lock = try_lock(folder / LOCK)
+        except OSError as error:
+            raise unwritable(above, error) from None
     try:
         yield folder
     finally:

@@ -94,6 +94,7 @@ async def infer_local(
                 show.processes(parties.processes)
             asking = Asking(owner, digest, place, watch, show)
             answers = await parties.watched(asking.all(request.texts))
+            show.phase(f"ending {told(scheme)}")
         finally:
             await parties.stop()
     return Inference(tuple(answers), watch.seconds, scheme.protocol, scheme.parties, owner.digest, scheme.assumption)

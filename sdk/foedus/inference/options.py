@@ -4,23 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
 
 import click
 
+from foedus.inference.answer import PROTOCOLS
+from foedus.options import Command, state_option_for
 from foedus_contract.mpc_wire import MAX_PARTIES, MIN_PARTIES
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 DEFAULT_TOKENS = 128
 
 adapter_option = click.option(
-    "--adapter", type=click.Path(path_type=Path, file_okay=False), help="Folder of a LoRA adapter."
+    "--adapter",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of a LoRA adapter, such as `foedus run` leaves: with it, MODEL needs no head of its own.",
+)
+protocol_option = click.option(
+    "--protocol",
+    type=click.Choice(PROTOCOLS),
+    default=PROTOCOLS[0],
+    show_default=True,
+    help="Replicated3PC: three parties that follow it. Replicated3PCMalicious: one may deviate (not "
+    "externally reviewed); costs several times as much. CrypTen: two to four parties and a dealer, all follow it.",
 )
 parties_option = click.option(
     "--parties",
     type=click.IntRange(MIN_PARTIES, MAX_PARTIES),
-    help="How many parties: 3 for Replicated3PC; 2, if you do not say, to 4 for CrypTen, and a dealer.",
+    help="How many parties: 2 to 4 for CrypTen, 2 if you do not say; 3, and no other number, for the other two.",
 )
+folder_option = state_option_for("Folder below which the parties' files lie while they run.")
 
 
 def tokens_option(fewest: int) -> Callable[[Command], Command]:

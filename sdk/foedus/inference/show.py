@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, Protocol
@@ -11,8 +13,7 @@ from pydantic.alias_generators import to_camel
 from rich.console import Console
 from rich.status import Status
 
-from foedus.inference.answer import KNOWN, Answer, Inference
-from foedus_engine.cluster.fields import ISOLATION
+from foedus.inference.answer import ISOLATION, KNOWN, Answer, Inference
 
 Write = Callable[[str], None]
 Clock = Callable[[], float]
@@ -69,8 +70,19 @@ class Silent:
         """Do nothing."""
 
 
+class Beside(Console):
+    """Progress on standard error: when nobody reads it any more, the call goes on without."""
+
+    def on_broken_pipe(self) -> None:
+        """Show nothing any more; rich would end the process, and leave the answers unwritten."""
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stderr.fileno())  # the interpreter flushes it once more at its end
+        os.close(nowhere)
+
+
 class Lines:
-    """Lines for people; on a terminal the progress is one line that is redrawn."""
+    """Lines for people; where the terminal can do it, the progress is one line that is redrawn."""
 
     def __init__(self, write: Write, console: Console, clock: Clock) -> None:
         self._write, self._console, self._clock = write, console, clock
@@ -88,7 +100,7 @@ class Lines:
     def rounds(self, text: int, texts: int, begun: int, total: int) -> None:
         """Redraw the line, or write one now and then."""
         of = f"text {text + 1} of {texts}: " if texts > 1 else ""
-        if self._console.is_terminal or self._clock() >= self._next:
+        if self._console.is_interactive or self._clock() >= self._next:
             self._next = self._clock() + LINE_SECONDS
             self._say(f"{of}computing round {begun} of {total}")
 
@@ -111,7 +123,7 @@ class Lines:
             self._status = None
 
     def _say(self, text: str) -> None:
-        if not self._console.is_terminal:
+        if not self._console.is_interactive:  # no terminal, or one that cannot redraw a line
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
         elif self._status is None:
             self._status = self._console.status(text)
@@ -155,7 +167,7 @@ class JsonLines:
 
     def _line(self, name: str, values: dict[str, Any]) -> None:
         fields = {to_camel(field): value for field, value in values.items()}
-        self._write(json.dumps({"event": name, **fields}, ensure_ascii=False))
+        self._write(json.dumps({"event": name, **fields}))  # ASCII: whatever the locale, it can be written
 
 
 def summary_lines(inference: Inference) -> list[str]:

@@ -148,10 +148,26 @@ def test_an_answer_against_a_party_that_deviates_says_so(model, state):
     assert "not externally reviewed" in inference.assumption
 
 
-def test_without_kernels_a_user_is_told_before_anything_else(monkeypatch, tmp_path):
+def test_without_kernels_a_user_is_told_before_anything_is_read(monkeypatch, tmp_path):
     monkeypatch.setattr(foedus_ring, "available", lambda: ("torch",))
-    said = CliRunner().invoke(infer, ["--local", "--model", str(tmp_path), "--state", str(tmp_path / "state"), " "])
-    assert said.stderr.splitlines()[0].startswith("foedus-ring was built without a C compiler: shares are computed by")
+    said = CliRunner().invoke(infer, ["--local", "--model", str(tmp_path), "--state", str(tmp_path / "state"), "x"])
+    loading, told = said.stderr.splitlines()[:2]
+    assert loading == "loading libraries"
+    assert told.startswith("foedus-ring was built without a C compiler: shares are computed by")
+
+
+def test_a_state_folder_that_is_there_keeps_its_mode_and_what_lies_below_is_private(tmp_path):
+    tmp_path.chmod(0o755)
+    for state, mode in ((tmp_path, 0o755), (tmp_path / "new", 0o700)):
+        with call_folder(state) as folder:
+            found = [stat.S_IMODE(path.stat().st_mode) for path in (state, state / "infer", folder)]
+        assert found == [mode, 0o700, 0o700]
+
+
+def test_without_torch_python_says_what_the_command_says(monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(FoedusError, match=r"^torch is not installed; install the project's extra `training`$"):
+        foedus.infer("x", model=tmp_path)
 
 
 def test_a_package_is_searched_for_the_folder_that_has_weights():

@@ -256,8 +256,8 @@ def test_a_second_interrupt_does_not_stop_the_clean_up() -> None:
             done.append("cleaned up")
 
     with pytest.raises(click.Abort):
-        run_until_terminated(work())
-    assert done == ["cleaned up"]
+        run_until_terminated(work(), stopping=lambda: done.append("stopping"))
+    assert done == ["stopping", "cleaned up"]
 
 
 def test_a_death_is_told_once_it_is_known_how_it_went_on() -> None:
