@@ -56,9 +56,15 @@ RUN python3 -m pip --python /opt/foedus/bin/python install --require-hashes --no
         -r requirements-crypten.lock \
     && /opt/foedus/bin/python images/keep_own_package.py crypten
 
+# Python's own modules, compiled: images of Python come without, and on a read-only root file system each process would
+# compile what it imports of them again.
+FROM ${BASE} AS runtime
+RUN python3 -m compileall -q -j 0 -x '/(test|tests|idlelib|lib2to3|ensurepip|turtledemo|site-packages|dist-packages)/' \
+        "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
+
 # The project's own layers are the last and small ones: a new version leaves the packages' layer as it is. The wheel is
 # copied and stays: buildah cannot mount from a stage that it has in its cache.
-FROM ${BASE} AS operator
+FROM runtime AS operator
 COPY --from=operator-packages /opt/foedus /opt/foedus
 COPY --from=wheel /wheel /wheel
 RUN python3 -m pip --python /opt/foedus/bin/python install --no-cache-dir --no-deps --no-index /wheel/*.whl
@@ -67,7 +73,7 @@ WORKDIR /
 USER 65532:65532
 CMD ["python", "-m", "foedus_operator.main"]
 
-FROM ${BASE} AS workloads
+FROM runtime AS workloads
 COPY --from=workloads-packages /opt/foedus /opt/foedus
 COPY --from=wheel /wheel /wheel
 COPY --from=ring /wheel /wheel
