@@ -2,15 +2,16 @@
 
 Foedus: `foedus infer --local`'s own path, three party processes with mutual TLS, two texts a turn; the seconds are a
 client's, from sharing the embedded text to the opened logits. SPU 0.9.5: ABY3 in its simulator, three threads of one
-process that exchange memory, with its own GELU and with the formula of Foedus. CrypTen 0.4.1: two processes, gloo, its
-own provider. For both only the computation is timed, not sharing, compiling or starting, and both are given what
-Foedus's compiler finds by itself: after the last attention one token is left, and scores are divided by sqrt(d) in the
-query's weights; SPU is also told to invert a row's sum once.
+process that exchange memory; as it compiles the model, with its own GELU and with the formula of Foedus, and once more
+with what Foedus's compiler finds by itself: after the last attention one token is left, scores are divided by sqrt(d)
+in the query's weights, and softmax inverts a row's sum once. CrypTen 0.4.1: two processes, gloo, its own provider, with
+the first two of these. Of both only the computation is timed, not sharing, compiling or starting.
 
 The arms take turns, never two at a time, and of each the fastest turn counts; a turn of Foedus is the mean of its
 texts, the first of which comes to fresh processes as those of the other arms do. Wall time is what a user waits;
 processor time, of all processes of an arm, is what other load on the machine disturbs less. Logits are held to float64.
-The value is the seconds of SPU's faster arm over those of Foedus.
+The value is the seconds of SPU over those of Foedus, the smaller one of its own GELU and ours; what remains of it when
+SPU is given the rest of the compiler's work is beside it.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ TURNS, TEXTS_A_TURN = int(os.environ.get("TURNS", "2")), 2
 SPU_TARGET, CRYPTEN_TARGET = 10.0, 4.0
 MOST_BYTES = 2.2e9  # of memory at each party
 LARGEST_ERROR = 0.05  # of a logit
-ARMS = ("foedus", "spu, its GELU", "spu, our GELU", "crypten")
+SPU_ARMS = ("spu, its GELU", "spu, our GELU")  # as SPU compiles the model; these are held to the target
+SPU_COMPILED = "spu, our GELU and compiler"
+ARMS = ("foedus", *SPU_ARMS, SPU_COMPILED, "crypten")
 
 
 @dataclass
@@ -157,8 +160,9 @@ def measure(folder: Path) -> Outcome:
     found = {name: Found() for name in ARMS}
     steps: dict[str, Callable[[Found], None]] = {
         "foedus": partial(run_foedus, task, peaks=peaks),
-        "spu, its GELU": lambda arm: run_other(task, arm, spu, "spu_bert.py", "own"),
-        "spu, our GELU": lambda arm: run_other(task, arm, spu, "spu_bert.py", "quartic"),
+        SPU_ARMS[0]: lambda arm: run_other(task, arm, spu, "spu_bert.py", "own"),
+        SPU_ARMS[1]: lambda arm: run_other(task, arm, spu, "spu_bert.py", "quartic"),
+        SPU_COMPILED: lambda arm: run_other(task, arm, spu, "spu_bert.py", "all"),
         "crypten": lambda arm: run_other(task, arm, crypten, "crypten_bert.py"),
     }
     for turn in range(TURNS):
@@ -175,7 +179,7 @@ def _outcome(task: Task, found: Mapping[str, Found], peaks: Sequence[int]) -> Ou
         kind: {name: min(row[kind]) / min(rows["foedus"][kind]) for name, row in rows.items() if name != "foedus"}
         for kind in ("seconds", "processorSeconds")
     }
-    to_spu = min(ratio for name, ratio in ratios["seconds"].items() if name.startswith("spu"))
+    to_spu = min(ratios["seconds"][name] for name in SPU_ARMS)
     met = (
         ratios["seconds"]["crypten"] >= CRYPTEN_TARGET
         and rows["foedus"]["largestError"] <= LARGEST_ERROR

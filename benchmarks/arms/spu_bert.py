@@ -1,11 +1,13 @@
 """A BERT classifier by SPU: its simulator, ABY3 over 64 bits, everything else as it comes. Runs where `spu` is.
 
-`python spu_bert.py MODEL.npz GELU OUT.json`: weights, hidden states and sizes are arrays of MODEL, all of them secret
-but the sizes. GELU is `own`, as SPU compiles jax's, or `quartic`, Foedus's formula. What the simulator would do in one
-call is done here in its steps, so that the parties' computation is timed without sharing and compiling.
+`python spu_bert.py MODEL.npz KIND OUT.json`: weights, hidden states and sizes are arrays of MODEL, all of them secret
+but the sizes. What the simulator would do in one call is done here in its steps, so that the parties' computation is
+timed without sharing and compiling. KIND is
 
-As in Foedus's program, after the last attention nothing but the first token is computed, and softmax's sums are
-inverted row by row and not entry by entry: SPU has an option for it.
+own      as SPU compiles the model: jax's GELU, scores divided by sqrt(d), all tokens in all layers.
+quartic  the same with Foedus's formula of GELU.
+all      and with what else Foedus's compiler does: scores are divided in the query's weights, after the last attention
+         there is nothing but the first token, and softmax's sums are inverted row by row, for which SPU has an option.
 """
 
 from __future__ import annotations
@@ -37,8 +39,13 @@ def quartic_gelu(x: Any) -> Any:
     return jnp.where(x < -3.03, 0.0, jnp.where(x < 3.0, x / 2 + q, x))
 
 
-def classify(weights: Tensors, hidden: Any, sizes: dict[str, Any], gelu: Any) -> Any:
-    """Return the logits of the classifier."""
+def head_size(sizes: dict[str, Any], weights: Tensors) -> int:
+    """Return the d of attention's sqrt(d)."""
+    return int(weights["encoder.layer.0.attention.self.query.weight"].shape[1] // sizes["heads"])
+
+
+def classify(weights: Tensors, hidden: Any, sizes: dict[str, Any], gelu: Any, *, compiled: bool) -> Any:
+    """Return the logits of the classifier; `compiled` with what Foedus's compiler does."""
 
     def linear(x: Any, module: str) -> Any:
         return x @ weights[f"{module}.weight"] + weights[f"{module}.bias"]
@@ -54,10 +61,12 @@ def classify(weights: Tensors, hidden: Any, sizes: dict[str, Any], gelu: Any) ->
 
     for layer in range(sizes["layers"]):
         name = f"encoder.layer.{layer}"
-        kept = hidden[:1] if layer == sizes["layers"] - 1 else hidden
+        kept = hidden[:1] if compiled and layer == sizes["layers"] - 1 else hidden
         sources = {"query": kept, "key": hidden, "value": hidden}
         query, key, value = (split(linear(x, f"{name}.attention.self.{part}")) for part, x in sources.items())
-        scores = query @ key.transpose(0, 2, 1)  # divided by sqrt(d) in the query's weights
+        scores = query @ key.transpose(0, 2, 1)
+        if not compiled:
+            scores = scores / head_size(sizes, weights) ** 0.5
         context = jax.nn.softmax(scores, -1) @ value
         joined = context.transpose(1, 0, 2).reshape(kept.shape)
         hidden = norm(linear(joined, f"{name}.attention.output.dense") + kept, f"{name}.attention.output.LayerNorm")
@@ -105,18 +114,21 @@ def run_parties(executable: Any, inputs: list[Any], io: Any, config: Any) -> tup
     return [io.reconstruct(each) for each in zip(*results, strict=True)], seconds, processor
 
 
-def main(model: str, gelu: str, out: str) -> None:
+def main(model: str, kind: str, out: str) -> None:
     """Compile, share, compute once, and write what came and what it took."""
+    compiled = kind == "all"
     with np.load(model, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     sizes = json.loads(bytes(arrays.pop("sizes")))
     hidden = arrays.pop("hidden")
     config = libspu.RuntimeConfig(protocol=libspu.ProtocolKind.ABY3, field=libspu.FieldType.FM64)
-    function = {"own": lambda x: jax.nn.gelu(x, approximate=False), "quartic": quartic_gelu}[gelu]
+    gelu = (lambda x: jax.nn.gelu(x, approximate=False)) if kind == "own" else quartic_gelu
     names = sorted(arrays)
+    if not compiled:  # the file has the division in the query's weights
+        arrays |= {name: arrays[name] * head_size(sizes, arrays) ** 0.5 for name in names if ".query." in name}
 
     def program(hidden: Any, *tensors: Any) -> Any:
-        return classify(dict(zip(names, tensors, strict=True)), hidden, sizes, function)
+        return classify(dict(zip(names, tensors, strict=True)), hidden, sizes, gelu, compiled=compiled)
 
     flat = [np.asarray(each, np.float32) for each in (hidden, *(arrays[name] for name in names))]
     labels = [f"in{index}" for index in range(len(flat))]
@@ -128,7 +140,7 @@ def main(model: str, gelu: str, out: str) -> None:
         labels,
         [libspu.Visibility.VIS_SECRET] * len(flat),
         lambda outs: [f"out{index}" for index in range(len(outs))],
-        copts=libspu.CompilerOptions(enable_optimize_denominator_with_broadcast=True),
+        copts=libspu.CompilerOptions(enable_optimize_denominator_with_broadcast=compiled),
     )
     results, seconds, processor = run_parties(executable, flat, api.Io(PARTIES, config), config)
     found = {"logits": [float(value) for value in results[0]], "seconds": seconds, "processorSeconds": processor}

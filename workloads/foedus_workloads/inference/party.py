@@ -25,7 +25,7 @@ from foedus_contract.mpc_wire import member_name
 from foedus_contract.progress import Preparing
 from foedus_contract.run_spec import PartyRunSpec, Patience
 from foedus_workloads.inference.desk import Desk, failure
-from foedus_workloads.inference.memory import keep_what_is_loaded
+from foedus_workloads.inference.memory import keep_freed_blocks, keep_what_is_loaded
 from foedus_workloads.inference.shares import ShareLabel, read_shares
 from foedus_workloads.inference.task import Start, Tasks
 from foedus_workloads.mpc.ring import missing_kernels
@@ -55,6 +55,7 @@ async def run_party(spec: PartyRunSpec, around: Surroundings, make_tasks: MakeTa
     with claim_incarnation(around.path(spec.state), spec.party) as incarnation:
         tasks = make_tasks(label, shares)
         keep_what_is_loaded()
+        keep_freed_blocks()
         service = PartyService(
             build_place(spec, around), label, incarnation, tasks, spec.patience, around.entropy, around.clock
         )
