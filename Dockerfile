@@ -9,6 +9,9 @@
 # image with a C compiler; only a build stage of `workloads` uses it, for the ring's kernels.
 ARG BASE=docker.io/library/python:3.11-slim-bookworm
 ARG COMPILER=docker.io/library/python:3.11-bookworm
+# Python's own modules are compiled: images of Python come without, and on a read-only root file system each process would
+# compile what it imports of them again. Not these, which no process imports.
+ARG NOT_COMPILED=/(test|tests|idlelib|lib2to3|ensurepip|turtledemo|site-packages|dist-packages)/
 
 # A build context of this name takes its place.
 FROM scratch AS wheels
@@ -60,6 +63,8 @@ RUN python3 -m pip --python /opt/foedus/bin/python install --require-hashes --no
 # copied and stays: buildah cannot mount from a stage that it has in its cache.
 FROM ${BASE} AS operator
 COPY --from=operator-packages /opt/foedus /opt/foedus
+ARG NOT_COMPILED
+RUN python3 -m compileall -q -x "${NOT_COMPILED}" "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
 COPY --from=wheel /wheel /wheel
 RUN python3 -m pip --python /opt/foedus/bin/python install --no-cache-dir --no-deps --no-index /wheel/*.whl
 ENV PATH=/opt/foedus/bin:/usr/local/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
@@ -69,6 +74,8 @@ CMD ["python", "-m", "foedus_operator.main"]
 
 FROM ${BASE} AS workloads
 COPY --from=workloads-packages /opt/foedus /opt/foedus
+ARG NOT_COMPILED
+RUN python3 -m compileall -q -x "${NOT_COMPILED}" "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
 COPY --from=wheel /wheel /wheel
 COPY --from=ring /wheel /wheel
 RUN python3 -m pip --python /opt/foedus/bin/python install --no-cache-dir --no-deps --no-index /wheel/*.whl \

@@ -9,8 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,12 +124,6 @@ def leader(cluster: Cluster, lease_namespace: str) -> str:
 def wait_for_leader(cluster: Cluster, lease_namespace: str, name: str) -> None:
     """Return when `name` holds the lease."""
     wait_for(f"{name} to lead", lambda: leader(cluster, lease_namespace) == name)
-
-
-def seconds_until(holds: Callable[[], bool], since: float, what: str) -> float:
-    """Return how many seconds after `since`, of the monotonic clock, something holds."""
-    wait_for(what, holds, pause=0.2)
-    return time.monotonic() - since
 
 
 def audit_entries(cluster: Cluster) -> Iterator[dict[str, Any]]:

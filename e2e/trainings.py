@@ -144,7 +144,7 @@ class Trainings:
 
     def download(self, claim: str, folder: Path) -> None:
         """Write what lies in a claim into a folder of this machine."""
-        with self._holder("reader", {"persistentVolumeClaim": {"claimName": claim}}) as pod:
+        with self._holder(f"reader-{claim}", {"persistentVolumeClaim": {"claimName": claim}}) as pod:
             packed = self.kubectl("-n", self.namespace, "exec", pod, "--", "sh", "-c", "tar -c -C /volume . | base64")
         with tarfile.open(fileobj=io.BytesIO(base64.b64decode(packed))) as archive:
             archive.extractall(folder, filter="data")

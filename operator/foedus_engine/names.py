@@ -43,6 +43,7 @@ COMPONENT_LABEL = "app.kubernetes.io/component"
 OPERATOR = f"{API_GROUP}/operator"  # who runs a job that names nobody else in `managedBy`
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"  # Kueue's: on a training job it goes on to its Jobs
 DIGEST_ANNOTATION = f"{API_GROUP}/digest"  # of the manifest that a child was made from
+TOLD_ANNOTATION = f"{API_GROUP}/told"  # on a silo's pod: which policy has been made since the pod was
 LEDGER_PODS = {"app.kubernetes.io/name": "foedus", COMPONENT_LABEL: "ledger"}  # of the ledger service, in the chart
 READER_LABELS = {"app.kubernetes.io/name": "foedus", COMPONENT_LABEL: READER_ROLE}
 RESULT_FINALIZER = f"{API_GROUP}/result"  # keeps the coordinator's pod until its result is in the job's status

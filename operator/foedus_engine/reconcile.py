@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from foedus_contract.errors import FoedusError, describe_defect
 from foedus_engine.cluster.execute import execute, is_transient
@@ -17,12 +17,16 @@ from foedus_engine.decide.plan import RECONCILE_FAILED, ContentFactory, Event, O
 from foedus_engine.workqueue import WorkQueue
 
 RESYNC_SECONDS = 600.0  # level-based: a lost change is seen after this at the latest
-RESYNC_AGAIN_SECONDS = 30.0  # after a look that the cluster has cut short
+RESYNC_AGAIN_SECONDS = 5.0  # after a look that the cluster has cut short: who has just begun to lead waits for it
+# Between the news of an object and its rehearsal, so also between two of them: less than what a pass each few seconds
+# costs who leads, and what is asked of the accountants for a job changes twice in its life.
+REHEARSE_SECONDS = 30.0
 WORKERS = 16  # passes wait for disk or network most of the time, one for a lost node's log for some seconds
 
 Decide = Callable[[Object], Awaitable[Plan]]  # parse, gather, decide: reads, and never writes
-Kinds = Mapping[tuple[str, str], Decide]  # (apiVersion, kind) -> its function
-Labels = Mapping[tuple[str, str], Mapping[str, str]]  # of a kind's objects that are ours, where others are not
+Kind = tuple[str, str]  # apiVersion and kind
+Kinds = Mapping[Kind, Decide]
+Labels = Mapping[Kind, Mapping[str, str]]  # of a kind's objects that are ours, where others are not
 Report = Callable[[ObjectKey, FoedusError], None]
 
 _logger = logging.getLogger(__name__)
@@ -32,6 +36,9 @@ class Reconciler:
     """Feeds changed keys to passes. `report` hears of each pass that ended in an error, a defect included.
 
     `listed` hands out, once, what was just read of an object for whose pass that is enough.
+
+    With `rehearsed` it stands by until `lead` is called: it decides about the objects of these kinds and does nothing,
+    so that what a decision takes time to find out is known when it counts. What changed meanwhile is looked at then.
     """
 
     def __init__(
@@ -45,6 +52,7 @@ class Reconciler:
         report: Report | None = None,
         labels: Labels | None = None,
         listed: Callable[[ObjectKey], Object | None] = lambda _key: None,
+        rehearsed: Collection[Kind] | None = None,
     ) -> None:
         self._cluster = cluster
         self._ledgers = ledgers
@@ -54,6 +62,11 @@ class Reconciler:
         self._report = report
         self._labels = labels or {}
         self._listed = listed
+        self._rehearsed = rehearsed or ()
+        self._leads = asyncio.Event()
+        if rehearsed is None:
+            self._leads.set()
+        self._has_missed = False  # there was news before it led
         self._queue = WorkQueue()
         self._sleepers: list[asyncio.Event] = []  # of the workers that have nothing to do
 
@@ -65,10 +78,15 @@ class Reconciler:
             for _ in range(WORKERS):
                 group.create_task(self._work())
 
+    def lead(self) -> None:
+        """Act from now on."""
+        self._leads.set()
+
     def add(self, key: ObjectKey, *, after_seconds: float = 0.0) -> None:
         """Ask for a pass over one object; keys of other kinds are ignored."""
-        if (key.api_version, key.kind) in self._kinds:
-            self._queue.add(key, self._clock() + after_seconds)
+        leads = self._leads.is_set()
+        if (key.api_version, key.kind) in (self._kinds if leads else self._rehearsed):
+            self._queue.add(key, self._clock() + (after_seconds if leads else REHEARSE_SECONDS))
             self._wake()
 
     async def reconcile(self, key: ObjectKey) -> float | None:
@@ -81,14 +99,19 @@ class Reconciler:
 
     async def _watch(self) -> None:
         async for key in self._cluster.watch():
+            self._has_missed |= not self._leads.is_set()
             self.add(key)
 
     async def _resync(self) -> None:
-        while True:
+        """Look at all objects now and then, and at once if there was news before this process led."""
+        await self._leads.wait()
+        if not self._has_missed:
             await asyncio.sleep(RESYNC_SECONDS)
+        while True:
             for api_version, kind in self._kinds:
                 while not await self._look_at_all(api_version, kind):
                     await asyncio.sleep(RESYNC_AGAIN_SECONDS)
+            await asyncio.sleep(RESYNC_SECONDS)
 
     async def _look_at_all(self, api_version: str, kind: str) -> bool:
         """Ask for a pass over each object of a kind of which something may be left to do; say whether all were seen.
@@ -115,7 +138,7 @@ class Reconciler:
                 await self._rest()
             else:
                 self._wake()  # somebody else waits for what is due next
-                await self._pass(key)
+                await (self._pass(key) if self._leads.is_set() else self._rehearse(key))
 
     def _wake(self) -> None:
         """Let one worker look what is due. It is enough: one that finds something wakes another."""
@@ -135,6 +158,16 @@ class Reconciler:
         except TimeoutError:
             if news in self._sleepers:
                 self._sleepers.remove(news)
+
+    async def _rehearse(self, key: ObjectKey) -> None:
+        """Decide about one object and forget what: it was read before this process may act on it."""
+        try:
+            obj = await find(self._cluster, key)
+            if obj is not None:
+                await self._kinds[key.api_version, key.kind](obj)
+        except Exception as error:  # noqa: BLE001 - the loop's border; who leads meets it, too, and tells
+            _logger.info("%s: not rehearsed (%s)", key, describe_defect(error))
+        self._queue.done(key, self._clock(), again_seconds=None)
 
     async def _pass(self, key: ObjectKey) -> None:
         """Do one pass and give the key back; the class of an error decides whether and when there is another."""

@@ -18,7 +18,8 @@ import sys
 import threading
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -27,7 +28,8 @@ from foedus_contract.errors import Unavailable, describe_defect
 from foedus_engine.accounting import Question, answer, measure
 from foedus_engine.decide.budget import Used
 from foedus_engine.decide.observed import Calibrated, Unplannable
-from foedus_ledger.records import BudgetRecord
+from foedus_ledger.mechanisms import Mechanism
+from foedus_ledger.records import Account, BudgetRecord, BudgetSpec
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -45,11 +47,12 @@ _SENTENCE = TypeAdapter(str)
 
 @dataclass(frozen=True)
 class Computation:
-    """A pure function that may be asked for, and how its argument and its result travel."""
+    """A pure function that may be asked for, how its argument and its result travel, and whether it lets others by."""
 
     function: Callable[[Any], Any]
     argument: TypeAdapter[Any]
     result: TypeAdapter[Any]
+    patient: bool = False  # nothing waits for it
 
     def ask(self, argument: object) -> bytes:
         """Return the line that asks for it."""
@@ -84,24 +87,29 @@ def named(*computations: Computation) -> Computations:
 
 COMPUTATIONS = named(
     Computation(answer, TypeAdapter(Question), TypeAdapter(Calibrated | Unplannable)),
-    Computation(measure, TypeAdapter(BudgetRecord), TypeAdapter(Used)),
+    Computation(measure, TypeAdapter(BudgetRecord), TypeAdapter(Used), patient=True),
 )
 
 
 class Accountant:
-    """Has one computation at a time done by a process of its own, which is started when it is first needed."""
+    """Has one computation at a time done by a process of its own, which is started when it is first needed.
+
+    Jobs wait for a calibration, for what is used of a budget nothing does: all such questions together hold up a job's
+    by one of them.
+    """
 
     def __init__(self, computations: Computations = COMPUTATIONS, command: Sequence[str] = COMMAND) -> None:
         self._computations = computations
         self._command = command
         self._process: Process | None = None
         self._turn = asyncio.Lock()
+        self._patient = asyncio.Lock()  # of questions for which nothing waits: one of them at a time asks for its turn
 
     async def __call__(self, function: Callable[[A], T], argument: A, /) -> T:
         """Return what the function returns; raises Unavailable when no process lives long enough to say it."""
         computation = self._computations[function.__name__]
         question = computation.ask(argument)
-        async with self._turn:
+        async with self._patient if computation.patient else nullcontext(), self._turn:
             for _ in range(TRIES):
                 line = await self._answer(question)
                 if line.endswith(b"\n"):
@@ -109,6 +117,12 @@ class Accountant:
                     return found
                 await self.close()
         raise Unavailable("died", where=_WHERE, cure="see whether the pod has memory and processor time enough")
+
+    async def start(self) -> None:
+        """Start the process before it is needed. One that cannot be started is the first question's news."""
+        async with self._turn:
+            with suppress(OSError):
+                await self._started()
 
     async def close(self) -> None:
         """End the process, whatever it does."""
@@ -148,8 +162,6 @@ class Accountant:
 
 def serve(computations: Computations) -> None:
     """Answer until the input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's is for the parent
-    os.nice(NICENESS)
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
     asked: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -165,5 +177,20 @@ def _listen(questions: BinaryIO, asked: queue.SimpleQueue[bytes]) -> None:
     os._exit(0)  # in the middle of a computation, too: nobody waits for it
 
 
+def warm_up() -> None:
+    """Answer one question of each kind, so that no job's pays for what libraries do once, which is most of it."""
+    held = Mechanism(noise_multiplier=10.0)
+    spec = BudgetSpec(digest=f"sha256:{0:064}", records=100, epsilon=1.0, delta=1e-5)
+    unused = BudgetRecord(spec=spec)
+    used = BudgetRecord(spec=spec, accounts={"job": Account(mechanism=held, reserved=1, claimant="warm-up")})
+    asked = Question(1.0, 1e-5, 1, 0.0, 4, 2, 400, 1000, (("budget", unused.model_dump_json()),), None)
+    for question in (replace(asked, budgets=(), held=held), asked):
+        answer(question)
+    measure(used)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's is for the parent
+    os.nice(NICENESS)  # who leads renews the lease first
+    warm_up()
     serve(COMPUTATIONS)

@@ -28,7 +28,7 @@ class _Page(BaseModel):
 
 
 class PrivacyStatus(_Page):
-    """`/privacy/status`. A process that does not lead sees nothing and counts nothing."""
+    """`/privacy/status`. A process that does not lead counts nothing."""
 
     leads: bool
     jobs: dict[str, Count]  # by phase

@@ -3,8 +3,9 @@
 Whoever reaches the port learns from the first two whether all is well; the other three are for whom RBAC lets `get`
 their paths. Even so nothing here names a job, a budget, a silo or a person.
 
-Health fails when a restart helps: the watches are dead although this process leads, or its election is stuck. A process
-that waits for the lease is healthy, and ready to take over.
+Health fails when a restart helps: this process leads and its watches are dead, or its election is stuck; or it stands
+by and one of its watches is dead while others live. One that stands by during an outage is healthy: it has nothing that
+a new one would have sooner.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Health:
 
     clock: Callable[[], float]
     leads: Callable[[], bool]
-    led: bool = False  # it has the lease and works, from then to its end
+    led: bool = False  # it has the lease and acts, from then to its end
     transitions_seen: int = 0  # of the lease
     last_news: float = 0.0
     watches: dict[str, float] = field(default_factory=dict)  # by path: when it was last granted
@@ -56,10 +57,15 @@ class Health:
         )
 
     def start(self, watches: Iterable[str]) -> None:
+        """Begin to watch: from now on one watch that is not granted again, as others are, is a fault."""
+        self.watches = dict.fromkeys(watches, self.clock())
+
+    def lead(self, transitions: int) -> None:
         """Begin to lead: from now on silence, that of any one of the watches, and a lost lease are faults."""
         self.led = True
+        self.transitions_seen = transitions
         self.last_news = self.clock()
-        self.watches = dict.fromkeys(watches, self.last_news)
+        self.start(self.watches)
 
     def answered(self, watch: str) -> None:
         """Take note that the API server has granted a watch, or a page of the list before it."""
@@ -72,8 +78,10 @@ class Health:
         self.news.inc()
 
     def privacy(self) -> PrivacyStatus:
-        """Return how many jobs and budgets are in which state."""
-        return PrivacyStatus(leads=self.leads(), jobs=self.census.jobs(), budgets=self.census.budgets())
+        """Return how many jobs and budgets are in which state; of two processes one counts them."""
+        if not self.leads():
+            return PrivacyStatus(leads=False, jobs={}, budgets={})
+        return PrivacyStatus(leads=True, jobs=self.census.jobs(), budgets=self.census.budgets())
 
     def security(self) -> SecurityStatus:
         """Return what tells whether this process acts alone, and hears of everything."""
@@ -92,17 +100,16 @@ class Health:
         )
 
     def _silences(self) -> Iterator[tuple[str, float]]:
-        now = self.clock()
+        # Who stands by hears nothing for long when the API server is away, which is no fault of a watch.
+        now = self.clock() if self.led else max(self.watches.values(), default=0.0)
         return ((watch, now - last) for watch, last in self.watches.items())
 
     def problem(self) -> str:
         """Return why this process should be started anew; empty when it should not."""
-        if not self.led:
-            return ""
-        if not self.leads():
+        if self.led and not self.leads():
             return "the lease is lost"
         silent = self.clock() - self.last_news
-        if silent > SILENCE_SECONDS:
+        if self.led and silent > SILENCE_SECONDS:
             return f"the watches have been silent for {silent:.0f} s"
         for watch, silent in self._silences():
             if silent > WATCH_SECONDS:

@@ -25,7 +25,7 @@ from foedus_engine.cluster.protocol import (
 )
 from foedus_engine.decide.observed import PodsView
 from foedus_engine.decide.plan import Event, Manifest, ObjectKey, key_of
-from foedus_engine.decide.pod_state import has_started, result_of, trouble_of
+from foedus_engine.decide.pod_state import has_started, is_live, result_of, trouble_of
 from foedus_operator.api_server import JSON_PATCH, SERVER_SIDE_APPLY, ApiServer
 from foedus_operator.pod_logs import PodLogs
 
@@ -234,6 +234,7 @@ class KubeCluster:
                 result=result_of(pods[-1]) if pods else b"",
                 started=any(map(has_started, pods)),
                 trouble=trouble_of(job, pods, await self._refusal(job) if not pods else ""),
+                live=pods[-1] if pods and is_live(pods[-1]) else None,
             )
         return views
 

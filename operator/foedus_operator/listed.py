@@ -7,6 +7,7 @@ are few: whoever lists waits until passes have taken them.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 
 from foedus_engine.cluster.protocol import Object
@@ -19,15 +20,16 @@ LIMIT = 1000  # at 10 KiB; what is listed beyond it is read when its turn comes
 
 
 class Listed:
-    """Bodies that wait for their pass."""
+    """Bodies that wait for their pass; none are kept by a process that does not lead, which makes none."""
 
-    def __init__(self) -> None:
+    def __init__(self, leads: Callable[[], bool] = lambda: True) -> None:
+        self._leads = leads
         self._bodies: dict[ObjectKey, Object] = {}
         self._taken = asyncio.Event()
 
     def put(self, body: Object) -> None:
         """Keep a body unless there are too many."""
-        if len(self._bodies) < LIMIT:
+        if self._leads() and len(self._bodies) < LIMIT:
             self._bodies[key_of(body)] = without_owners(body)
 
     def take(self, key: ObjectKey) -> Object | None:

@@ -1,4 +1,7 @@
-"""`python -m foedus_operator.main`: wait for the lease, then reconcile until it is lost or a signal comes.
+"""`python -m foedus_operator.main`: stand by, with the lease reconcile until it is lost or a signal comes.
+
+Who stands by does all that needs no lease: it watches, has the accountants ready, and rehearses. Whatever it would
+write goes through a connection that lets nothing pass without the lease.
 
 A process that loses its lease ends at once, without an orderly end: what it would still say may no longer be true.
 """
@@ -78,46 +81,50 @@ async def run_until_told(config: Config) -> None:
 
 
 async def operate(config: Config, listen: Callable[[], None]) -> None:
-    """Wait for the lease and lead; raises LeaseLost or Unavailable when that is over."""
+    """Stand by, and lead with the lease; raises LeaseLost or Unavailable when that is over."""
     configuration = await load_configuration(config.kubeconfig)
     async with connect(configuration) as server:
         key = ObjectKey("coordination.k8s.io/v1", "Lease", config.namespace, config.lease)
         lease = Lease(KubeCluster(server, KeyFeed()), key, config.identity)
         health = Health(steady_clock, lambda: lease.leads)
         async with serve(health, config.health_port, reviewed_by(server), config.files):
-            await lease.acquire()
             try:
                 async with connect(configuration, patience=lease.patience) as writer:
-                    await lead(config, writer, lease, health, listen)
+                    await stand_by_and_lead(config, writer, lease, health, listen)
             except* FoedusError as errors:
                 raise _first(errors) from None
             finally:
                 await lease.release()
 
 
-async def lead(config: Config, server: ApiServer, lease: Lease, health: Health, listen: Callable[[], None]) -> None:
-    """Reconcile for as long as the lease is held; everything that is written goes through `server`."""
-    health.transitions_seen = lease.transitions
-    watched = (*WATCHED, Watched("coordination.k8s.io", "v1", "leases", only=config.lease))
-    await check_kinds(server, watched)
-    health.start([kind.path for kind in watched])
-    feed, listed, accountant = KeyFeed(), Listed(), Accountant()
-    watches = run_watches(
-        feed,
-        watched,
-        await load_configuration(config.kubeconfig),
-        pulse=health.pulse,
-        answered=health.answered,
-        started=listen,
-        listed=listed,
-        census=health.census,
-    )
+async def stand_by_and_lead(
+    config: Config, server: ApiServer, lease: Lease, health: Health, listen: Callable[[], None]
+) -> None:
+    """Stand by, then reconcile for as long as the lease is held; everything that is written goes through `server`."""
+    feed, listed, accountant = KeyFeed(), Listed(lambda: lease.leads), Accountant()
     loop = build_loop(config, KubeCluster(server, feed), KubeLedgers(server), health, listed, accountant)
+
+    async def watch() -> None:
+        watched = (*WATCHED, Watched("coordination.k8s.io", "v1", "leases", only=config.lease))
+        await check_kinds(server, watched)
+        health.start([kind.path for kind in watched])
+        await run_watches(
+            feed,
+            watched,
+            await load_configuration(config.kubeconfig),
+            pulse=health.pulse,
+            answered=health.answered,
+            started=listen,
+            listed=listed,
+            census=health.census,
+        )
+
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(_end_at_once_when_lost(lease))
-            group.create_task(watches)
+            group.create_task(_elect(lease, health, loop))
+            group.create_task(watch())
             group.create_task(loop.run())
+            group.create_task(accountant.start())
     finally:
         await accountant.close()
 
@@ -125,11 +132,12 @@ async def lead(config: Config, server: ApiServer, lease: Lease, health: Health, 
 def build_loop(
     config: Config, cluster: KubeCluster, ledgers: KubeLedgers, health: Health, listed: Listed, work: Work
 ) -> Reconciler:
-    """Return the loop over all kinds that the operator handles."""
+    """Return the loop over all kinds that the operator handles; it stands by."""
     # Without a reader of models: neither the volumes nor the packages of the pods are here, so a pod looks.
     accounting = Accounting(None, work=work)
+    jobs = training_kinds(cluster, ledgers, accounting, clock=utc_now, settings=config.workload, manager=names.OPERATOR)
     kinds = {
-        **training_kinds(cluster, ledgers, accounting, clock=utc_now, settings=config.workload, manager=names.OPERATOR),
+        **jobs,
         **budget_kinds(cluster, ledgers, accounting, clock=utc_now),
         **pod_kinds(cluster, clock=utc_now),
     }
@@ -140,11 +148,23 @@ def build_loop(
     factory = content_factory(utc_now, os.urandom)
     labels = {("v1", "Pod"): {names.MANAGER_LABEL: names.MANAGER}}
     return Reconciler(
-        cluster, ledgers, factory, kinds, clock=steady_clock, report=report, labels=labels, listed=listed.take
+        cluster,
+        ledgers,
+        factory,
+        kinds,
+        clock=steady_clock,
+        report=report,
+        labels=labels,
+        listed=listed.take,
+        rehearsed=jobs.keys(),
     )
 
 
-async def _end_at_once_when_lost(lease: Lease) -> None:
+async def _elect(lease: Lease, health: Health, loop: Reconciler) -> None:
+    """Wait for the lease, lead, and end the process at once when the lease is lost."""
+    await lease.acquire()
+    health.lead(lease.transitions)
+    loop.lead()
     try:
         await lease.hold()
     except LeaseLost as error:

@@ -20,7 +20,7 @@ from kubernetes.aio import client as kubernetes
 from foedus_contract.errors import Unavailable
 from foedus_engine import names
 from foedus_engine.cluster.feed import KeyFeed
-from foedus_engine.cluster.protocol import NotFound
+from foedus_engine.cluster.protocol import Busy, NotFound
 from foedus_operator.api_server import ApiServer
 from foedus_operator.census import Census
 from foedus_operator.handlers import JOBS, Watched, build_registry
@@ -37,7 +37,13 @@ IDLE_SECONDS = 0.05
 # A page of a list is held as text, as JSON and as bodies until each has its task; at 2 KiB an object a list of ten
 # thousand takes a hundred requests.
 LIST_PAGE = 100
+# An API server that is away is asked again for a day: kopf would give up within a minute, and who stands by would be
+# gone when it comes back. Who leads has lost the lease long before.
+ERROR_BACKOFFS = (1, 1, 2, 3, *[5] * (24 * 3600 // 5))
+ASK_AGAIN_SECONDS = 2.0
 WATCH_SECONDS = 120  # then a watch goes on with a new request: a dozen of those in two minutes cost nothing
+
+_logger = logging.getLogger(__name__)
 
 
 class _Stateless(kopf.DiffBaseStorage):
@@ -54,17 +60,29 @@ class _Stateless(kopf.DiffBaseStorage):
 
 
 async def check_kinds(server: ApiServer, watched: Sequence[Watched]) -> None:
-    """Raise Unavailable unless the API server serves every kind: kopf passes over one that it does not find."""
+    """Raise Unavailable unless the API server serves every kind: kopf passes over one that it does not find.
+
+    One that does not answer is asked again.
+    """
     for place in sorted({kind.path.rpartition("/")[0] for kind in watched}):
-        try:
-            found = {each["name"] for each in (await server.request("GET", place)).get("resources", ())}
-        except NotFound:
-            found = set()
+        found = await _served(server, place)
         for kind in watched:
             root, _, plural = kind.path.rpartition("/")
             if root == place and plural not in found:
                 cure = "install the chart, which brings the kinds of Foedus; the operator starts again by itself"
                 raise Unavailable("the API server does not serve this kind", where=kind.path, cure=cure)
+
+
+async def _served(server: ApiServer, place: str) -> set[str]:
+    """Return the plurals of the kinds that the API server has in a group."""
+    while True:
+        try:
+            return {each["name"] for each in (await server.request("GET", place)).get("resources", ())}
+        except NotFound:
+            return set()
+        except Busy as error:
+            _logger.warning("%s; again in %.0f s", error, ASK_AGAIN_SECONDS)
+            await asyncio.sleep(ASK_AGAIN_SECONDS)
 
 
 async def run_watches(
@@ -126,6 +144,7 @@ def build_settings(watched: Sequence[Watched]) -> kopf.OperatorSettings:
     settings.watching.client_timeout = WATCH_SECONDS + 60  # belt and braces beside the inactivity timeout of 70 s
     settings.watching.chunk_size = LIST_PAGE
     settings.queueing.idle_timeout = IDLE_SECONDS
+    settings.networking.error_backoffs = ERROR_BACKOFFS
     settings.networking.connect_timeout = 10
     settings.networking.request_timeout = 60
     settings.persistence.consistency_timeout = 10

@@ -117,6 +117,8 @@ def changes() -> Iterator[Any]:
     yield case("label", "metadata", "labels", value={"foedus.dev/job": "demo", "app": "database"})
     yield case("no labels", "metadata", "labels", value={})
     yield case("annotation", "metadata", "annotations", value={"note": "b"})
+    yield case("no annotations", "metadata", "annotations", value={"foedus.dev/told": "uid-1"})
+    yield case("another annotation", "metadata", "annotations", value={"note": "a", "other": ""})
     yield case("owner", "metadata", "ownerReferences", value=[OWNER])
     yield case("another's finalizer", "metadata", "finalizers", value=["foedus.dev/result"])
     yield case("both finalizers", "metadata", "finalizers", value=[])
@@ -133,9 +135,11 @@ def with_change(document: dict[str, Any], path: tuple[Any, ...], value: Any) -> 
     return new
 
 
-async def test_the_operator_takes_its_finalizer_off(world: World) -> None:
+async def test_the_operator_takes_its_finalizer_off_and_sets_its_annotation(world: World) -> None:
     freed = with_change(world.pod, ("metadata", "finalizers"), ["example.com/other"])
     await world.put_pod(world.operator, freed)
+    told = with_change(freed, ("metadata", "annotations"), {"note": "a", "foedus.dev/told": "uid-1"})
+    await world.put_pod(world.operator, told)
 
 
 @pytest.mark.parametrize(("path", "value"), list(changes()))

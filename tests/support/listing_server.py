@@ -28,9 +28,13 @@ class ListingServer:
     paged: Callable[[], Any] = lambda: None
     asked: Counter[str] = field(default_factory=Counter)
     largest_page: int = 0
+    away: int = 0  # so many requests are not answered
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         self.asked[request.path] += 1
+        if self.away > 0:
+            self.away -= 1
+            return web.json_response({"kind": "Status", "code": 503, "message": "away"}, status=503)
         groups = sorted({(kind.group, kind.version) for kind in self.kinds if kind.group})
         if request.path == "/api":
             return web.json_response({"versions": ["v1"]})

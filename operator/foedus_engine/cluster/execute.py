@@ -1,7 +1,7 @@
 """Carries out a plan, in the one order in which a crash between two steps is harmless.
 
 1. ledger: reservations stand before the first pod, so no child exists without one
-2. ensure, apply, update, delete
+2. ensure, apply, update, delete, hasten
 3. status, once, also when a step before failed, and only when it differs; what the cluster refused to make is said
 4. events
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from foedus_engine.cluster.protocol import (
     AlreadyExists,
     Busy,
     Cluster,
+    ClusterFault,
     Conflict,
     Forbidden,
     Ledgers,
@@ -116,6 +118,9 @@ async def _change(plan: Plan, cluster: Cluster, factory: ContentFactory) -> None
         await cluster.update(obj)
     for key in plan.delete:
         await _delete(key, cluster)
+    for obj in plan.hasten:
+        with suppress(ClusterFault, InvalidInput):
+            await cluster.update(obj)
 
 
 async def _ensure(ensure: Ensure, cluster: Cluster, factory: ContentFactory) -> None:

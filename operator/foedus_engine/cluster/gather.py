@@ -81,6 +81,7 @@ async def gather_training(
         failures=failures,
         started=frozenset(name for name, view in pods.items() if view.started),
         troubles={name: view.trouble for name, view in pods.items() if view.trouble is not None},
+        silo_pods=_silo_pods(job, meta, pods),
         progress=coordinator.progress,
         result=_result(coordinator),
     )
@@ -236,6 +237,11 @@ def _view(key: BudgetKey, record: BudgetRecord | None, uid: str) -> BudgetView |
         least_colluders=spec.least_colluders,
         accounts=len(record.accounts),
     )
+
+
+def _silo_pods(job: FederatedTrainingJob, meta: ObjectMeta, pods: Mapping[str, PodsView]) -> tuple[Object, ...]:
+    found = (pods.get(names.client(meta.name, client.name), PodsView()).live for client in job.spec.clients)
+    return tuple(pod for pod in found if pod is not None)
 
 
 def _silo_reports(

@@ -147,12 +147,14 @@ class PodsView:
     """What the pods of one Job have reported so far, oldest first, and what the latest of them left behind.
 
     `started` says that at least one process was started; `result` is what a termination log holds, not yet checked.
+    `live` is the latest pod, where pods are objects and it is not over.
     """
 
     progress: tuple[Progress, ...] = ()
     result: bytes = b""
     started: bool = False
     trouble: Trouble | None = None
+    live: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,8 @@ class Observed:
     A budget in `ledger_faults`, by silo, cannot be used and is None in `budgets`.
     `model` is None while nobody has looked at the base model. `progress` is the coordinator's; `identities` and
     `failures` are what the silos' processes reported, by silo. `started` are the Jobs with a process so far; `troubles`
-    says, by Job, what keeps a pod from being started.
+    says, by Job, what keeps a pod from being started. `silo_pods` are the silos' pods that are not over, where pods are
+    objects.
     """
 
     meta: ObjectMeta
@@ -203,4 +206,5 @@ class Observed:
     failures: Mapping[str, ProcessFailed] = field(default_factory=dict)
     started: frozenset[str] = frozenset()
     troubles: Mapping[str, Trouble] = field(default_factory=dict)
+    silo_pods: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     result: TrainingResult | None = None

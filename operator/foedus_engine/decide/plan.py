@@ -138,13 +138,15 @@ class Plan:
     """Everything one reconcile is to do. `status` None leaves the status as it is.
 
     `apply` makes what was not there, and changes what was: such a manifest bears the uid and version that were seen.
-    `update` replaces objects of others, each in the very version that was decided on.
+    `update` replaces objects of others, each in the very version that was decided on; so does `hasten`, which only lets
+    happen soon what else happens later: what the cluster says to it is no news.
     """
 
     ledger: tuple[Reserve | Close | KeepHead, ...] = ()
     apply: tuple[Manifest, ...] = ()
     ensure: tuple[Ensure, ...] = ()
     update: tuple[Manifest, ...] = ()
+    hasten: tuple[Manifest, ...] = ()
     delete: tuple[ObjectKey, ...] = ()
     status: Mapping[str, Any] | None = None
     events: tuple[Event, ...] = ()

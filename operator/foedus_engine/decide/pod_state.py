@@ -27,6 +27,12 @@ def has_started(pod: Object) -> bool:
     return any(status.get("started") or "terminated" in status.get("state", {}) for status in _containers(pod))
 
 
+def is_live(pod: Object) -> bool:
+    """Say whether the pod is not over, and nobody has asked for its end."""
+    phase = pod.get("status", {}).get("phase")
+    return phase not in {"Succeeded", "Failed"} and "deletionTimestamp" not in pod["metadata"]
+
+
 def result_of(pod: Object) -> bytes:
     """Return the pod's termination message; nothing when there is none or it is too long."""
     for status in _containers(pod):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from foedus_contract.plan import TrainingPlan
 from foedus_engine import names
@@ -16,7 +16,7 @@ from foedus_engine.build.pods import Settings
 from foedus_engine.decide.certificates import any_active, are_due
 from foedus_engine.decide.checks import check_ledgers
 from foedus_engine.decide.children import applied_children, ensured_children, owner_of, policy_child, told_children
-from foedus_engine.decide.conditions import Condition, timestamp
+from foedus_engine.decide.conditions import Condition, parse_timestamp, timestamp
 from foedus_engine.decide.drift import drifted, for_the_seen
 from foedus_engine.decide.ending import (
     failed_silos,
@@ -33,6 +33,9 @@ from foedus_engine.decide.plan import Ensure, Manifest, Plan, key_of
 from foedus_engine.decide.status import is_training, make_status, plan_fields, progress_fields, start_time
 from foedus_engine.decide.training_plan import attempts, threshold
 from foedus_engine.decide.waiting import find_note, find_wait
+
+EAGER_SECONDS = 1.0
+EAGER_TIME = timedelta(minutes=2)  # what takes longer takes minutes, of which a few seconds are no part
 
 
 def decide_run(
@@ -52,16 +55,45 @@ def decide_run(
             *_policy(job, observed, now),
         ),
         apply=drifted((*told_children(job, owner, plan, settings), *_untold(job, observed, settings)), observed),
+        hasten=_told_pods(observed, now),
         delete=superfluous_inspector(observed, now),
         status=status,
         events=news(observed, status),
-        requeue_seconds=_next_look(job, observed, settings),
+        requeue_seconds=_next_look(job, observed, settings, now),
     )
 
 
-def _next_look(job: FederatedTrainingJob, observed: Observed, settings: Settings) -> float | None:
-    """Return when to look for progress; that a suspended job's last process has ended is news by itself."""
-    return None if job.spec.suspend and not any_active(observed) else settings.poll_seconds
+def _next_look(job: FederatedTrainingJob, observed: Observed, settings: Settings, now: datetime) -> float | None:
+    """Return when to look for progress; that a suspended job's last process has ended is news by itself.
+
+    While silos have just started, all of them wait for the last one's identity: it is looked for more often.
+    """
+    if job.spec.suspend and not any_active(observed):
+        return None
+    since = joining_since(observed)
+    if since is not None and not has_policy(observed) and now < since + EAGER_TIME:
+        return min(EAGER_SECONDS, settings.poll_seconds)
+    return settings.poll_seconds
+
+
+def _told_pods(observed: Observed, now: datetime) -> tuple[Manifest, ...]:
+    """Return the silos' pods with an annotation that says that their policy has been made.
+
+    Nothing reads it, but a kubelet looks at what a pod mounts when its annotations change, and else after a minute or
+    two. A pod that is younger than the policy found it when it was started.
+    """
+    policy = observed.children.get(("ConfigMap", names.policy(observed.meta.name)))
+    if policy is None:
+        return ()
+    made = str(policy.content.get("metadata", {}).get("creationTimestamp") or "")
+    if not made or now > parse_timestamp(made) + EAGER_TIME:
+        return ()
+    pods = [(pod, pod["metadata"], pod["metadata"].get("annotations") or {}) for pod in observed.silo_pods]
+    return tuple(
+        {**pod, "metadata": {**meta, "annotations": {**annotations, names.TOLD_ANNOTATION: policy.uid}}}
+        for pod, meta, annotations in pods
+        if names.TOLD_ANNOTATION not in annotations and meta["creationTimestamp"] <= made
+    )
 
 
 def _untold(job: FederatedTrainingJob, observed: Observed, settings: Settings) -> tuple[Manifest, ...]:

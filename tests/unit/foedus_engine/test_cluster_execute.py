@@ -111,6 +111,15 @@ async def test_what_belongs_to_others_is_replaced_in_the_version_that_was_decide
         await execute(plan, obj=job, cluster=cluster, ledgers=ledgers, factory=no_factory)
 
 
+async def test_what_only_hastens_is_tried_once_and_a_refusal_is_no_news(cluster: EmbeddedCluster) -> None:
+    job, ledgers = await owner(cluster), Journal({})
+    read = await cluster.create(obj("ConfigMap", "theirs", data={"a": "1"}))
+    plan = Plan(hasten=({**read, "data": {"a": "2"}},), requeue_seconds=7.0)
+    for _ in range(2):  # the second time in a version that is gone
+        assert await execute(plan, obj=job, cluster=cluster, ledgers=ledgers, factory=no_factory) == 7.0
+    assert (await cluster.get(key_of(read)))["data"] == {"a": "2"}
+
+
 async def test_a_head_is_kept_before_anything_is_reserved(cluster: EmbeddedCluster) -> None:
     digest = "sha256:" + "0" * 64
     head = LedgerHead(dataset=digest, count=7, hash=digest, signature=b"s" * 64)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from foedus_engine.decide.observed import Trouble
-from foedus_engine.decide.pod_state import has_started, result_of, trouble_of
+from foedus_engine.decide.pod_state import has_started, is_live, result_of, trouble_of
 
 GPU = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu. no new claims to deallocate."
 NO_CLAIM = '0/3 nodes are available: persistentvolumeclaim "base" not found.'
@@ -86,3 +86,17 @@ def ended(message: str) -> dict[str, Any]:
 )
 def test_what_a_pod_leaves(pod: dict[str, Any], started: bool, result: bytes) -> None:
     assert (has_started(pod), result_of(pod)) == (started, result)
+
+
+@pytest.mark.parametrize(
+    ("phase", "meta", "lives"),
+    [
+        ("Pending", {}, True),
+        ("Running", {}, True),
+        ("Running", {"deletionTimestamp": "2026-03-01T12:00:00Z"}, False),
+        ("Succeeded", {}, False),
+        ("Failed", {}, False),
+    ],
+)
+def test_a_pod_lives_until_it_is_over_or_somebody_ends_it(phase: str, meta: dict[str, Any], lives: bool) -> None:
+    assert is_live({"metadata": meta, "status": {"phase": phase}}) is lives

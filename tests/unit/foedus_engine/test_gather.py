@@ -63,7 +63,9 @@ class FakeCluster:
         result = b"" if self.result is None else self.result.to_json()
         return {
             name: PodsView(
-                self.reports.get(name, ()), result if name in ("demo-coordinator", "demo-inspector") else b""
+                self.reports.get(name, ()),
+                result if name in ("demo-coordinator", "demo-inspector") else b"",
+                live=None if name == "demo-silo-2" else {"metadata": {"name": f"{name}-pod"}},
             )
             for name in (job["metadata"]["name"] for job in jobs)
         }
@@ -124,6 +126,13 @@ async def test_an_untouched_job_has_budgets_a_model_and_a_calibration() -> None:
     assert isinstance(observed.calibration, Calibrated)
     assert (observed.children, observed.foreign, observed.progress, observed.result) == ({}, (), (), None)
     assert observed.meta.uid == UID
+
+
+async def test_silos_pods_are_those_that_live() -> None:
+    observed = await gather(*(child(f"demo-{role}") for role in ("coordinator", *SILOS)))
+
+    pods = [pod["metadata"]["name"] for pod in observed.silo_pods]
+    assert pods == ["demo-silo-1-pod", "demo-silo-3-pod", "demo-silo-4-pod"]
 
 
 async def test_without_a_budget_nothing_is_calibrated() -> None:

@@ -223,6 +223,92 @@ async def test_a_look_that_the_cluster_cuts_short_is_told_and_repeated(
     assert "the look at every FederatedTrainingJob was cut short" in caplog.text
 
 
+BUDGETS = ("foedus.dev/v1alpha1", "PrivacyBudget")
+
+
+@asynccontextmanager
+async def standing_by(tmp_path: Path, decide: Decide) -> AsyncIterator[tuple[EmbeddedCluster, Reconciler]]:
+    """Yield a loop that stands by, and rehearses of two kinds one."""
+    async with EmbeddedCluster(tmp_path, environ={}) as cluster:
+        kinds = {KIND: decide, BUDGETS: decide}
+        made = Reconciler(cluster, EmbeddedLedgers(tmp_path), no_factory, kinds, clock=time.monotonic, rehearsed=[KIND])
+        task = asyncio.create_task(made.run())
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                yield cluster, made
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def budget() -> dict[str, Any]:
+    return {**job("budget"), "kind": BUDGETS[1]}
+
+
+async def test_who_stands_by_decides_and_does_nothing_and_looks_at_everything_once_it_leads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "REHEARSE_SECONDS", 0.0)
+    decided: list[str] = []
+
+    async def decide(obj: Object) -> Plan:
+        decided.append(obj["metadata"]["name"])
+        return Plan(status={"phase": "Training"})
+
+    async with standing_by(tmp_path, decide) as (cluster, loop):
+        await cluster.create(budget())
+        await cluster.create(job())
+        await until(lambda: decided)
+        await cluster.create(job("second"))
+        await until(lambda: "second" in decided)
+        assert decided == ["job", "second"]
+        assert not any("status" in each for each in await cluster.list(*KIND))
+        loop.lead()
+        for kind, count in {KIND: 2, BUDGETS: 1}.items():
+            while [each.get("status") for each in await cluster.list(*kind)] != [{"phase": "Training"}] * count:
+                await asyncio.sleep(0.01)
+
+
+async def test_what_was_decided_before_it_led_is_decided_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconcile, "REHEARSE_SECONDS", 0.0)
+    decided: list[str] = []
+    goes_on = asyncio.Event()
+
+    async def decide(_obj: Object) -> Plan:
+        decided.append("rehearsed" if not decided else "decided")
+        phase = decided[-1]
+        await goes_on.wait()
+        return Plan(status={"phase": phase})
+
+    async with standing_by(tmp_path, decide) as (cluster, loop):
+        await cluster.create(job())
+        await until(lambda: decided)
+        loop.lead()
+        goes_on.set()
+        while (found := (await cluster.get(KEY)).get("status")) is None:
+            await asyncio.sleep(0.01)
+    assert found == {"phase": "decided"}
+
+
+async def test_a_rehearsal_that_breaks_is_no_news(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconcile, "REHEARSE_SECONDS", 0.0)
+    errors = [RuntimeError("a defect"), InvalidInput("is empty")]
+    seen: list[str] = []
+
+    async def decide(obj: Object) -> Plan:
+        seen.append(obj["metadata"]["name"])
+        if errors:
+            raise errors.pop()
+        return Plan()
+
+    async with standing_by(tmp_path, decide) as (cluster, _):
+        for name in ("a", "b", "c"):
+            await cluster.create(job(name))
+            await until(lambda name=name: name in seen)
+        assert await cluster.events(KEY) == ()
+    assert seen == ["a", "b", "c"]
+
+
 async def test_an_object_that_is_gone_is_left_alone(tmp_path: Path) -> None:
     async def decide(_obj: Object) -> Plan:
         raise AssertionError("there is nothing to decide about")

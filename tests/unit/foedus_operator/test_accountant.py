@@ -47,7 +47,11 @@ def sleep(seconds: int) -> int:
 def divide(number: int) -> int:
     return 1 // number
 
-serve(named(*(Computation(each, TypeAdapter(int), TypeAdapter(int)) for each in (pid, end, sleep, divide))))
+def idle(number: int) -> int:
+    time.sleep(0.2)
+    return number
+
+serve(named(*(Computation(each, TypeAdapter(int), TypeAdapter(int)) for each in (pid, end, sleep, divide, idle))))
 """
 
 
@@ -67,7 +71,14 @@ def divide(_: int) -> int:
     raise AssertionError
 
 
-HERE = named(*(Computation(each, TypeAdapter(int), TypeAdapter(int)) for each in (pid, end, sleep, divide)))
+def idle(_: int) -> int:
+    raise AssertionError
+
+
+HERE = named(
+    *(Computation(each, TypeAdapter(int), TypeAdapter(int)) for each in (pid, end, sleep, divide)),
+    Computation(idle, TypeAdapter(int), TypeAdapter(int), patient=True),
+)
 
 
 @pytest.fixture
@@ -92,6 +103,35 @@ async def test_a_process_that_died_is_replaced(work: Accountant) -> None:
     with pytest.raises(Unavailable, match="died; see whether the pod has memory"):
         await work(end, 1)
     assert await work(pid, 0) not in (first, second)
+
+
+async def test_it_can_be_started_before_it_is_needed(work: Accountant) -> None:
+    await work.start()
+    assert work._process is not None
+    assert await work(pid, 0) == work._process.pid
+    missing = Accountant(HERE, ("/nowhere",))
+    await missing.start()
+    with pytest.raises(Unavailable, match="died"):
+        await missing(pid, 0)
+
+
+async def test_questions_that_nothing_waits_for_hold_others_up_by_one(work: Accountant) -> None:
+    answered: list[int] = []
+
+    async def ask(number: int) -> None:
+        answered.append(await work(idle, number))
+
+    patient = [asyncio.create_task(ask(number)) for number in range(5)]
+    await until_asked(work)
+    await work(pid, 0)
+    assert answered == [0]
+    await asyncio.gather(*patient)
+    assert answered == [0, 1, 2, 3, 4]
+
+
+async def until_asked(work: Accountant) -> None:
+    while not work._turn.locked():
+        await asyncio.sleep(0)
 
 
 async def test_a_defect_is_told_without_what_was_asked_and_the_process_goes_on(work: Accountant) -> None:

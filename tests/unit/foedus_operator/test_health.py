@@ -65,7 +65,7 @@ async def test_the_pages_keep_to_their_schema_and_name_nobody() -> None:
     now = 0.0
     health = Health(lambda: now, lambda: True)
     health.start([kind.path for kind in WATCHED])
-    health.transitions_seen = 3
+    health.lead(3)
     health.census.note(job("a", phase="Training", message="secret-trial of hospital-a failed"), gone=False)
     health.census.note(budget("b", "Exhausted"), gone=False)
     health.faults.labels("Forbidden").inc(2)
@@ -92,6 +92,15 @@ async def test_the_pages_keep_to_their_schema_and_name_nobody() -> None:
     assert "foedus_operator_lease_transitions 3.0" in metrics
     for text in (*pages.values(), metrics):
         assert not [word for word in ("secret-trial", "hospital-a", "team-a", "silo-1") if word in text]
+
+
+def test_of_two_processes_the_one_that_leads_counts() -> None:
+    leads = False
+    health = Health(lambda: 0.0, lambda: leads)
+    health.census.note(job("a", phase="Training"), gone=False)
+    assert health.privacy() == PrivacyStatus(leads=False, jobs={}, budgets={})
+    leads = True
+    assert health.privacy() == PrivacyStatus(leads=True, jobs={"Training": 1}, budgets={})
 
 
 PAGES = ("/metrics", "/privacy/status", "/security/status")

@@ -100,6 +100,15 @@ async def test_a_list_comes_to_its_end_although_no_pass_gets_on(monkeypatch: pyt
         assert len({(await feed.next()).name for _ in range(500)}) == 500
 
 
+def test_who_does_not_lead_keeps_no_bodies() -> None:
+    leads = False
+    listed = Listed(lambda: leads)
+    for body in jobs(2):
+        listed.put(body)
+        leads = True
+    assert [key.name for key in listed._bodies] == ["job-1"]
+
+
 def test_no_more_bodies_are_kept_than_there_is_room_for() -> None:
     listed = Listed()
     for each in jobs(LIMIT + 1):
@@ -121,29 +130,42 @@ async def test_each_watch_is_heard_of_again_and_again_but_not_one_that_is_refuse
 
 
 @pytest.mark.parametrize(
-    ("heard", "later", "want"),
+    ("leads", "heard", "later", "want"),
     [
-        ({}, 360, ""),
-        ({JOBS.path: 300}, 361, f"the watch of {PODS.path} has been dead for 361 s"),
-        ({JOBS.path: 300, PODS.path: 300}, 660, ""),
+        (True, {}, 360, ""),
+        (True, {JOBS.path: 300}, 361, f"the watch of {PODS.path} has been dead for 361 s"),
+        (True, {JOBS.path: 300, PODS.path: 300}, 660, ""),
         (
+            True,
             {JOBS.path: 300, PODS.path: 360, "/other": 600},
             661,
             f"the watch of {JOBS.path} has been dead for 361 s",
         ),
+        (False, {JOBS.path: 361}, 1000, f"the watch of {PODS.path} has been dead for 361 s"),
+        (False, {JOBS.path: 360}, 1000, ""),  # the API server is away, for all of them
     ],
 )
-def test_one_dead_watch_is_a_reason_to_start_anew(heard: dict[str, int], later: int, want: str) -> None:
+def test_one_dead_watch_is_a_reason_to_start_anew(leads: bool, heard: dict[str, int], later: int, want: str) -> None:
     now = 0.0
-    health = Health(lambda: now, lambda: True)
+    health = Health(lambda: now, lambda: leads)
     assert health.problem() == ""
     health.start([JOBS.path, PODS.path])
+    if leads:
+        health.lead(1)
     for path, at in heard.items():
         now = float(at)
         health.answered(path)
     now = float(later)
     health.pulse()  # the others are alive
     assert health.problem() == want
+
+
+async def test_an_api_server_that_does_not_answer_yet_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watches, "ASK_AGAIN_SECONDS", 0.01)
+    server = ListingServer(WATCHED, away=3)
+    async with listing(server) as configuration, connect(configuration) as api:
+        await check_kinds(api, WATCHED)
+    assert server.asked["/api/v1"] == 4
 
 
 async def test_an_operator_does_not_begin_without_its_kinds() -> None:
