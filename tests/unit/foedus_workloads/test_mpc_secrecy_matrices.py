@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -88,7 +89,12 @@ def the_mask(label: Label) -> bool:
     return label[0] >= 0 and label[1] == 0
 
 
-def test_the_check_shows_nothing_of_the_factors_but_for_their_mask(monkeypatch):
+def test_the_check_shows_nothing_of_the_factors(monkeypatch):
     monkeypatch.setattr(matrices, "REPETITIONS", 1)
     assert views((0, 0), nothing) == views((1, 1), nothing)
+
+
+@pytest.mark.nightly
+def test_without_its_mask_the_check_shows_a_factor(monkeypatch):
+    monkeypatch.setattr(matrices, "REPETITIONS", 1)
     assert views((0, 0), the_mask) != views((1, 1), the_mask)
