@@ -201,7 +201,8 @@ def _outcome(task: Task, found: Mapping[str, Found], peaks: Sequence[int]) -> Ou
 
 BENCHMARK = Benchmark(
     name="mpc-bert",
-    shows="a private inference of BERT-base at 128 tokens: seconds of SPU 0.9.5 (ABY3) over those of Foedus",
+    shows="a private inference of BERT-base at 128 tokens: seconds of SPU 0.9.5, as it compiles "
+    "the model for ABY3, over those of Foedus",
     unit="ratio",
     target=SPU_TARGET,
     bound="at least",
