@@ -8,6 +8,7 @@ import io
 import logging
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from types import MappingProxyType
 
 import click
@@ -89,7 +90,10 @@ def _run(arguments: list[str] | None, name: str) -> None:
     # What a person must know the commands say; a library's log lines, and their tracebacks, would stand between.
     logging.getLogger().addHandler(logging.NullHandler())
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a letter that the locale lacks must not end a long call
+        # A letter that the locale lacks must not end a long call. Of a stream that was exchanged below Python, position
+        # and all, the error handler is set before its place is asked for in vain.
+        with suppress(OSError):
+            sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(int(_exit_code(arguments, name)))
 
 

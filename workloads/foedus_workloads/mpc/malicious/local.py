@@ -6,7 +6,7 @@ behind them; the random words that they meet are read from place `turn` on, and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -26,7 +26,7 @@ _WORDS = torch.int64
 class Row:
     """A component of what is claimed: flat, one claim after the other, and zeros behind them."""
 
-    claims: tuple[Tensor, ...]
+    claims: tuple[Tensor, ...] = field(repr=False)
 
     @cached_property
     def native(self) -> checks.Row | None:
