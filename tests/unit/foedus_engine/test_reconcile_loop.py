@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -227,11 +227,13 @@ BUDGETS = ("foedus.dev/v1alpha1", "PrivacyBudget")
 
 
 @asynccontextmanager
-async def standing_by(tmp_path: Path, decide: Decide) -> AsyncIterator[tuple[EmbeddedCluster, Reconciler]]:
+async def standing_by(
+    tmp_path: Path, decide: Decide, clock: Callable[[], float] = time.monotonic
+) -> AsyncIterator[tuple[EmbeddedCluster, Reconciler]]:
     """Yield a loop that stands by, and rehearses of two kinds one."""
     async with EmbeddedCluster(tmp_path, environ={}) as cluster:
         kinds = {KIND: decide, BUDGETS: decide}
-        made = Reconciler(cluster, EmbeddedLedgers(tmp_path), no_factory, kinds, clock=time.monotonic, rehearsed=[KIND])
+        made = Reconciler(cluster, EmbeddedLedgers(tmp_path), no_factory, kinds, clock=clock, rehearsed=[KIND])
         task = asyncio.create_task(made.run())
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
@@ -288,6 +290,23 @@ async def test_what_was_decided_before_it_led_is_decided_again(tmp_path: Path, m
         while (found := (await cluster.get(KEY)).get("status")) is None:
             await asyncio.sleep(0.01)
     assert found == {"phase": "decided"}
+
+
+async def test_news_is_rehearsed_half_a_minute_later_and_handled_at_once_by_who_leads(tmp_path: Path) -> None:
+    now, decided = 0.0, list[str]()
+
+    async def decide(obj: Object) -> Plan:
+        decided.append(f"{obj['metadata']['name']} at {now:.0f} s")
+        return Plan()
+
+    async with standing_by(tmp_path, decide, lambda: now) as (cluster, loop):
+        for name, at in (("a", 0.0), ("b", 29.0), ("c", 30.0), ("d", 59.0)):
+            now = at
+            await cluster.create(job(name))
+            await asyncio.sleep(0.05)
+        loop.lead()
+        await until(lambda: "d at 59 s" in decided)
+    assert decided[:2] == ["a at 30 s", "b at 59 s"]
 
 
 async def test_a_rehearsal_that_breaks_is_no_news(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

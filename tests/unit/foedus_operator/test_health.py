@@ -103,6 +103,30 @@ def test_of_two_processes_the_one_that_leads_counts() -> None:
     assert health.privacy() == PrivacyStatus(leads=True, jobs={"Training": 1}, budgets={})
 
 
+@pytest.mark.parametrize(
+    ("leads", "answered", "now", "problem"),
+    [
+        (False, (), 10_000.0, ""),  # the API server is away: a new process would hear as little
+        (False, ("b",), 10_000.0, "the watch of a has been dead for 10000 s"),
+        (False, ("a", "b"), 10_000.0, ""),
+        (True, ("a", "b"), 170.0, ""),
+        (True, (), 190.0, "the watches have been silent for 190 s"),
+    ],
+)
+def test_who_stands_by_is_ill_when_one_of_its_watches_is_dead_and_others_live(
+    leads: bool, answered: tuple[str, ...], now: float, problem: str
+) -> None:
+    clock = 0.0
+    health = Health(lambda: clock, lambda: leads)
+    health.start(["a", "b"])
+    if leads:
+        health.lead(1)
+    clock = now
+    for watch in answered:
+        health.answered(watch)
+    assert health.problem() == problem
+
+
 PAGES = ("/metrics", "/privacy/status", "/security/status")
 
 
