@@ -13,13 +13,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from foedus_ring.native import library
-from foedus_ring.passes import WORD_BITS, Unit, units
+from foedus_ring.passes import WORD_BITS, Types, Unit, bind, pointer, units
 
 _SIZE, _NUMBER, _STRIDE, _POINTER = ctypes.c_size_t, ctypes.c_int, ctypes.c_ssize_t, ctypes.c_void_p
-_Types = list[type[ctypes._SimpleCData]]  # type: ignore[type-arg]
-_CLAIMS: _Types = [_SIZE, _POINTER, _POINTER, *[_SIZE] * 4, _NUMBER]
-_ARGUMENTS: dict[str, _Types] = {
+_CLAIMS: Types = [_SIZE, _POINTER, _POINTER, *[_SIZE] * 4, _NUMBER]
+_ARGUMENTS: dict[str, Types] = {
     "conceal": [*_CLAIMS, *[_POINTER] * 2],
     "remain": [*_CLAIMS, _NUMBER, *[_POINTER] * 6],
     "project": [_SIZE, _SIZE, _STRIDE, _STRIDE, _NUMBER, *[_POINTER] * 3],
@@ -50,13 +48,7 @@ class Checks:
 
     def __init__(self, unit: Unit) -> None:
         """Bind the unit's functions; it is one of `units()`."""
-        kernels = library()
-        assert kernels is not None, "a unit of `units` has its kernels"
-        self._passes = {}
-        for name, arguments in _ARGUMENTS.items():
-            function = getattr(kernels, f"ring_{name}_{unit}")
-            function.argtypes, function.restype = arguments, None
-            self._passes[name] = function
+        self._passes = bind(unit, _ARGUMENTS)
 
     @staticmethod
     def takes(kind: torch.dtype, operands: Sequence[Tensor]) -> bool:
@@ -87,7 +79,7 @@ class Checks:
         """
         out = torch.empty(len(places), dtype=torch.int64)
         sizes = random[0].numel(), turn, places.start, places.stop
-        pointers = (None if each is None else each.data_ptr() for each in (out, *random, *opened))
+        pointers = map(pointer, (out, *random, *opened))
         self._passes["remain"](*claims.operands, *sizes, bits, first, *pointers)
         return out
 
@@ -106,13 +98,12 @@ class Checks:
         """Return the lowest bits of int8 as words, 64 to each; or of the sum of two bit by bit."""
         count = left.numel()
         words = torch.empty(-(-count // WORD_BITS), dtype=torch.int64)
-        other = None if right is None else right.data_ptr()
-        self._passes["pack"](count, words.data_ptr(), left.data_ptr(), other)
+        self._passes["pack"](count, *map(pointer, (words, left, right)))
         return words
 
     def flip(self, words: Tensor, number: Tensor, *, first: bool, base: Tensor | None = None) -> Tensor:
         """Return numbers, negative where the words' bits are 1, the bits added where `first`; or the base less that."""
         out = torch.empty_like(number)
-        pointers = (None if each is None else each.data_ptr() for each in (out, words, number, base))
+        pointers = map(pointer, (out, words, number, base))
         self._passes["flip"](number.numel(), number.itemsize, first, *pointers)
         return out

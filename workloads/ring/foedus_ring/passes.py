@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -21,7 +21,8 @@ WORD_BITS = 64
 _UNITS: dict[str, Unit] = {"amx": "avx512", "avx512": "avx512", "avx2": "avx2", "plain": "plain"}
 _WORD = (1 << WORD_BITS) - 1
 _SIZE, _NUMBER, _WHOLE, _POINTER = ctypes.c_size_t, ctypes.c_int, ctypes.c_uint64, ctypes.c_void_p
-_ARGUMENTS: dict[str, list[type[ctypes._SimpleCData]]] = {  # type: ignore[type-arg]
+Types = list[type[ctypes._SimpleCData]]  # type: ignore[type-arg]
+_ARGUMENTS: dict[str, Types] = {
     "total": [_SIZE, *[_POINTER] * 5, _WHOLE],
     "product": [_SIZE, *[_POINTER] * 5],
     "product_bits": [_SIZE, *[_POINTER] * 5],
@@ -46,6 +47,23 @@ def units() -> tuple[Unit, ...]:
     return tuple(dict.fromkeys(_UNITS[path] for path in available() if path in _UNITS))
 
 
+def bind(unit: Unit, arguments: Mapping[str, Types]) -> dict[str, Callable[..., None]]:
+    """Return the unit's functions by name, each bound to the types of its arguments; the unit is one of `units()`."""
+    kernels = library()
+    assert kernels is not None, "a unit of `units` has its kernels"
+    passes: dict[str, Callable[..., None]] = {}
+    for name, types in arguments.items():
+        function = getattr(kernels, f"ring_{name}_{unit}")
+        function.argtypes, function.restype = types, None
+        passes[name] = function
+    return passes
+
+
+def pointer(tensor: Tensor | None) -> int | None:
+    """Return where a tensor lies, as passes take it; None where there is none."""
+    return None if tensor is None else tensor.data_ptr()
+
+
 @functools.cache
 def fastest() -> Passes | None:
     """Return the passes for this CPU, or None where there are no kernels."""
@@ -57,13 +75,7 @@ class Passes:
 
     def __init__(self, unit: Unit) -> None:
         """Bind the unit's functions; it is one of `units()`."""
-        kernels = library()
-        assert kernels is not None, "a unit of `units` has its kernels"
-        self._passes = {}
-        for name, arguments in _ARGUMENTS.items():
-            function = getattr(kernels, f"ring_{name}_{unit}")
-            function.argtypes, function.restype = arguments, None
-            self._passes[name] = function
+        self._passes = bind(unit, _ARGUMENTS)
 
     @staticmethod
     def takes(words: Sequence[Tensor], narrow: Sequence[Tensor] = ()) -> bool:
@@ -97,7 +109,7 @@ class Passes:
         assert a is not None, "there is a first term"
         out = torch.empty_like(a)
         factors = fa & _WORD, fb & _WORD, constant & _WORD
-        self._passes["combine"](out.numel(), out.data_ptr(), a.data_ptr(), _pointer(b), *factors)
+        self._passes["combine"](out.numel(), out.data_ptr(), a.data_ptr(), pointer(b), *factors)
         return out
 
     def masked_bits(self, x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor], masks: tuple[Tensor, Tensor]) -> Tensor:
@@ -131,7 +143,7 @@ class Passes:
         x1 or the mask's rest, or both, is None.
         """
         out = torch.empty_like(x[0]), torch.empty_like(x[0])
-        operands = map(_pointer, (*out, *x, *mask, pad))
+        operands = map(pointer, (*out, *x, *mask, pad))
         self._passes["send"](x[0].numel(), pad.itemsize, cut, *operands, constant & _WORD)
         return out
 
@@ -195,8 +207,4 @@ class Passes:
         return out
 
     def _run(self, name: str, count: int, sizes: tuple[int, ...], *tensors: Tensor | None) -> None:
-        self._passes[name](count, *sizes, *map(_pointer, tensors))
-
-
-def _pointer(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
+        self._passes[name](count, *sizes, *map(pointer, tensors))

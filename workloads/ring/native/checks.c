@@ -1,19 +1,12 @@
 /* Passes over claims, and over the random objects that they are compared with. As in passes.c the unit is built once a
  * kind of CPU, under another suffix each, for the compiler to vectorise; see checks.h for what each pass computes. */
 #include "checks.h"
+#include "pass.h"
 
 #include <string.h>
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
-
-#ifndef PASS
-#define PASS(name) ring_##name##_plain
-#endif
-
-typedef uint64_t u64;
-#define R restrict
-#define EACH for (size_t i = 0; i < count; i++)
 
 /* A run of places that lie side by side in a claim, or in the zeros behind them, and in what they meet. */
 struct run {

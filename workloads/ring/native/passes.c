@@ -3,14 +3,7 @@
  * overlaps but where it says so. The unit is built once a kind of CPU, under another suffix each, for the compiler to
  * vectorise; the same bits come out of each. See ring.h for what each pass computes. */
 #include "ring.h"
-
-#ifndef PASS
-#define PASS(name) ring_##name##_plain
-#endif
-
-typedef uint64_t u64;
-#define R restrict
-#define EACH for (size_t i = 0; i < count; i++)
+#include "pass.h"
 
 void PASS(total)(size_t count, u64 *R out, const u64 *R a, const u64 *R b, const u64 *R c, const u64 *R d, u64 constant) {
     if (d != NULL) EACH out[i] = a[i] + b[i] + c[i] + d[i] + constant;
