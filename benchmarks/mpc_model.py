@@ -150,12 +150,17 @@ def scale(model: PlainModel, tensors: dict[str, Tensor], text: EmbeddedText, wan
         layer, _, part = step.name.removeprefix("encoder.layer.").partition(".")
         if part not in ("attention.self.projections", "intermediate.dense"):
             continue
-        want = wanted[min(int(layer) * len(wanted) // BERT_BASE.layers, len(wanted) - 1)]
+        want = wanted_in(int(layer), wanted)
         if part == "intermediate.dense":
             _multiply(tensors, step.name, made[0], want.before_gelu / float(made[0].std()))
         else:
             name = step.name.removesuffix(".projections")
             _multiply(tensors, f"{name}.query", made[0], peak(scores(attentions[name], made), want.entropy))
+
+
+def wanted_in(layer: int, wanted: Sequence[Activity]) -> Activity:
+    """Return the activity that one of BERT-base's layers is scaled to."""
+    return wanted[min(layer * len(wanted) // BERT_BASE.layers, len(wanted) - 1)]
 
 
 def peak(of: Tensor, wanted: float) -> float:

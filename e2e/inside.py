@@ -78,6 +78,16 @@ for name, way in ways.items():
 print(json.dumps(found))
 """
 
+_FETCHES = """
+import json, ssl, sys, urllib.request
+url, token = json.load(sys.stdin)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+asked = urllib.request.Request(url, headers={"Authorization": "Bearer " + token})
+with urllib.request.urlopen(asked, timeout=10, context=context) as answer:
+    print(json.dumps(answer.read(1 << 20).decode()))
+"""
+
 
 @dataclass(frozen=True)
 class Way:
@@ -105,6 +115,11 @@ def speaks(
     """Return of each way the first line that the port answers to the pod, or why there is none."""
     asked = [*place, {name: asdict(way) for name, way in ways.items()}]
     return dict(_run(kubectl, namespace, pod, _SPEAKS, asked))
+
+
+def fetched(kubectl: Kubectl, namespace: str, pod: str, url: str, token: str) -> str:
+    """Return what is at `url` for who is in the pod and shows a token."""
+    return str(_run(kubectl, namespace, pod, _FETCHES, [url, token]))
 
 
 def _run(kubectl: Kubectl, namespace: str, pod: str, program: str, asked: object = None) -> Any:

@@ -7,7 +7,7 @@ import pytest
 
 from e2e.cluster.kubectl import wait_for
 from e2e.cluster.network import metadata_server
-from e2e.inside import OPEN, SILENT, Way, listening, reaches, signed_like, speaks
+from e2e.inside import OPEN, SILENT, Way, fetched, listening, reaches, signed_like, speaks
 from e2e.probes import PORT, Probes
 from e2e.release import NAMESPACE, installed
 from e2e.trainings import Trainings
@@ -32,7 +32,7 @@ EDGES = {
     "coordinator": {"ledger", "names"},
     "silo": {"coordinator", "ledger", "names"},
     "ledger": {"API server"},
-    "operator": {"API server"},
+    "operator": {"API server", "coordinator"},
 }
 KUBELET = 10250
 
@@ -149,12 +149,15 @@ def secret(target, namespace, name):
     return {key: base64.b64decode(value) for key, value in found.items()}
 
 
-def test_the_coordinator_speaks_tls_1_3_to_its_own_silos_alone(target, job, pods):
-    own, authority = (secret(target, job.namespace, f"{JOB}-{name}") for name in (f"{SILOS[0]}-tls", "ca"))
+def test_the_coordinator_speaks_tls_1_3_to_its_own_silos_and_the_operator_alone(target, job, pods):
+    own, asking, authority = (
+        secret(target, job.namespace, f"{JOB}-{name}") for name in (f"{SILOS[0]}-tls", "operator", "ca")
+    )
     now, key, hour = datetime.now(UTC), authority["tls.key"], timedelta(hours=1)
     mine = Way(certificate=own["tls.crt"].decode(), key=own["tls.key"].decode())
     ways = {
         "its own certificate": mine,
+        "the operator's": Way(certificate=asking["tls.crt"].decode(), key=asking["tls.key"].decode()),
         "a copy of it": signed_like(own["tls.crt"], key, now - hour, now + hour),
         "TLS 1.2": Way(old=True, certificate=mine.certificate, key=mine.key),
         "plain text": Way(plain=True),
@@ -165,8 +168,25 @@ def test_the_coordinator_speaks_tls_1_3_to_its_own_silos_alone(target, job, pods
     }
     namespace, silo = pods["silo"]
     found = speaks(target.kubectl, namespace, name_of(silo), (f"{JOB}-coordinator", TLS), ways)
-    served = {"its own certificate", "a copy of it"}
+    served = {"its own certificate", "a copy of it", "the operator's"}
     assert {name for name, line in found.items() if line.startswith("HTTP/")} == served, found
+
+
+def test_the_operator_asks_the_coordinator_itself_and_whom_rbac_lets_may_read_that(target, release, job):
+    kubectl, reader = target.kubectl, f"{job.namespace}:reader"
+    kubectl("-n", job.namespace, "create", "serviceaccount", "reader")
+    kubectl("create", "clusterrolebinding", "reader", "--clusterrole", "foedus-metrics", "--serviceaccount", reader)
+    token = kubectl("-n", job.namespace, "create", "token", "reader").strip()
+
+    def answered():
+        found = kubectl.get("-n", NAMESPACE, "pods", "-l", "app.kubernetes.io/component=operator")["items"]
+        pages = (fetched(kubectl, NAMESPACE, name_of(each), "https://127.0.0.1:8081/metrics", token) for each in found)
+        lines = [line for page in pages for line in page.splitlines() if 'answered="true"' in line]
+        return sum(float(line.split()[-1]) for line in lines if "coordinator_pages_total" in line)
+
+    before = answered()
+    wait_for("more answers", lambda: answered() > before)
+    kubectl("delete", "clusterrolebinding", "reader")
 
 
 def test_the_ledger_speaks_tls_1_3_alone(target, pods):

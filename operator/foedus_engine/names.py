@@ -44,6 +44,8 @@ OPERATOR = f"{API_GROUP}/operator"  # who runs a job that names nobody else in `
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"  # Kueue's: on a training job it goes on to its Jobs
 DIGEST_ANNOTATION = f"{API_GROUP}/digest"  # of the manifest that a child was made from
 TOLD_ANNOTATION = f"{API_GROUP}/told"  # on a silo's pod: which policy has been made since the pod was
+OPERATOR_ROLE = "operator"  # of the installation, not of a job
+OPERATOR_PODS = {"app.kubernetes.io/name": "foedus", COMPONENT_LABEL: OPERATOR_ROLE}  # in the chart
 LEDGER_PODS = {"app.kubernetes.io/name": "foedus", COMPONENT_LABEL: "ledger"}  # of the ledger service, in the chart
 READER_LABELS = {"app.kubernetes.io/name": "foedus", COMPONENT_LABEL: READER_ROLE}
 RESULT_FINALIZER = f"{API_GROUP}/result"  # keeps the coordinator's pod until its result is in the job's status
@@ -99,6 +101,11 @@ def tls_secret(role_object: str) -> str:
     return f"{role_object}-tls"
 
 
+def operator_secret(job: str) -> str:
+    """Return the name of the Secret with which the operator asks the coordinator; no pod of the job mounts it."""
+    return f"{job}-operator"
+
+
 def policy(job: str) -> str:
     """Return the name of the ConfigMap with the silos' pinned identities."""
     return f"{job}-policy"
@@ -133,11 +140,6 @@ def coordinator_dns_names(namespace: str, job: str) -> tuple[str, ...]:
 def coordinator_service(namespace: str, job: str) -> str:
     """Return the Service's name as run specs and the endpoints file spell it: `service.namespace`."""
     return f"{coordinator(job)}.{namespace}"
-
-
-def silo_uri(namespace: str, job: str, silo: str) -> str:
-    """Return the identity in a silo's certificate."""
-    return f"foedus://{namespace}/{job}/silo/{silo}"
 
 
 def labels(job: str, component: str) -> dict[str, str]:

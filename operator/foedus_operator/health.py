@@ -55,6 +55,12 @@ class Health:
         self.faults = Counter(
             "foedus_operator_reconcile_faults", "Passes that ended in an error", ["error"], registry=self.registry
         )
+        self.pages = Counter(
+            "foedus_operator_coordinator_pages",
+            "Coordinators asked how far they are, and whether they answered",
+            ["answered"],
+            registry=self.registry,
+        )
 
     def start(self, watches: Iterable[str]) -> None:
         """Begin to watch: from now on one watch that is not granted again, as others are, is a fault."""
@@ -76,6 +82,10 @@ class Health:
         """Take note of an event from a watch."""
         self.last_news = self.clock()
         self.news.inc()
+
+    def heard(self, answered: bool) -> None:
+        """Take note that a coordinator was asked, and whether it answered; else its log is read."""
+        self.pages.labels(str(answered).lower()).inc()
 
     def privacy(self) -> PrivacyStatus:
         """Return how many jobs and budgets are in which state; of two processes one counts them."""

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from foedus_engine import names
 from foedus_engine.cluster.feed import KeyFeed
@@ -23,7 +23,7 @@ from foedus_engine.cluster.protocol import (
     Object,
     find,
 )
-from foedus_engine.decide.observed import PodsView
+from foedus_engine.decide.observed import PodsView, Progress
 from foedus_engine.decide.plan import Event, Manifest, ObjectKey, key_of
 from foedus_engine.decide.pod_state import has_started, is_live, result_of, trouble_of
 from foedus_operator.api_server import JSON_PATCH, SERVER_SIDE_APPLY, ApiServer
@@ -98,13 +98,21 @@ async def pages(
             return
 
 
-class KubeCluster:
-    """One Kubernetes cluster. What changes in it is told by whoever fills `feed`."""
+class Reports(Protocol):
+    """How pods are heard."""
 
-    def __init__(self, server: ApiServer, feed: KeyFeed, logs: PodLogs | None = None) -> None:
+    async def read(self, pod: Object) -> tuple[Progress, ...]:
+        """Return what the pod has reported so far, oldest first, as far as it is still of use."""
+        ...
+
+
+class KubeCluster:
+    """One Kubernetes cluster. What changes in it is told by whoever fills `feed`, what pods say by `reports`."""
+
+    def __init__(self, server: ApiServer, feed: KeyFeed, reports: Reports | None = None) -> None:
         self._server = server
         self._feed = feed
-        self._logs = logs or PodLogs(server)
+        self._reports = reports or PodLogs(server)
 
     async def get(self, key: ObjectKey) -> Object:
         """Return the object; raises NotFound."""
@@ -214,7 +222,7 @@ class KubeCluster:
             await self.create(_event(place, key, await self._uid(key), event, stamp))
 
     async def pods(self, jobs: Sequence[Object]) -> Mapping[str, PodsView]:
-        """Return what the pods of these Jobs have reported, by the Job's name: events come from their logs."""
+        """Return what the pods of these Jobs have reported, by the Job's name."""
         if not jobs:
             return {}
         namespace = jobs[0]["metadata"]["namespace"]
@@ -223,14 +231,14 @@ class KubeCluster:
         # Whoever may make a pod may give it any label; what it reports would be taken for a role's.
         owned = [pod for pod in selected if _owner(pod) == pod["metadata"]["labels"][JOB_UID_LABEL]]
         found = sorted(owned, key=lambda pod: (pod["metadata"]["creationTimestamp"], pod["metadata"]["name"]))
-        # All at once: a node that is lost keeps its pods' logs to itself, for as long as a request may take.
-        logs = dict(zip(map(_uid, found), await asyncio.gather(*map(self._logs.read, found)), strict=True))
+        # All at once: a node that is lost keeps what its pods say to itself, for as long as a request may take.
+        told = dict(zip(map(_uid, found), await asyncio.gather(*map(self._reports.read, found)), strict=True))
         views = {}
         for job in jobs:
             uid = job["metadata"]["uid"]
             pods = [pod for pod in found if _owner(pod) == uid]
             views[job["metadata"]["name"]] = PodsView(
-                progress=tuple(event for pod in pods for event in logs[_uid(pod)]),
+                progress=tuple(event for pod in pods for event in told[_uid(pod)]),
                 result=result_of(pods[-1]) if pods else b"",
                 started=any(map(has_started, pods)),
                 trouble=trouble_of(job, pods, await self._refusal(job) if not pods else ""),

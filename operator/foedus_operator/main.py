@@ -30,6 +30,7 @@ from foedus_engine.training import training_kinds
 from foedus_operator.accountant import Accountant
 from foedus_operator.api_server import ApiServer, connect, load_configuration
 from foedus_operator.config import Config, read_config
+from foedus_operator.coordinator_pages import hearing_coordinators
 from foedus_operator.handlers import WATCHED, Watched
 from foedus_operator.health import Health, serve
 from foedus_operator.kube import KubeCluster
@@ -102,7 +103,6 @@ async def stand_by_and_lead(
 ) -> None:
     """Stand by, then reconcile for as long as the lease is held; everything that is written goes through `server`."""
     feed, listed, accountant = KeyFeed(), Listed(lambda: lease.leads), Accountant()
-    loop = build_loop(config, KubeCluster(server, feed), KubeLedgers(server), health, listed, accountant)
 
     async def watch() -> None:
         watched = (*WATCHED, Watched("coordination.k8s.io", "v1", "leases", only=config.lease))
@@ -120,7 +120,9 @@ async def stand_by_and_lead(
         )
 
     try:
-        async with asyncio.TaskGroup() as group:
+        async with hearing_coordinators(server, health.heard) as reports, asyncio.TaskGroup() as group:
+            cluster = KubeCluster(server, feed, reports)
+            loop = build_loop(config, cluster, KubeLedgers(server), health, listed, accountant)
             group.create_task(_elect(lease, health, loop))
             group.create_task(watch())
             group.create_task(loop.run())

@@ -1,7 +1,7 @@
 """What pods report: the lines of their logs that are progress events.
 
-A pod has no right in the cluster and opens no port for this; the kubelet's log is the way that needs neither. Lines
-are read once: the next read asks for what is newer than the last line seen.
+A pod needs no right in the cluster for this, and no open port: silos have none. Lines are read once: the next read
+asks for what is newer than the last line seen.
 
 A node that does not answer holds up nobody for long: it gets LOG_SECONDS, and is then left alone for SILENT_SECONDS.
 What its pods have said by then is read later; whoever asks again and again misses nothing.
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from foedus_contract.errors import InvalidInput
-from foedus_contract.progress import RoundFinished, read_event
+from foedus_contract.progress import kind_of, read_event
 from foedus_engine.build.pods import CONTAINER
 from foedus_engine.cluster.pods import MAX_PROGRESS_LINE
 from foedus_engine.cluster.protocol import Busy, NotFound, Object
@@ -44,11 +44,8 @@ def every(number: int, _event: Progress) -> object:
 
 
 def latest(_number: int, event: Progress) -> object:
-    """Keep the latest event of a kind, of rounds also the latest that counts: decisions rest on no others.
-
-    Rounds come in order and what is spent never falls, so an older one says nothing more.
-    """
-    return type(event), isinstance(event, RoundFinished) and event.applied
+    """Keep the latest event of each kind: decisions rest on no others."""
+    return kind_of(event)
 
 
 @dataclass
@@ -153,13 +150,20 @@ def _take(log: _Log, lines: list[bytes], key: KeyOf) -> None:
         if not _STAMP.fullmatch(when) or _instant(when) <= _instant(log.last):
             continue
         log.last = when
-        if len(text) <= MAX_PROGRESS_LINE and text.startswith(b"{"):
-            try:
-                event = read_event(text)
-            except ValueError:
-                continue
+        event = event_of(text)
+        if event is not None:
             log.number += 1
             log.keep(key(log.number, event), event, len(text))
+
+
+def event_of(line: bytes) -> Progress | None:
+    """Return the event on a line that a pod has written; None when it is none that this version knows."""
+    if len(line) > MAX_PROGRESS_LINE or not line.startswith(b"{"):
+        return None
+    try:
+        return read_event(line)
+    except ValueError:
+        return None
 
 
 def _instant(stamp: str) -> tuple[str, str]:

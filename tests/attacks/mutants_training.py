@@ -1,4 +1,4 @@
-"""Mutants of what stands around secure aggregation: noise, clipping, ledger, journal, transport, plans. Tests fail."""
+"""Mutants of what stands around secure aggregation: noise, clipping, ledger, journal, plans. Tests fail."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ UNIT = "unit/foedus_workloads"
 WORKLOADS = "workloads/foedus_workloads"
 PLAN, SCALE, WIRE = (f"workloads/foedus_contract/{name}.py" for name in ("plan", "scale", "wire"))
 LEDGER, SQLITE = "workloads/foedus_ledger/ledger.py", "workloads/foedus_ledger/sqlite.py"
-SERVER, SESSIONS, TLS = (f"{WORKLOADS}/transport/{name}.py" for name in ("server", "sessions", "tls"))
 DURABLE = "workloads/foedus_contract/durable.py"
 CLIENT, JOURNAL, SILO_JOB, BROADCAST, COORDINATOR_JOB, COORDINATOR_ENTRIES = (
     f"{WORKLOADS}/training/{name}.py"
@@ -368,59 +367,6 @@ TRAINING_MUTANTS = {
     "one-key-under-two-names": fails(
         f"{UNIT}/test_journal.py::test_a_policy_must_pin_the_silos_own_key",
         Patch(f"{WORKLOADS}/training/identity.py", " or len(set(pinned.values())) < len(pinned):", ":"),
-    ),
-    # Transport
-    "client-certificate-not-asked-for": fails(
-        f"{UNIT}/test_transport.py::test_tls_1_2_and_peers_without_certificate_get_nothing",
-        Patch(
-            TLS,
-            "    context = _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), files)\n",
-            "    context = _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), files)\n    context.verify_mode = ssl.CERT_NONE\n",
-        ),
-    ),
-    "tls-1-2-accepted": fails(
-        f"{UNIT}/test_transport.py::test_tls_1_2_and_peers_without_certificate_get_nothing",
-        Patch(TLS, "ssl.TLSVersion.TLSv1_3\n", "ssl.TLSVersion.TLSv1_2\n"),
-    ),
-    "coordinators-name-not-checked": fails(
-        f"{UNIT}/test_transport.py::test_a_coordinator_with_another_name_is_refused",
-        Patch(TLS, "    context.check_hostname = True", "    context.check_hostname = False"),
-    ),
-    "another-silos-name": fails(
-        f"{UNIT}/test_transport.py::test_bodies_that_are_malformed_oversized_slow_or_another_silos_are_refused",
-        Patch(
-            SERVER,
-            '        if isinstance(message, Join) or getattr(message, "silo", None) != silo:',
-            "        if isinstance(message, Join):",
-        ),
-    ),
-    "another-jobs-certificate": fails(
-        f"{UNIT}/test_transport.py::test_foreign_certificates_are_refused",
-        Patch(TLS, " or not uri.startswith(prefix):", ":"),
-        Patch(TLS, "uri.removeprefix(prefix)", 'uri.rpartition("/")[2]'),
-    ),
-    "other-code-joins": fails(
-        f"{UNIT}/test_transport.py::test_foreign_certificates_are_refused",
-        Patch(SESSIONS, "        if message.code_digest != self._code_digest:", "        if False:"),
-    ),
-    "incarnation-not-compared": fails(
-        f"{UNIT}/test_transport.py::test_a_higher_incarnation_takes_over_and_a_lower_one_is_refused",
-        Patch(SESSIONS, "        if incarnation < self._fences.get(silo, 0):", "        if incarnation < 0:"),
-    ),
-    "frames-not-bounded": fails(
-        "unit/foedus_contract/test_wire.py::test_a_payload_above_the_limit_is_refused",
-        Patch(WIRE, "    if len(frame) - 4 - length > limits.MAX_PAYLOAD_BYTES:", "    if False:"),
-    ),
-    "bodies-not-bounded": fails(
-        f"{UNIT}/test_transport.py::test_bodies_that_are_malformed_oversized_slow_or_another_silos_are_refused",
-        Patch(f"{WORKLOADS}/transport/framing.py", "    if length > payload_limit:", "    if length < 0:"),
-    ),
-    "connections-not-counted": fails(
-        f"{UNIT}/test_transport.py::test_of_one_silos_connections_the_newest_are_kept",
-        Patch(
-            f"{WORKLOADS}/transport/server.py", "            if count[silo] > MAX_CONNECTIONS:", "            if False:"
-        ),
-        shows="TimeoutError",
     ),
     # What a user hands in
     "reports-policy-widened": fails(

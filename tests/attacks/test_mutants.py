@@ -18,11 +18,13 @@ from attacks.mutants_malicious import MALICIOUS_MUTANTS
 from attacks.mutants_mpc import MPC_MUTANTS
 from attacks.mutants_secagg import SECAGG_MUTANTS
 from attacks.mutants_training import TRAINING_MUTANTS
+from attacks.mutants_transport import TRANSPORT_MUTANTS
 from attacks.table import ATTACKS
 
 MUTANTS = {
     **SECAGG_MUTANTS,
     **TRAINING_MUTANTS,
+    **TRANSPORT_MUTANTS,
     **CHARGES_MUTANTS,
     **LEDGER_SERVICE_MUTANTS,
     **CLIENT_MUTANTS,

@@ -25,6 +25,14 @@ def budget_state_is_a_file(machine: Machine) -> Arguments:
     return [*machine.create_budget(), "--state", str(machine.root / "file/state")]
 
 
+def state_is_open(machine: Machine) -> Arguments:
+    """As /tmp is: others' files are in it, and stay within their reach."""
+    (machine.root / "shared").mkdir()
+    (machine.root / "shared/file").write_text("", "utf-8")
+    (machine.root / "shared").chmod(0o755)
+    return [*machine.create_budget(), "--state", str(machine.root / "shared")]
+
+
 def foreign_store(machine: Machine) -> Arguments:
     with sqlite3.connect(machine.small.state / "objects.sqlite") as connection:
         connection.execute("PRAGMA user_version = 99")
@@ -80,6 +88,12 @@ FOLDERS = (
         budget_state_is_a_file,
         E.UNAVAILABLE,
         "error: …/file/state: the state folder cannot be used (Not a directory); give this user the right to write there, or choose another folder with --state",
+    ),
+    case(
+        "a budget in a folder that others may enter",
+        state_is_open,
+        E.INVALID_SPEC,
+        "error: …/shared: others may enter the state folder; `chmod 700` it when it is for Foedus alone, or choose another folder with --state",
     ),
     case(
         "example data for a folder that cannot be made",

@@ -18,10 +18,10 @@ from bad_input.processes import Ended, Sabotage, pod
 from bad_input.sabotage import Clock
 from bad_input.worlds import texts
 from foedus_contract.exit_codes import ExitCode
+from foedus_contract.identities import silo_uri
 from foedus_contract.run_spec import SiloPolicy
 from foedus_workloads.training.data import Record, write_records
 from foedus_workloads.training.identity import load_identity
-from foedus_workloads.transport.tls import silo_uri
 from support import training_world
 from support.tiny_bert import write_tiny_bert
 from support.training_world import SILOS, World

@@ -18,13 +18,14 @@ from cryptography import x509
 from bad_input.cases import NOTHING, Case, Seen, exits
 from foedus_contract.errors import FoedusError
 from foedus_contract.exit_codes import ExitCode
+from foedus_contract.identities import silo_uri
 from foedus_contract.wire import AttemptId, JobOver, Join, MaskedVector, Message, Refuse, encode_frame
 from foedus_workloads.transport.client import LinkSettings, connect
 from foedus_workloads.transport.events import Joined, Received
 from foedus_workloads.transport.framing import PATH
 from foedus_workloads.transport.server import ServerSettings, SiloServer
 from foedus_workloads.transport.sessions import Sessions
-from foedus_workloads.transport.tls import TlsPaths, client_context, server_context, silo_uri
+from foedus_workloads.transport.tls import TlsPaths, client_context, server_context
 from support.certificates import Authority
 from support.heads import ANY_HEAD
 

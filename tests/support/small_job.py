@@ -90,6 +90,7 @@ def build_small_job(root: Path) -> SmallJob:
 
     world = SmallJob(root)
     write_tiny_bert(root / "volumes/base/model")
+    world.state.mkdir(mode=0o700)
     for silo in SILOS:
         file = root / "volumes" / silo / "train.jsonl"
         file.parent.mkdir()

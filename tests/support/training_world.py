@@ -14,6 +14,7 @@ from string import ascii_lowercase
 import numpy as np
 from cryptography import x509
 
+from foedus_contract.identities import silo_uri
 from foedus_contract.plan import (
     Deadlines,
     LoraPlan,
@@ -38,7 +39,6 @@ from foedus_workloads.training.data import Record, read_records, write_records
 from foedus_workloads.training.spending import Spending
 from foedus_workloads.training.surroundings import Surroundings
 from foedus_workloads.transport.server import ServerSettings
-from foedus_workloads.transport.tls import silo_uri
 
 from .certificates import Authority
 from .tiny_bert import SENTENCES, write_tiny_bert

@@ -2,7 +2,7 @@
 
 Operator and ledger service have pages at the same paths. A coordinator's `HEALTH` and `READY` are answered on
 PROBE_PORT to whoever gets there, for a kubelet shows no certificate. Its other pages are answered on its own port, over
-mutual TLS, to the silos of its job.
+mutual TLS, to the silos of its job and to the operator; `PROGRESS` has a JSON line for the latest event of each kind.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from foedus_contract.models import ContractModel, Digest, SiloName
 PROBE_PORT = 8081
 HEALTH, READY = "/health", "/ready"
 METRICS, PRIVACY, SECURITY = "/metrics", "/privacy/status", "/security/status"
+PROGRESS = "/progress"
 
 Count = Annotated[int, Field(ge=0, le=limits.MAX_ATTEMPTS)]
 

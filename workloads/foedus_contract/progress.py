@@ -93,6 +93,17 @@ PROGRESS: TypeAdapter[IdentityReady | Preparing | TrainingStarted | RoundFinishe
 )
 
 
+Kind = tuple[type[ContractModel], bool]
+
+
+def kind_of(event: ContractModel) -> Kind:
+    """Return what newer events make an older one needless for: its type, and of rounds whether one counts.
+
+    Rounds come in order and what is spent never falls, so decisions rest on the latest of each kind.
+    """
+    return type(event), isinstance(event, RoundFinished) and event.applied
+
+
 def read_event(line: bytes) -> IdentityReady | Preparing | TrainingStarted | RoundFinished | ProcessFailed:
     """Return the event on a line that a process has written; raises ValidationError when it is none.
 

@@ -1,4 +1,4 @@
-"""Who may talk to whom: silos connect out to the coordinator's Service, nothing connects to a silo, and no more.
+"""Who may talk to whom: silos and the operator connect to the coordinator, nothing connects to a silo, and no more.
 
 Every pod of a job is shut in both directions; a role's edges open what it needs.
 """
@@ -51,10 +51,11 @@ def build_denial(owner: Owner) -> dict[str, Any]:
 
 
 def build_coordinator_edges(owner: Owner, settings: Settings) -> dict[str, Any]:
-    """Return the NetworkPolicy that lets the job's silos reach the coordinator, and it the ledger service."""
+    """Return the NetworkPolicy that lets silos and operator reach the coordinator, and it the ledger service."""
     role = names.COORDINATOR_ROLE
     silos = {"podSelector": {"matchLabels": _role(owner, names.CLIENT_ROLE)}}
-    ingress = [{"from": [silos], "ports": [_tcp(names.COORDINATOR_PORT)]}]
+    operator = [_of_installation(settings.ledger, names.OPERATOR_PODS)] if settings.ledger else []
+    ingress = [{"from": [silos, *operator], "ports": [_tcp(names.COORDINATOR_PORT)]}]
     egress = [*_to_ledger(settings.ledger), _to_dns()] if settings.ledger else []
     spec = {"policyTypes": ["Ingress", "Egress"], "ingress": ingress, "egress": egress}
     return _policy(owner, names.edges(owner.name, role), role, _role(owner, role), spec)
@@ -74,11 +75,14 @@ def build_client_edges(owner: Owner, settings: Settings) -> dict[str, Any]:
 
 
 def _to_ledger(service: LedgerService) -> list[dict[str, Any]]:
-    """Return the edge to the ledger service's pods; its host is `service.namespace.svc`, as the chart has it."""
+    return [{"to": [_of_installation(service, names.LEDGER_PODS)], "ports": [_tcp(service.port)]}]
+
+
+def _of_installation(service: LedgerService, pods: Mapping[str, str]) -> dict[str, Any]:
+    """Return pods beside the ledger service; its host is `service.namespace.svc`, as the chart has it."""
     _, _, place = service.host.partition(".")
     namespace = {"matchLabels": {"kubernetes.io/metadata.name": place.partition(".")[0]}}
-    pods = {"namespaceSelector": namespace, "podSelector": {"matchLabels": dict(names.LEDGER_PODS)}}
-    return [{"to": [pods], "ports": [_tcp(service.port)]}]
+    return {"namespaceSelector": namespace, "podSelector": {"matchLabels": dict(pods)}}
 
 
 def _to_dns() -> dict[str, Any]:

@@ -47,6 +47,11 @@ def build_coordinator_secret(owner: Owner) -> dict[str, Any]:
     return _tls_secret(build_metadata(owner, name, names.COORDINATOR_ROLE))
 
 
+def build_operator_secret(owner: Owner) -> dict[str, Any]:
+    """Return the Secret, without data, of the certificate with which the operator asks the coordinator."""
+    return _tls_secret(build_metadata(owner, names.operator_secret(owner.name), names.OPERATOR_ROLE))
+
+
 def build_client_secret(owner: Owner, silo: str) -> dict[str, Any]:
     """Return the Secret, without data, of one silo's certificate."""
     name = names.tls_secret(names.client(owner.name, silo))

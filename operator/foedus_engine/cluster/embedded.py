@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from foedus_contract.errors import Unavailable
+from foedus_contract.errors import InvalidInput, Unavailable
 from foedus_engine.cluster import fields, pods, processes
 from foedus_engine.cluster.endpoints import Endpoints
 from foedus_engine.cluster.feed import KeyFeed
@@ -327,11 +327,16 @@ def claim_path(state: Path, namespace: str, claim: str) -> Path:
 def make_private(folder: Path) -> None:
     """Make the folder if need be; nobody else may enter it: it holds keys and ledgers.
 
-    Raises Unavailable when it cannot be made or written to.
+    Raises InvalidInput when others may enter what is there, for it may be theirs, too, such as /tmp; Unavailable when
+    it cannot be made or written to.
     """
     try:
         folder.mkdir(parents=True, mode=0o700, exist_ok=True)
-        folder.chmod(0o700)
+        if folder.stat().st_mode & 0o077:
+            if any(folder.iterdir()):
+                cure = "`chmod 700` it when it is for Foedus alone, or choose another folder with --state"
+                raise InvalidInput("others may enter the state folder", where=str(folder), cure=cure)
+            folder.chmod(0o700)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:

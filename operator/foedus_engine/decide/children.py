@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from foedus_contract.identities import operator_uri, silo_uri
 from foedus_contract.plan import TrainingPlan
 from foedus_engine import names
 from foedus_engine.api.training import FederatedTrainingJob
@@ -27,6 +28,7 @@ from foedus_engine.build.storage import (
     build_ca_secret,
     build_client_secret,
     build_coordinator_secret,
+    build_operator_secret,
     build_output_claim,
     build_state_claim,
 )
@@ -106,7 +108,7 @@ def child_keys(job: FederatedTrainingJob, namespace: str) -> tuple[ObjectKey, ..
     by_kind = {
         "Job": [*roles, inspector],
         "ConfigMap": [*roles, inspector, names.policy(name)],
-        "Secret": [names.ca_secret(name), *map(names.tls_secret, roles)],
+        "Secret": [names.ca_secret(name), names.operator_secret(name), *map(names.tls_secret, roles)],
         "Service": [names.coordinator(name)],
         "PersistentVolumeClaim": [
             names.coordinator_output(name),
@@ -138,9 +140,14 @@ def _secrets(job: FederatedTrainingJob, owner: Owner, *, renew: bool) -> Iterato
         "ServerLeaf", names.COORDINATOR_ROLE, dns_names=dns_names, issuer=issuer, valid_seconds=seconds
     )
     yield Ensure(build_coordinator_secret(owner), server, renew)
-    for silo in sorted(client.name for client in job.spec.clients):
-        uri = names.silo_uri(owner.namespace, owner.name, silo)
-        leaf = ContentRequest("ClientLeaf", silo, uris=(uri,), issuer=issuer, valid_seconds=seconds)
+
+    def client(name: str, uri: str) -> ContentRequest:
+        return ContentRequest("ClientLeaf", name, uris=(uri,), issuer=issuer, valid_seconds=seconds)
+
+    asking = client(names.OPERATOR_ROLE, operator_uri(owner.namespace, owner.name))
+    yield Ensure(build_operator_secret(owner), asking, renew)
+    for silo in sorted(each.name for each in job.spec.clients):
+        leaf = client(silo, silo_uri(owner.namespace, owner.name, silo))
         yield Ensure(build_client_secret(owner, silo), leaf, renew)
 
 

@@ -46,6 +46,7 @@ from foedus_engine.build.storage import (
     build_client_secret,
     build_coordinator_secret,
     build_ledger_claim,
+    build_operator_secret,
     build_output_claim,
     build_state_claim,
 )
@@ -112,6 +113,7 @@ BUILT: dict[str, Any] = {
     "coordinator-job-volume": build_coordinator_job(OWNER, ON_VOLUME, SETTINGS, suspend=True),
     "coordinator-output": build_output_claim(OWNER),
     "coordinator-secret": build_coordinator_secret(OWNER),
+    "operator-secret": build_operator_secret(OWNER),
     "coordinator-service": build_coordinator_service(OWNER),
     "denial": build_denial(OWNER),
     "disruption-budget": build_disruption_budget(OWNER, 3),

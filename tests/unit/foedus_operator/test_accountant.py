@@ -231,3 +231,29 @@ def is_there(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_the_process_has_answered_one_question_of_each_kind_before_it_is_asked() -> None:
+    """What libraries do once takes seconds: a new leader's first job must not wait for it."""
+    program = """
+import runpy, sys
+from foedus_engine import accounting
+
+def answer(question):
+    print("answers", "held" if question.held else f"{len(question.budgets)} budget", file=sys.stderr)
+
+def measure(record):
+    print("measures", sum(each.reserved for each in record.accounts.values()), file=sys.stderr)
+
+accounting.answer, accounting.measure = answer, measure
+runpy.run_module("foedus_operator.accountant", run_name="__main__")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        check=True,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+    )
+    assert done.stderr.splitlines() == ["answers held", "answers 1 budget", "measures 1"]

@@ -44,7 +44,7 @@ class Clock:
 
 def test_the_pages_say_how_the_job_stands_and_keep_to_their_schema() -> None:
     vitals = Vitals(SPEC, Surroundings(code_digest=lambda: CODE))
-    pages = vitals.pages(lambda: frozenset({"silo-b", "silo-a"}))
+    pages = vitals.pages(lambda: frozenset({"silo-b", "silo-a"}), lambda: b"a line\n")
     vitals.note(Standing(rounds=2, attempts=4, charged=3), 0.25)
     said = {path: page() for path, page in pages.items()}
     assert CoordinatorPrivacy.from_json(said["/privacy/status"][1]) == CoordinatorPrivacy(
@@ -63,6 +63,7 @@ def test_the_pages_say_how_the_job_stands_and_keep_to_their_schema() -> None:
         threshold=PLAN.privacy.threshold,
         min_honest=PLAN.privacy.min_honest,
     )
+    assert said["/progress"] == ("application/jsonl", b"a line\n")
     kind, metrics = said["/metrics"]
     assert kind.startswith("text/plain")
     numbers = dict(line.split() for line in metrics.decode("ascii").splitlines() if not line.startswith("#"))

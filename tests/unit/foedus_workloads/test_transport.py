@@ -17,6 +17,7 @@ from cryptography import x509
 
 from foedus_contract.errors import FoedusError, Refused, Unavailable
 from foedus_contract.exit_codes import ExitCode
+from foedus_contract.identities import operator_uri, silo_uri
 from foedus_contract.wire import (
     AttemptId,
     JobOver,
@@ -32,7 +33,7 @@ from foedus_workloads.transport.events import Joined, Lost, Received
 from foedus_workloads.transport.framing import PATH
 from foedus_workloads.transport.server import MAX_CONNECTIONS, ServerSettings, SiloServer
 from foedus_workloads.transport.sessions import Busy, Sessions
-from foedus_workloads.transport.tls import TlsPaths, client_context, server_context, silo_uri
+from foedus_workloads.transport.tls import TlsPaths, client_context, server_context
 from support.certificates import Authority
 from support.heads import ANY_HEAD
 
@@ -53,6 +54,10 @@ class World:
     def files(self, silo: str, *, job: str = "job", authority: Authority | None = None) -> TlsPaths:
         name = x509.UniformResourceIdentifier(silo_uri("ns", job, silo))
         return (authority or self.authority).issue(self.folder / f"{job}-{silo}", name, trust=self.authority)
+
+    def operator(self, job: str) -> TlsPaths:
+        name = x509.UniformResourceIdentifier(operator_uri("ns", job))
+        return self.authority.issue(self.folder / f"{job}-operator", name)
 
     def link(self, silo: str, *, join: Join | None = None, files: TlsPaths | None = None):
         return connect(
@@ -151,15 +156,38 @@ async def test_foreign_certificates_are_refused(tmp_path: Path) -> None:
         assert world.server.present == frozenset()
 
 
-async def test_what_the_coordinator_says_of_itself_is_for_silos_of_the_job(tmp_path: Path) -> None:
+async def test_what_the_coordinator_says_of_itself_is_for_silos_of_the_job_and_the_operator(tmp_path: Path) -> None:
     async with serving(tmp_path) as world:
-        for files, status in ((world.files("a"), 200), (world.files("c"), 403), (world.files("a", job="other"), 403)):
+        cases = [
+            (world.files("a"), 200),
+            (world.files("c"), 403),
+            (world.files("a", job="other"), 403),
+            (world.operator("job"), 200),
+            (world.operator("other"), 403),
+        ]
+        for files, status in cases:
             async with aiohttp.ClientSession() as session:
                 url = f"https://127.0.0.1:{world.port}/privacy/status"
                 answer = await session.get(url, ssl=client_context(files), server_hostname="job-coordinator")
                 assert answer.status == status
                 assert (await answer.read() == b'{"rounds":1}') is (status == 200)
         assert world.server.present == frozenset()  # who looks has not joined
+
+
+@pytest.mark.parametrize("verb", ["GET", "POST", "DELETE"])
+async def test_the_operators_certificate_opens_nothing_but_pages(tmp_path: Path, verb: str) -> None:
+    async with serving(tmp_path) as world, aiohttp.ClientSession() as session:
+        frame = encode_frame(join_of("a")) if verb == "POST" else b""
+        answer = await session.request(
+            verb,
+            f"https://127.0.0.1:{world.port}{PATH}",
+            data=frame,
+            headers={"Foedus-Session": "s" * 16, "Foedus-Sequence": "0"},
+            ssl=client_context(world.operator("job")),
+            server_hostname="job-coordinator",
+        )
+        assert answer.status == 403
+        assert world.server.present == frozenset()
 
 
 async def test_a_coordinator_with_another_name_is_refused(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ async def run_coordinator(
         job=plan.job,
         incarnation=spec.incarnation,
         settings=settings,
-        pages=vitals.pages(lambda: sessions.present),
+        pages=vitals.pages(lambda: sessions.present, lambda: progress.latest),
     )
     host, port = listen_address(spec, around)
     async with server.listening(host, port, context), _probed(around, tls, vitals):

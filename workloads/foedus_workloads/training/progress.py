@@ -1,6 +1,6 @@
 """Progress for the engine: one JSON line an event, appended to a file that only this process writes.
 
-In a pod it goes to the container's log as well.
+In a pod it goes to the container's log as well, and a coordinator shows the latest lines to the operator.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from foedus_contract.durable import unwritable
 from foedus_contract.models import ContractModel
+from foedus_contract.progress import Kind, kind_of
 
 
 class ProgressWriter:
@@ -25,10 +26,16 @@ class ProgressWriter:
             raise unwritable(path, error) from error
         self._path = path
         self._console = console
+        self._latest: dict[Kind, bytes] = {}  # replaced whole: an event may come from a thread while it is read
+
+    @property
+    def latest(self) -> bytes:
+        """The lines of the latest event of each kind that this process has written, oldest first."""
+        return b"".join(self._latest.values())
 
     def write(self, event: ContractModel) -> None:
         """Append one event."""
-        line = event.to_json() + b"\n"
+        line, kind = event.to_json() + b"\n", kind_of(event)
         # Opened for each event and unbuffered: one write call, so that a reader hardly ever sees half a line.
         try:
             with self._path.open("ab", buffering=0) as file:
@@ -36,5 +43,6 @@ class ProgressWriter:
             if self._console is not None:
                 # Unbuffered and in one call, too: what libraries print cannot come in between.
                 os.write(self._console, line)
+            self._latest = {**{other: told for other, told in self._latest.items() if other != kind}, kind: line}
         except OSError as error:
             raise unwritable(self._path, error) from error

@@ -1,4 +1,4 @@
-"""What a coordinator knows of itself, for whoever asks: a kubelet whether it lives, its silos how the job stands."""
+"""What a coordinator knows of itself, for whoever asks: a kubelet whether it lives, silos and the operator the rest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from foedus_workloads.transport.server import Page
 
 # Loading a base model, or taking masks off the largest sums, takes minutes; what takes so long never ends.
 STUCK_SECONDS = 1800.0
-JSON, TEXT = "application/json", "text/plain; version=0.0.4"  # the latter: Prometheus' text format
+JSON, LINES = "application/json", "application/jsonl"
+TEXT = "text/plain; version=0.0.4"  # Prometheus' text format
 
 
 @dataclass
@@ -43,12 +44,13 @@ class Vitals:
         """Say whether the process gets on; when it does not, starting it again helps."""
         return self.busy_since is None or self.around.clock() - self.busy_since < STUCK_SECONDS
 
-    def pages(self, present: Callable[[], frozenset[str]]) -> Mapping[str, Page]:
-        """Return the pages for the job's silos by their paths; `present` says who is connected."""
+    def pages(self, present: Callable[[], frozenset[str]], progress: Callable[[], bytes]) -> Mapping[str, Page]:
+        """Return the pages by their paths; `present` says who is connected, `progress` what is new in JSON lines."""
         return {
             pages.PRIVACY: lambda: (JSON, self._privacy().to_json()),
             pages.SECURITY: lambda: (JSON, self._security(present()).to_json()),
             pages.METRICS: lambda: (TEXT, self._metrics(present())),
+            pages.PROGRESS: lambda: (LINES, progress()),
         }
 
     def _privacy(self) -> CoordinatorPrivacy:

@@ -1,5 +1,7 @@
 """The coordinator's side: HTTPS with mutual TLS 1.3; silos connect out, nothing connects to them.
 
+The operator reads pages, and nothing else is open to it.
+
     POST   /v1/messages   one frame from the silo            204
     GET    /v1/messages   long poll: the next frame          200, or 204 when there was none for a while
     DELETE /v1/messages   the silo leaves                    204
@@ -18,6 +20,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import hdrs, web
 
@@ -36,7 +39,7 @@ from foedus_workloads.transport.framing import (
     read_frame,
 )
 from foedus_workloads.transport.sessions import Busy, NoSession, Session, Sessions
-from foedus_workloads.transport.tls import silo_of
+from foedus_workloads.transport.tls import is_operator, silo_of
 
 END_SECONDS = 1.0  # an answer that is on its way takes less
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -175,8 +178,7 @@ class SiloServer:
         return self._silo_of(request.transport)
 
     def _silo_of(self, transport: asyncio.BaseTransport | None) -> str:
-        certificate = transport.get_extra_info("peercert") if transport is not None else None
-        silo = silo_of(certificate, namespace=self._namespace, job=self._job)
+        silo = silo_of(_certificate(transport), namespace=self._namespace, job=self._job)
         self._sessions.check_silo(silo)
         return silo
 
@@ -262,7 +264,8 @@ class SiloServer:
 
     def _showing(self, page: Page) -> Handler:
         async def show(request: web.Request) -> web.StreamResponse:
-            self._silo(request)
+            if not is_operator(_certificate(request.transport), namespace=self._namespace, job=self._job):
+                self._silo(request)
             kind, content = page()
             return web.Response(body=content, headers={hdrs.CONTENT_TYPE: kind})
 
@@ -273,6 +276,10 @@ class SiloServer:
         self._session(request, silo)
         self._sessions.lose(silo)
         return web.Response(status=204)
+
+
+def _certificate(transport: asyncio.BaseTransport | None) -> Mapping[str, Any] | None:
+    return None if transport is None else transport.get_extra_info("peercert")
 
 
 def _number(request: web.Request, header: str) -> int:

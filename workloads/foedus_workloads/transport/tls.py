@@ -1,9 +1,10 @@
 """Mutual TLS 1.3: both sides' contexts, and who the certificate says the other side is.
 
-A silo's leaf carries exactly one URI name, `foedus://<namespace>/<job>/silo/<name>`; the coordinator's carries its
-Service's DNS names. A party of an inference carries `foedus://<namespace>/<cluster>/party/<number>`, its dealer
-`foedus://<namespace>/<cluster>/dealer`, its clients `foedus://<namespace>/<cluster>/caller/<name>`. All leaves of a job
-or cluster are signed by its own authority, and nothing else is trusted.
+A silo's leaf carries exactly one URI name, `foedus://<namespace>/<job>/silo/<name>`, the operator's
+`foedus://<namespace>/<job>/operator`; the coordinator's carries its Service's DNS names. A party of an inference
+carries `foedus://<namespace>/<cluster>/party/<number>`, its dealer `foedus://<namespace>/<cluster>/dealer`, its clients
+`foedus://<namespace>/<cluster>/caller/<name>`. All leaves of a job or cluster are signed by its own authority, and
+nothing else is trusted.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from cryptography import x509
 from foedus_contract.durable import read_at_most
 from foedus_contract.errors import InvalidInput, Refused
 from foedus_contract.exit_codes import ExitCode
+from foedus_contract.identities import operator_uri, silo_uri
 from foedus_contract.mpc_wire import DEALER
 
 MAX_FILE_BYTES = 64 * 1024  # a chain of several certificates, or a key, is below 16 KiB
@@ -33,11 +35,6 @@ class TlsPaths:
     certificate: Path
     key: Path
     ca: Path
-
-
-def silo_uri(namespace: str, job: str, silo: str) -> str:
-    """Return the URI name that a silo's certificate carries."""
-    return f"foedus://{namespace}/{job}/silo/{silo}"
 
 
 def party_uri(namespace: str, cluster: str, party: int) -> str:
@@ -112,6 +109,11 @@ def silo_of(peer_certificate: Mapping[str, Any] | None, *, namespace: str, job: 
             code=ExitCode.IDENTITY_REFUSED,
         )
     return uri.removeprefix(prefix)
+
+
+def is_operator(peer_certificate: Mapping[str, Any] | None, *, namespace: str, job: str) -> bool:
+    """Tell whether a verified certificate is the operator's for this job."""
+    return _only_uri(peer_certificate) == operator_uri(namespace, job)
 
 
 def party_of(
