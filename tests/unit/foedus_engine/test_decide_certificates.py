@@ -13,7 +13,7 @@ from foedus_engine.decide.training import decide_training
 from support.brain import NOW, SILOS, job, jobs, reserved, running
 
 DAY = 24 * 3600
-SECRETS = {"demo-ca", "demo-coordinator-tls", *(f"demo-{silo}-tls" for silo in SILOS)}
+SECRETS = {"demo-ca", "demo-coordinator-tls", "demo-operator", *(f"demo-{silo}-tls" for silo in SILOS)}
 
 
 def decide(days_left: float | None, *, active: int, **spec: Any) -> Plan:

@@ -304,9 +304,10 @@ def test_makes_all_children_once_every_silo_has_reserved() -> None:
     assert plan.status["startTime"] == "2026-03-01T12:00:00Z"
     assert plan.status["epsilonSpent"] == 0.0
     assert condition(plan, "BudgetAvailable") == ("True", "Reserved")
-    assert [key_of(ensure.manifest).name for ensure in plan.ensure][:3] == [
+    assert [key_of(ensure.manifest).name for ensure in plan.ensure][:4] == [
         "demo-ca",
         "demo-coordinator-tls",
+        "demo-operator",
         "demo-silo-1-tls",
     ]
     kinds = [manifest["kind"] for manifest in plan.apply]
