@@ -81,10 +81,10 @@ async def test_the_latest_pods_result_is_read_from_its_termination_message(clust
     for name, message in (("one", "no result"), ("two", '{"outcome": "Complete", "rounds": 3}')):
         await make_finished_pod(name, uid, message, owner=made)
     forged = '{"outcome": "Complete", "rounds": 9}'
-    await make_finished_pod("three", uid, forged)  # it bears the label, and was made by nobody
-    await make_finished_pod("four", uid, forged, owner=another)
-    # A kind that nobody knows: the garbage collector would take a pod away whose owner it can see is not there.
-    await make_finished_pod("five", uid, forged, owner={**made, "apiVersion": "other.dev/v1"})
+    # Their names come last, as those of the latest pods of one second do. A pod without an owner the Job would adopt,
+    # and one whose owner is plainly not there the garbage collector would take away.
+    await make_finished_pod("x-four", uid, forged, owner=another)
+    await make_finished_pod("x-five", uid, forged, owner={**made, "apiVersion": "other.dev/v1"})
     views = await cluster.pods([made, another])
     assert views == {"j": PodsView(result=b'{"outcome": "Complete", "rounds": 3}', started=True), "another": PodsView()}
 
