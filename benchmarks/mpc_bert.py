@@ -111,15 +111,6 @@ class Task:
         """Return what the model's layers show on the text."""
         return measure_activity(self.model, self.model.encode_text(self.text))
 
-    def otherwise_active(self) -> float:
-        """Return how far that is from what was wanted, where it is farthest."""
-        pairs = ((shown, wanted_in(layer, self.wanted)) for layer, shown in enumerate(self.activity()))
-        return max(
-            abs(got - want) / want
-            for shown, wanted in pairs
-            for got, want in ((shown.entropy, wanted.entropy), (shown.before_gelu, wanted.before_gelu))
-        )
-
 
 def make_task(folder: Path) -> Task:
     """Make the model, scaled to what MiniLM shows on news, and write it for all arms."""
@@ -183,6 +174,16 @@ def measure(folder: Path) -> Outcome:
     return _outcome(task, found, peaks)
 
 
+def otherwise_active(shown: Sequence[Activity], wanted: Sequence[Activity]) -> float:
+    """Return how far the layers' activity is from what was wanted, where it is farthest."""
+    pairs = ((each, wanted_in(layer, wanted)) for layer, each in enumerate(shown))
+    return max(
+        abs(got - want) / want
+        for each, asked in pairs
+        for got, want in ((each.entropy, asked.entropy), (each.before_gelu, asked.before_gelu))
+    )
+
+
 def _outcome(task: Task, found: Mapping[str, Found], peaks: Sequence[int]) -> Outcome:
     exact = task.exact()
     rows = {name: arm.row(exact) for name, arm in found.items()}
@@ -190,7 +191,8 @@ def _outcome(task: Task, found: Mapping[str, Found], peaks: Sequence[int]) -> Ou
         kind: {name: min(row[kind]) / min(rows["foedus"][kind]) for name, row in rows.items() if name != "foedus"}
         for kind in ("seconds", "processorSeconds")
     }
-    to_spu, otherwise = min(ratios["seconds"][name] for name in SPU_ARMS), task.otherwise_active()
+    to_spu, shown = min(ratios["seconds"][name] for name in SPU_ARMS), task.activity()
+    otherwise = otherwise_active(shown, task.wanted)
     met = (
         ratios["seconds"]["crypten"] >= CRYPTEN_TARGET
         and rows["foedus"]["largestError"] <= LARGEST_ERROR
@@ -205,7 +207,7 @@ def _outcome(task: Task, found: Mapping[str, Found], peaks: Sequence[int]) -> Ou
         "ringPath": available()[0],
         "peakBytes": list(peaks),
         "mostBytes": MOST_BYTES,
-        "activity": [{"entropy": each.entropy, "beforeGelu": each.before_gelu} for each in task.activity()],
+        "activity": [{"entropy": each.entropy, "beforeGelu": each.before_gelu} for each in shown],
         "otherwiseActive": otherwise,
         "activityOfMiniLM": [{"entropy": each.entropy, "beforeGelu": each.before_gelu} for each in task.wanted],
     }

@@ -28,6 +28,7 @@ from foedus_engine.decide.pod_state import has_started, is_live
 from foedus_operator.api_server import ApiServer
 from foedus_operator.kube import Reports, path_of
 from foedus_operator.pod_logs import PodLogs, event_of
+from foedus_operator.silence import Silence
 
 PAGE_SECONDS = 3.0  # a coordinator answers in milliseconds, also while it computes
 SILENT_SECONDS = 60.0  # one that does not answer is asked again after this
@@ -55,9 +56,8 @@ class CoordinatorPages:
         self._logs = logs
         self._heard = heard
         self._port = port
-        self._clock = clock
         self._contexts: OrderedDict[str, ssl.SSLContext] = OrderedDict()  # by the pod's UID
-        self._silent: dict[str, float] = {}  # pods that did not answer, and until when they are left alone
+        self._silence = Silence(SILENT_SECONDS, clock)  # of pods
         self._reads = asyncio.Semaphore(MAX_PAGES)
 
     async def read(self, pod: Object) -> tuple[Progress, ...]:
@@ -71,15 +71,13 @@ class CoordinatorPages:
     async def _ask(self, pod: Object) -> tuple[Progress, ...] | None:
         """Return what a coordinator's page says; None when there is no page to be had."""
         uid = pod["metadata"]["uid"]
-        if self._clock() < self._silent.get(uid, 0.0):
+        if self._silence.covers(uid):
             return None
         try:
             async with self._reads, asyncio.timeout(PAGE_SECONDS):
                 page = await self._page(pod, await self._context(pod))
         except TimeoutError:
-            now = self._clock()
-            self._silent = {each: until for each, until in self._silent.items() if until > now}
-            self._silent[uid] = now + SILENT_SECONDS
+            self._silence.begin(uid)
             return None
         except (aiohttp.ClientError, OSError, FoedusError, ValueError):
             self._contexts.pop(uid, None)  # it may have been made of a Secret that is mended
@@ -125,7 +123,7 @@ async def hearing_coordinators(server: ApiServer, heard: Callable[[bool], None])
 
     `heard` is told of each coordinator that is asked whether it has answered.
     """
-    connector = aiohttp.TCPConnector(limit=MAX_PAGES, keepalive_timeout=IDLE_SECONDS)
+    connector = aiohttp.TCPConnector(keepalive_timeout=IDLE_SECONDS)
     jar = aiohttp.DummyCookieJar()
     async with aiohttp.ClientSession(connector=connector, auto_decompress=False, cookie_jar=jar) as session:
         yield CoordinatorPages(server, session, PodLogs(server), heard)

@@ -25,6 +25,7 @@ from foedus_engine.decide.observed import Progress
 from foedus_engine.decide.plan import ObjectKey, key_of
 from foedus_engine.decide.pod_state import has_started
 from foedus_operator.api_server import ApiServer
+from foedus_operator.silence import Silence
 
 MAX_LOG_BYTES = 1024 * 1024  # a read; what a pod writes faster than that it says in vain
 MAX_READS = 16  # at a time, so that what is read is at most so many of them
@@ -79,7 +80,7 @@ class PodLogs:
         self._clock = clock
         self._logs: OrderedDict[str, _Log] = OrderedDict()  # by the pod's UID, the longest not asked for first
         self._size = 0
-        self._silent: dict[str, float] = {}  # nodes that did not answer, and until when they are left alone
+        self._silence = Silence(SILENT_SECONDS, clock)  # of nodes
         self._reads = asyncio.Semaphore(MAX_READS)
 
     async def read(self, pod: Object) -> tuple[Progress, ...]:
@@ -119,7 +120,7 @@ class PodLogs:
     async def _lines(self, pod: Object, since: str) -> list[bytes] | None:
         """Return the lines after a time stamp; None when nobody answers, or was asked."""
         node = str(pod.get("spec", {}).get("nodeName") or pod["metadata"]["uid"])
-        if self._clock() < self._silent.get(node, 0.0):
+        if self._silence.covers(node):
             return None
         query = {"container": CONTAINER, "timestamps": "true", "limitBytes": str(MAX_LOG_BYTES)}
         if since:
@@ -128,13 +129,10 @@ class PodLogs:
         try:
             text = await self._server.text("GET", _path(key), query=query, seconds=LOG_SECONDS)
         except Busy:
-            now = self._clock()
-            self._silent = {each: until for each, until in self._silent.items() if until > now}
-            self._silent[node] = now + SILENT_SECONDS
+            self._silence.begin(node)
             return None
         except (NotFound, InvalidInput):
             return []  # there is no log yet, or none any more
-        self._silent.pop(node, None)
         return text[: text.rfind(b"\n") + 1].splitlines()
 
 
