@@ -184,9 +184,11 @@ def test_the_operator_asks_the_coordinator_itself_and_whom_rbac_lets_may_read_th
         lines = [line for page in pages for line in page.splitlines() if 'answered="true"' in line]
         return sum(float(line.split()[-1]) for line in lines if "coordinator_pages_total" in line)
 
-    before = answered()
-    wait_for("more answers", lambda: answered() > before)
-    kubectl("delete", "clusterrolebinding", "reader")
+    try:
+        before = answered()
+        wait_for("more answers", lambda: answered() > before)
+    finally:
+        kubectl("delete", "clusterrolebinding", "reader")
 
 
 def test_the_ledger_speaks_tls_1_3_alone(target, pods):

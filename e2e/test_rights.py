@@ -25,12 +25,7 @@ CHILDREN = (
     "services",
 )
 IDLE = {
-    "foedus-operator": {
-        *((kind, verb) for kind in CHILDREN for verb in ("delete", "get", "patch")),
-        # Only of somebody who asks for the operator's numbers.
-        ("tokenreviews.authentication.k8s.io", "create"),
-        ("subjectaccessreviews.authorization.k8s.io", "create"),
-    },
+    "foedus-operator": {(kind, verb) for kind in CHILDREN for verb in ("delete", "get", "patch")},
     "foedus-ledger": set(),
 }
 # An uninstall takes the roles away while a pod still gives its lease back; the other one waits it out.
