@@ -81,8 +81,10 @@ def adopt(cluster: Cluster, folder: Path, name: str, count: int, progress: Progr
             time.sleep(QUIET_SECONDS)
             wait_for("the second operator stands by", lambda: is_idle(two), PATIENCE, pause=2.0)
         found = {"jobs": count, "seconds": round(seconds, 2), **memory_of(one), **idle_shares(one, two, progress)}
-        found |= {"processorSeconds": round(one.processor_seconds(), 1), "standBy": memory_of(two)}
-        return {**found, "coldStart": cold_start(cluster, f"{LEASE}-{name}", one, two, progress)}
+        found["processorSeconds"] = round(one.processor_seconds(), 1)
+        standing_by = memory_of(two)
+        cold = cold_start(cluster, f"{LEASE}-{name}", one, two, progress)
+        return {**found, "standBy": standing_by, "coldStart": cold}
 
 
 def until_adopted(cluster: Cluster, name: str, count: int, operator: Operator, progress: Progress) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from foedus_contract.progress import RoundFinished, TrainingStarted
@@ -18,7 +18,8 @@ from foedus_engine.decide.observed import (
     ObjectMeta,
     Observed,
 )
-from foedus_engine.decide.plan import BudgetKey
+from foedus_engine.decide.plan import BudgetKey, Plan
+from foedus_engine.decide.training import decide_training
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 UID = "5b1c0a52-0000-4000-8000-000000000001"
@@ -122,3 +123,18 @@ def finished_round(number: int, epsilon: float, *, applied: bool = True, survivo
         accuracy=0.5,
         seconds=1.0,
     )
+
+
+def decide(observed: Observed, *, later: float = 0.0, **spec: Any) -> Plan:
+    return decide_training(job(**spec), observed, now=NOW + timedelta(seconds=later))
+
+
+def condition(plan: Plan, kind: str) -> tuple[str, str]:
+    assert plan.status is not None
+    found = next(item for item in plan.status["conditions"] if item["type"] == kind)
+    return found["status"], found["reason"]
+
+
+def message(plan: Plan) -> str:
+    assert plan.status is not None
+    return str(plan.status["message"])

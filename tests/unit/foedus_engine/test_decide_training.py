@@ -1,16 +1,13 @@
-"""What should happen to a training job, state by state."""
+"""What should happen to a training job until its processes run, state by state."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from foedus_contract.errors import InvalidInput
-from foedus_contract.exit_codes import ExitCode
-from foedus_contract.progress import ProcessFailed, TrainingResult
+from foedus_contract.progress import TrainingResult
 from foedus_contract.wire import LedgerHead
 from foedus_engine.decide.observed import (
     AccountView,
@@ -21,50 +18,31 @@ from foedus_engine.decide.observed import (
     Observed,
     Unplannable,
 )
-from foedus_engine.decide.over import decide_rest
-from foedus_engine.decide.plan import BudgetKey, Close, KeepHead, ObjectKey, Plan, Reserve, key_of
-from foedus_engine.decide.training import decide_invalid, decide_training
+from foedus_engine.decide.plan import BudgetKey, Close, KeepHead, ObjectKey, Reserve, key_of
 from support.brain import (
     ACCOUNT,
     CALIBRATED,
     MODEL,
-    NOW,
     SILOS,
     UID,
     budget,
+    condition,
+    decide,
     finished_round,
     fresh,
-    job,
     jobs,
+    message,
     meta,
     reserved,
     running,
     started,
 )
 
-KEYS = {silo: bytes([number]) * 32 for number, silo in enumerate(SILOS, 1)}
-
-
-def decide(observed: Observed, *, later: float = 0.0, **spec: Any) -> Plan:
-    return decide_training(job(**spec), observed, now=NOW + timedelta(seconds=later))
-
-
-def condition(plan: Plan, kind: str) -> tuple[str, str]:
-    assert plan.status is not None
-    found = next(item for item in plan.status["conditions"] if item["type"] == kind)
-    return found["status"], found["reason"]
-
-
-def message(plan: Plan) -> str:
-    assert plan.status is not None
-    return str(plan.status["message"])
-
 
 def without(silo: str) -> dict[str, Any]:
     return {name: None if name == silo else budget(name) for name in SILOS}
 
 
-FOREIGN_SERVICE = ObjectKey("v1", "Service", "team-a", "demo-coordinator")
 FOREIGN = ObjectKey("v1", "Secret", "team-a", "demo-ca")
 SHORT = Unplannable("BudgetInsufficient", "PrivacyBudget team-a/b: nothing left")
 LARGE = replace(CALIBRATED, noise_multiplier=400.0, fresh_noise_multiplier=400.0)
@@ -365,277 +343,3 @@ def test_resuming_says_so() -> None:
     held = meta({"conditions": [{"type": "Suspended", "status": "True", "reason": "Suspended"}]})
 
     assert condition(decide(reserved(meta=held, children=jobs())), "Suspended") == ("False", "Resumed")
-
-
-@pytest.mark.parametrize(
-    ("identities", "later", "children", "pinned"),
-    [
-        (SILOS[:3], 0, jobs(), None),  # one may still come
-        (SILOS, 0, jobs(), SILOS),
-        (SILOS[:3], 90, jobs(), SILOS[:3]),  # half of joinTimeout = 5 min has passed since startTime
-        (SILOS[:3], 89, jobs(), None),
-        (SILOS[:3], 0, jobs(silo_4="Failed"), SILOS[:3]),  # nobody is left to wait for
-    ],
-)
-def test_pins_identities_when_all_have_come_or_time_is_up(
-    identities: tuple[str, ...], later: float, children: dict[Any, ChildView], pinned: tuple[str, ...] | None
-) -> None:
-    plan = decide(running(identities={silo: KEYS[silo] for silo in identities}, children=children), later=later)
-    policies = [ensure.manifest for ensure in plan.ensure if ensure.manifest["metadata"]["name"] == "demo-policy"]
-
-    assert (
-        [silo for silo in SILOS if silo in policies[0]["data"]["policy.json"]] == list(pinned)
-        if pinned
-        else not policies
-    )
-
-
-def test_a_policy_is_never_made_again() -> None:
-    children = jobs() | {("ConfigMap", "demo-policy"): ChildView("uid")}
-    plan = decide(running(identities=KEYS, children=children), later=3600)
-
-    assert "demo-policy" not in {ensure.manifest["metadata"]["name"] for ensure in plan.ensure}
-
-
-@pytest.mark.parametrize(
-    ("observed", "later", "spec", "reason", "says"),
-    [
-        (running(children=jobs(silo_1="Failed", silo_2="Failed")), 0, {}, "QuorumLost", "2 of 4 silos failed"),
-        (
-            running(
-                identities=KEYS,
-                children=jobs(silo_1="Failed", silo_2="Failed")
-                | {("ConfigMap", "demo-policy"): ChildView("uid-policy")},
-            ),
-            0,
-            {},
-            "QuorumLost",
-            "2 of 4 silos failed",
-        ),
-        (running(identities=dict(list(KEYS.items())[:2])), 90, {}, "QuorumLost", "only 2 of 4 silos"),
-        (running(children=jobs(coordinator="Failed")), 0, {}, "CoordinatorFailed", "without a result"),
-        (running(children=jobs(coordinator="Complete")), 0, {}, "CoordinatorFailed", "without a result"),
-        (running(), 0, {"activeDeadlineSeconds": 60}, "DeadlineExceeded", "60 s"),
-    ],
-)
-def test_fails_with_a_reason_stops_its_jobs_and_closes_its_accounts(
-    observed: Observed, later: float, spec: dict[str, Any], reason: str, says: str
-) -> None:
-    plan = decide(observed, later=later, **spec)
-
-    assert condition(plan, "Failed") == ("True", reason)
-    assert condition(plan, "Ready") == ("False", reason)
-    assert says in message(plan)
-    assert [type(step) for step in plan.ledger] == [Close] * 4
-    unfinished = {name for (kind, name), child in observed.children.items() if kind == "Job" and not child.finished}
-    assert {key.name for key in plan.delete} == unfinished
-    assert all(key.uid.startswith("uid-") for key in plan.delete)
-
-
-def test_a_lost_quorum_names_the_first_silo_and_its_reason() -> None:
-    failures = {"silo-1": ProcessFailed(code=11, message="the data is not what the budget covers")}
-    plan = decide(running(children=jobs(silo_1="Failed", silo_2="Failed"), failures=failures))
-
-    assert message(plan).endswith("silo-1: the data is not what the budget covers")
-
-
-def test_the_deadline_has_not_passed_a_second_before() -> None:
-    assert condition(decide(running(), activeDeadlineSeconds=61), "Ready") == ("False", "Preparing")
-
-
-def test_progress_shows_rounds_silos_and_epsilon() -> None:
-    events = (
-        started(),
-        finished_round(0, 0.3),
-        finished_round(1, 0.4, applied=False),
-        finished_round(1, 0.5, survivors=3),
-    )
-    plan = decide(running(progress=events))
-
-    assert plan.status is not None
-    shown = {key: plan.status[key] for key in ("phase", "round", "rounds", "clients", "epsilonSpent", "epsilonLimit")}
-    assert shown == {
-        "phase": "Training",
-        "round": 2,
-        "rounds": 3,
-        "clients": "3/4",
-        "epsilonSpent": 0.5,
-        "epsilonLimit": 1.0,
-    }
-    assert condition(plan, "QuorumReached") == ("True", "SilosJoined")
-
-
-def test_the_code_that_runs_is_named_by_its_digest_and_stays_named() -> None:
-    code = "sha256:" + "c" * 64
-    told = started().model_copy(update={"code_digest": code})
-    for before, progress in (({}, (told,)), ({"codeDigest": code}, ()), ({"codeDigest": "sha256:older"}, (told,))):
-        plan = decide(running(meta=meta({"phase": "Training", **before}), progress=progress))
-        assert plan.status is not None
-        assert plan.status["codeDigest"] == code
-    plan = decide(running(progress=(started(),)))
-    assert plan.status is not None
-    assert "codeDigest" not in plan.status
-
-
-def test_rounds_and_epsilon_spent_never_fall() -> None:
-    before = meta({"phase": "Training", "round": 2, "epsilonSpent": 0.7, "startTime": "2026-03-01T11:59:00Z"})
-    plan = decide(running(meta=before, progress=(started(), finished_round(0, 0.3))))
-
-    assert plan.status is not None
-    assert (plan.status["round"], plan.status["epsilonSpent"]) == (2, 0.7)
-
-
-@pytest.mark.parametrize(
-    ("result", "kind", "reason", "ready"),
-    [
-        (TrainingResult(outcome="Complete", rounds=3, attempts=3), "Complete", "AllRounds", "True"),
-        (TrainingResult(outcome="EndedEarly", rounds=2, attempts=4), "Complete", "EndedEarly", "True"),
-        (TrainingResult(outcome="Failed", code=ExitCode.QUORUM_LOST), "Failed", "QuorumLost", "False"),
-        (TrainingResult(outcome="Failed", code=ExitCode.INVALID_MODEL), "Failed", "InvalidModel", "False"),
-        (TrainingResult(outcome="Failed", code=ExitCode.INTERNAL), "Failed", "CoordinatorFailed", "False"),
-    ],
-)
-def test_a_result_ends_the_job(result: TrainingResult, kind: str, reason: str, ready: str) -> None:
-    plan = decide(running(result=result, children=jobs(coordinator="Complete")))
-
-    assert condition(plan, kind) == ("True", reason)
-    assert condition(plan, "Ready")[0] == ready
-    assert [type(step) for step in plan.ledger] == [Close] * 4
-    assert plan.delete == ()  # the silos were told and leave by themselves
-    assert plan.status is not None
-    assert plan.status["result"]["outcome"] == result.outcome
-    assert plan.status["completionTime"] == "2026-03-01T12:00:00Z"
-
-
-DONE = {"completionTime": "2026-03-01T12:00:00Z", "conditions": [{"type": "Complete", "status": "True"}]}
-LEFT = {**jobs(coordinator="Complete"), ("PersistentVolumeClaim", "demo-coordinator-output"): ChildView("u")}
-
-
-CLOSED = replace(ACCOUNT, state="Closed")
-OUTPUT = {("PersistentVolumeClaim", "demo-coordinator-output"): ChildView("u")}
-ENDED = OUTPUT | jobs(coordinator="Complete", **dict.fromkeys(("silo_1", "silo_2", "silo_3", "silo_4"), "Complete"))
-
-
-def closed(children: dict[tuple[str, str], ChildView]) -> Observed:
-    return reserved(budgets={silo: budget(silo, CLOSED) for silo in SILOS}, children=children)
-
-
-@pytest.mark.parametrize("condition_type", ["Complete", "Failed"])
-def test_a_terminal_state_is_never_left(condition_type: str) -> None:
-    over = meta({**DONE, "conditions": [{"type": condition_type, "status": "True"}]})
-    plan = decide(running(meta=over, result=TrainingResult(outcome="Failed")), activeDeadlineSeconds=1)
-
-    assert (plan.status, plan.apply, plan.ensure) == (None, (), ())
-    assert [type(step) for step in plan.ledger] == [Close] * 4
-
-
-@pytest.mark.parametrize(
-    ("later", "ttl", "deleted", "requeue"),
-    [
-        (0, None, 0, 30.0),
-        (30, None, 4, 15.0),  # silos that did not leave
-        (0, 10, 0, 10.0),
-        (10, 10, 5, 15.0),  # every child but the claim with the adapter
-    ],
-)
-def test_clears_up_after_the_end(later: float, ttl: int | None, deleted: int, requeue: float | None) -> None:
-    plan = decide(replace(closed(LEFT), meta=meta(DONE)), later=later, ttlSecondsAfterFinished=ttl)
-
-    assert (len(plan.delete), plan.requeue_seconds) == (deleted, requeue)
-    assert "demo-coordinator-output" not in {key.name for key in plan.delete}
-
-
-@pytest.mark.parametrize(
-    ("world", "later", "ttl", "settles", "requeue"),
-    [
-        (closed(ENDED), 0, None, True, None),
-        (closed(ENDED), 0, 60, True, 60.0),  # until it is time to clear up
-        (closed(ENDED), 60, 60, False, 15.0),
-        (closed(OUTPUT), 60, 60, True, None),
-        (closed(LEFT), 0, None, False, 30.0),  # silos may still leave
-        (reserved(children=ENDED), 0, None, False, 15.0),  # accounts are open
-        (replace(closed(ENDED), ledger_faults={"silo-3": AWAY}), 0, None, False, 15.0),
-    ],
-)
-def test_a_job_that_is_over_is_settled_once_nothing_is_left_to_do(
-    world: Observed, later: float, ttl: int | None, settles: bool, requeue: float | None
-) -> None:
-    plan = decide(replace(world, meta=meta(DONE)), later=later, ttlSecondsAfterFinished=ttl)
-    settled = {**DONE, "settledTime": f"2026-03-01T12:0{later // 60}:00Z"}
-    assert (plan.status, plan.requeue_seconds) == (settled if settles else None, requeue)
-
-
-@pytest.mark.parametrize(
-    ("said", "ttl", "want"),
-    [
-        ({}, None, "2026-03-01T12:01:30Z"),
-        ({"settledTime": "2026-03-01T12:00:30Z"}, None, None),  # said once, and not again with each look
-        ({"settledTime": "2026-03-01T12:00:30Z"}, 600, None),
-        ({"settledTime": "2026-03-01T12:00:30Z"}, 60, "2026-03-01T12:01:30Z"),  # its children have gone since
-        ({"settledTime": "2026-03-01T12:01:10Z"}, 60, None),
-    ],
-)
-def test_that_a_job_is_settled_is_said_once(said: dict[str, str], ttl: int | None, want: str | None) -> None:
-    plan = decide(replace(closed(OUTPUT), meta=meta(DONE | said)), later=90, ttlSecondsAfterFinished=ttl)
-    assert (plan.status or {}).get("settledTime") == want
-
-
-@pytest.mark.parametrize(
-    ("status", "ttl", "later", "want"),
-    [
-        (DONE, None, 0, None),  # what belongs to it is to be read
-        ({**DONE, "settledTime": "2026-03-01T12:00:30Z"}, None, 0, Plan()),
-        ({**DONE, "settledTime": "2026-03-01T12:00:30Z"}, 60, 50, Plan(requeue_seconds=10.0)),
-        ({**DONE, "settledTime": "2026-03-01T12:00:30Z"}, 60, 60, None),
-        ({**DONE, "settledTime": "2026-03-01T12:01:00Z"}, 60, 60, Plan()),  # its children are gone, too
-        ({"settledTime": "2026-03-01T12:01:00Z"}, None, 0, None),  # it is not over
-    ],
-)
-def test_a_settled_job_rests_until_it_is_time_to_clear_up(
-    status: dict[str, Any], ttl: int | None, later: int, want: Plan | None
-) -> None:
-    found = decide_rest(job(ttlSecondsAfterFinished=ttl), meta(status), NOW + timedelta(seconds=later))
-    assert found == want
-
-
-@pytest.mark.parametrize(
-    "change", [{"model": ModelView(problem="gone")}, {"model": replace(MODEL, digest="sha256:" + "cd" * 32)}]
-)
-def test_running_processes_are_left_alone_when_the_plan_cannot_be_made_again(change: dict[str, Any]) -> None:
-    first = decide(running())
-    assert first.status is not None
-    plan = decide(running(meta=meta(dict(first.status)), **change))
-
-    assert (plan.ensure, plan.delete, plan.ledger) == ((), (), ())
-    assert "ConfigMap" not in {made["kind"] for made in plan.apply}
-    assert plan.status is not None
-    assert plan.status["plan"] == first.status["plan"]
-
-
-@pytest.mark.parametrize("change", [{"model": ModelView(problem="gone")}, {"foreign": (FOREIGN_SERVICE,)}])
-def test_processes_whose_plan_cannot_be_made_again_can_still_be_suspended(change: dict[str, Any]) -> None:
-    plan = decide(running(**change), suspend=True)
-
-    assert {made["spec"]["suspend"] for made in plan.apply if made["kind"] == "Job"} == {True}
-    foreign = change.get("foreign", ())
-    assert not [made for made in plan.apply if key_of(made) in foreign]
-
-
-def test_an_unreadable_object_is_refused_and_not_tried_again() -> None:
-    plan = decide_invalid(meta(), InvalidInput("unknown field", where="spec.lorra", cure="remove it"), now=NOW)
-
-    assert condition(plan, "Accepted") == ("False", "InvalidSpec")
-    assert message(plan) == "spec.lorra: unknown field; remove it"
-    assert plan.requeue_seconds is None
-
-
-def test_conditions_keep_their_time_until_their_status_changes() -> None:
-    first = decide(fresh(budgets=without("silo-1"))).status
-    assert first is not None
-    second = decide(fresh(meta=meta(dict(first)), budgets=without("silo-2")), later=60).status
-    assert second is not None
-    third = decide(fresh(meta=meta(dict(second))), later=120).status
-    assert third is not None
-    times = [status["conditions"][0]["lastTransitionTime"] for status in (first, second, third)]
-
-    assert times == ["2026-03-01T12:00:00Z", "2026-03-01T12:00:00Z", "2026-03-01T12:02:00Z"]
