@@ -63,7 +63,7 @@ class CoordinatorPages:
     async def read(self, pod: Object) -> tuple[Progress, ...]:
         """Return what the pod has reported so far, as far as it or its node answers."""
         told = None
-        if _is_coordinator(pod):
+        if _is_coordinator(pod) and not self._silence.covers(pod["metadata"]["uid"]):
             told = await self._ask(pod)
             self._heard(told is not None)
         return await self._logs.read(pod) if told is None else told
@@ -71,8 +71,6 @@ class CoordinatorPages:
     async def _ask(self, pod: Object) -> tuple[Progress, ...] | None:
         """Return what a coordinator's page says; None when there is no page to be had."""
         uid = pod["metadata"]["uid"]
-        if self._silence.covers(uid):
-            return None
         try:
             async with self._reads, asyncio.timeout(PAGE_SECONDS):
                 page = await self._page(pod, await self._context(pod))

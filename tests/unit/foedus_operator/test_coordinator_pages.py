@@ -179,11 +179,11 @@ async def test_who_does_not_answer_is_left_alone_for_a_minute(monkeypatch: pytes
 
     server = await asyncio.start_server(hold, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    async with server, reader(port, clock=lambda: now[0]) as (pages, _):
+    async with server, reader(port, clock=lambda: now[0]) as (pages, (_, heard)):
         for moment, expected in ((0.0, 1), (59.0, 1), (60.0, 2)):
             now[0] = moment
             assert await pages.read(pod()) == LOG
-            assert len(writers) == expected
+            assert (len(writers), heard) == (expected, [False] * expected)
         for writer in writers:
             writer.close()
             await writer.wait_closed()
