@@ -113,8 +113,8 @@ cluster-images: $(STAMP) ## build the project's images, give them to its nodes a
 
 # Builds, starts and many tests take their time: each says at once what it does.
 .PHONY: e2e
-e2e: $(STAMP) ## the tests on a whole Kubernetes: E2E_CLUSTER=local (default), kind or existing
-	$(BIN)/python -m pytest -vv --capture=no -m e2e e2e
+e2e: $(STAMP) ## the tests on a whole Kubernetes: E2E_CLUSTER=local (default), kind or existing; some: FILES=…
+	$(BIN)/python -m pytest -vv --capture=no --durations=0 --durations-min=5 -m e2e $(or $(FILES),e2e)
 
 .PHONY: e2e-operator
 e2e-operator: $(STAMP) ## the operator's tests, each file on a real API server of its own; some: FILES=…
@@ -162,12 +162,15 @@ bad-input: $(STAMP) ## write docs/bad-input.md from the cases of bad input that 
 # One part does not keep the next from running: make says at the end what failed.
 NIGHTLY_ROUNDS ?= 10000000
 .PHONY: nightly
-nightly: ## what takes too long for every change: tests marked so, NIGHTLY_ROUNDS simulated rounds (10⁷), benchmarks
-	$(MAKE) --keep-going nightly-tests nightly-simulation nightly-benchmarks
+nightly: ## what takes too long for every change: tests marked so, all of e2e, 10⁷ simulated rounds (NIGHTLY_ROUNDS), benchmarks
+	$(MAKE) --keep-going nightly-tests nightly-cluster nightly-simulation nightly-benchmarks
 
-.PHONY: nightly-tests nightly-simulation nightly-benchmarks
+.PHONY: nightly-tests nightly-cluster nightly-simulation nightly-benchmarks
 nightly-tests: $(STAMP)
 	$(BIN)/python -m pytest -m 'nightly and not e2e'
+nightly-cluster: $(STAMP)
+	cannot=0; $(BIN)/python -m e2e.cluster check || cannot=$$?; \
+	if [ $$cannot = 3 ]; then echo "left out here: make e2e"; else $(MAKE) e2e; fi
 nightly-simulation: $(STAMP)
 	$(MAKE) simulation ROUNDS=$(NIGHTLY_ROUNDS)
 nightly-benchmarks: $(STAMP)

@@ -87,8 +87,11 @@ def test_a_job_says_that_it_waits_for_gpus_and_trains_where_they_are(target, tra
         found = trainings.status("devices").get("conditions", ())
         return next((each for each in found if each["type"] == "Ready"), {})
 
-    wait_for("the job says what it waits for", lambda: ready().get("reason") == "Unschedulable", JOB_SECONDS)
-    assert f"Insufficient {GPU}" in ready()["message"]
+    def waits():
+        found = ready()
+        return found.get("reason") == "Unschedulable" and f"Insufficient {GPU}" in found["message"]
+
+    wait_for("the job says what it waits for", waits, JOB_SECONDS)  # before that, it waited for its volumes
     assert trainings.status("devices")["phase"] == "Pending"
     with lend_gpus(target.kubectl, node, len(SILOS)):
         assert trainings.ended("devices")["phase"] == "Complete"

@@ -55,7 +55,6 @@ def job(target, release, tmp_path_factory):
     made.submit(manifest, small.root / "volumes", LABELS, epsilon=PRIVACY["epsilon"])
     wait_for("a round", lambda: made.round(JOB) > 0)
     yield made
-    target.kubectl("-n", made.namespace, "delete", "federatedtrainingjob", JOB)
     made.clear()
 
 
@@ -172,23 +171,39 @@ def test_the_coordinator_speaks_tls_1_3_to_its_own_silos_and_the_operator_alone(
     assert {name for name, line in found.items() if line.startswith("HTTP/")} == served, found
 
 
-def test_the_operator_asks_the_coordinator_itself_and_whom_rbac_lets_may_read_that(target, release, job):
-    kubectl, reader = target.kubectl, f"{job.namespace}:reader"
-    kubectl("-n", job.namespace, "create", "serviceaccount", "reader")
-    kubectl("create", "clusterrolebinding", "reader", "--clusterrole", "foedus-metrics", "--serviceaccount", reader)
+@pytest.fixture
+def reader(target, job):
+    """Return what reads a metric of a component, summed over its pods, by the rights of `foedus-metrics`."""
+    kubectl, account = target.kubectl, ("serviceaccount", "reader")
+    kubectl("-n", job.namespace, "create", *account)
+    bound = ("--clusterrole", "foedus-metrics", "--serviceaccount", f"{job.namespace}:reader")
+    kubectl("create", "clusterrolebinding", "reader", *bound)
     token = kubectl("-n", job.namespace, "create", "token", "reader").strip()
 
-    def answered():
-        found = kubectl.get("-n", NAMESPACE, "pods", "-l", "app.kubernetes.io/component=operator")["items"]
-        pages = (fetched(kubectl, NAMESPACE, name_of(each), "https://127.0.0.1:8081/metrics", token) for each in found)
-        lines = [line for page in pages for line in page.splitlines() if 'answered="true"' in line]
-        return sum(float(line.split()[-1]) for line in lines if "coordinator_pages_total" in line)
+    def read(component, port, sample):
+        chosen = ("pods", "-l", f"app.kubernetes.io/component={component}")
+        found = kubectl.get("-n", NAMESPACE, *chosen)["items"]
+        pages = [
+            fetched(kubectl, NAMESPACE, name_of(each), f"https://127.0.0.1:{port}/metrics", token) for each in found
+        ]
+        lines = [line for page in pages for line in page.splitlines() if line.startswith(sample)]
+        return sum(float(line.split()[-1]) for line in lines)
 
-    try:
-        before = answered()
-        wait_for("more answers", lambda: answered() > before)
-    finally:
-        kubectl("delete", "clusterrolebinding", "reader")
+    yield read
+    kubectl("delete", "clusterrolebinding", "reader")
+    kubectl("-n", job.namespace, "delete", *account)
+
+
+@pytest.mark.parametrize(
+    ("component", "port", "sample"),
+    [
+        ("operator", 8081, 'foedus_operator_coordinator_pages_total{answered="true"}'),
+        ("ledger", TLS, 'foedus_ledger_requests_total{outcome="OK",what="charge"}'),
+    ],
+)
+def test_whom_rbac_lets_may_read_that_coordinators_answer_and_silos_charge(reader, component, port, sample):
+    before = reader(component, port, sample)
+    wait_for("more of it", lambda: reader(component, port, sample) > before)
 
 
 def test_the_ledger_speaks_tls_1_3_alone(target, pods):

@@ -150,7 +150,9 @@ class Trainings:
             archive.extractall(folder, filter="data")
 
     def clear(self) -> None:
-        """Remove what is not in the namespace."""
+        """End all jobs while an operator is there to let their pods go, and remove what is not in the namespace."""
+        self.kubectl("-n", self.namespace, "delete", "federatedtrainingjobs", "--all")
+        wait_for("the jobs' pods are gone", lambda: not self.get("pods", "-l", "foedus.dev/job")["items"])
 
         def clear_one(node: str) -> None:
             with self._holder(f"base-{node}", {"hostPath": {"path": SHARED}}, node) as pod:
