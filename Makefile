@@ -66,7 +66,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 .PHONY: verify
-verify: $(STAMP) ## everything that must hold: format, lint, types, arrows between packages, CRDs, tests
+verify: $(STAMP) ## what can be seen in a quarter of an hour: format, lint, types, arrows between packages, CRDs, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

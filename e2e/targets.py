@@ -93,9 +93,10 @@ def _kind(environment: Mapping[str, str], cache: Path, progress: Progress) -> It
             _run(kind, "load", "image-archive", str(made.tar), f"--name={KIND_NAME}")
             return made.reference
         reference = f"localhost/foedus-e2e/{name}:kind"
-        wheels = [f"--build-context=wheels={folder}" for folder in environment.get("PIP_FIND_LINKS", "").split()[:1]]
+        wheels = next((each for each in environment.get("PIP_FIND_LINKS", "").split() if Path(each).is_dir()), None)
+        torch = "--build-arg=TORCH=cuda" if wheels is None else f"--build-context=wheels={wheels}"
         with progress.step(f"image {name} (docker build)"):
-            _run("docker", "build", f"--target={name}", f"--tag={reference}", *wheels, str(PROJECT))
+            _run("docker", "build", f"--target={name}", f"--tag={reference}", torch, str(PROJECT))
         _run(kind, "load", "docker-image", reference, f"--name={KIND_NAME}")
         return reference
 

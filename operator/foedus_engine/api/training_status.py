@@ -63,12 +63,10 @@ class TrainingReason(StrEnum):
     TRAINING = "Training"
     FINISHED = "Finished"
     # Complete, Failed
-    IN_PROGRESS = "InProgress"
     ALL_ROUNDS = "AllRounds"
     ENDED_EARLY = "EndedEarly"  # attempts ran out; the adapter is that of the last finished round
     QUORUM_LOST = "QuorumLost"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
-    BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     COORDINATOR_FAILED = "CoordinatorFailed"
     IDENTITY_REFUSED = "IdentityRefused"
     # Suspended
