@@ -168,6 +168,15 @@ def test_a_dealer_without_a_seed_is_refused():
         prepare_masks(PROGRAM, 2, shares)
 
 
+@pytest.mark.parametrize("parties", [2, 3, 4])
+def test_shares_add_up_to_the_text_also_where_one_is_as_small_as_a_seed(parties):
+    inputs = share_input(text(), PROGRAM, parties, os.urandom)
+    assert PROGRAM.inputs[1].shape == (4,)  # four numbers of eight bytes, as a seed has
+    for secret, values in zip(PROGRAM.inputs, (text().values, text().mask), strict=True):
+        total = sum(held(inputs[party], f"{secret.name}.share", secret.shape) for party in range(parties))
+        assert torch.equal(total, (values * 2.0**secret.bits).round().long())
+
+
 def test_what_the_client_is_sent_is_masked_anew():
     inputs = share_input(text(), PROGRAM, 2, os.urandom)
     prepared = [prepare_weights(PROGRAM, party, 2, weights(2)[party]) for party in range(2)]
