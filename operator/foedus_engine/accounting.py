@@ -40,7 +40,8 @@ EXHAUSTED_SHARE = 1e-4
 # Each running job's question and each budget's ledger has a place, so that none is computed again at every look; an
 # answer takes a few hundred bytes, and its key is a digest, for a ledger may take hundreds of thousands.
 CACHED_ANSWERS = 4096
-MEASURE_SECONDS = 30.0  # between two times that a budget is measured: a charge takes a third of a second of a processor
+MEASURE_SECONDS = 30.0  # between two times that a budget is measured: each takes a third of a second of a processor
+SLOT_SECONDS = 0.5  # after which the next budget of those that found another one being measured asks again
 
 Budgets = Mapping[BudgetKey, BudgetRecord]
 
@@ -59,6 +60,13 @@ class ModelReader(Protocol):
     def __call__(self, source: ModelSource) -> ModelView:
         """Return what planning needs to know."""
         ...
+
+
+@dataclass(frozen=True)
+class Later:
+    """What is used of a budget is not measured now: it may be asked for again in so many seconds."""
+
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -97,6 +105,8 @@ class Accounting:
         self._answers: OrderedDict[bytes, Calibrated | Unplannable] = OrderedDict()
         self._used: OrderedDict[bytes, Used] = OrderedDict()
         self._measured: OrderedDict[BudgetKey, float] = OrderedDict()  # when a budget was last measured
+        self._measures = False  # a budget, just now
+        self._slot = 0.0  # when the last of those that wait for that asks again
 
     async def model(self, source: ModelSource) -> ModelView | None:
         """Return what is known of the base model; one that cannot be read has a problem. None without a reader."""
@@ -120,20 +130,26 @@ class Accounting:
             return known
         return _remember(self._answers, key, await self._work(answer, question))
 
-    async def used(self, budget: BudgetKey, record: BudgetRecord) -> Used | None:
-        """Return what is used of a budget; None before it may be measured again, which `pause` says when it is."""
+    async def used(self, budget: BudgetKey, record: BudgetRecord) -> Used | Later:
+        """Return what is used of a budget, or when to ask again.
+
+        One is measured at a time, and who finds another under way comes back: jobs wait for a pass, nobody for this.
+        """
         key = _digest(record.model_dump_json())
         if (known := _recall(self._used, key)) is not None:
             return known
-        if self.pause(budget) > 0:
-            return None
-        _remember(self._measured, budget, self._clock())
-        return _remember(self._used, key, await self._work(measure, record))
-
-    def pause(self, budget: BudgetKey) -> float:
-        """Return in how many seconds a budget may be measured again."""
-        last = self._measured.get(budget)
-        return 0.0 if last is None else max(0.0, last + MEASURE_SECONDS - self._clock())
+        now = self._clock()
+        if (wait := self._measured.get(budget, -math.inf) + MEASURE_SECONDS - now) > 0:
+            return Later(wait)
+        if self._measures:
+            self._slot = max(self._slot, now) + SLOT_SECONDS
+            return Later(self._slot - now)
+        _remember(self._measured, budget, now)
+        self._measures = True
+        try:
+            return _remember(self._used, key, await self._work(measure, record))
+        finally:
+            self._measures = False
 
 
 def measure(record: BudgetRecord) -> Used:

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from foedus_contract.errors import Refused
 from foedus_engine import names
-from foedus_engine.accounting import Accounting
+from foedus_engine.accounting import Accounting, Later
 from foedus_engine.api.budget import BudgetReason
 from foedus_engine.cluster.protocol import Cluster, Ledgers, Object, find
 from foedus_engine.decide.budget import LedgerProblem, decide_budget, decide_problem
@@ -33,8 +33,9 @@ def budget_kinds(cluster: Cluster, ledgers: Ledgers, accounting: Accounting, *, 
             return decide_problem(obj, ledger, now=clock())
         orphans = await _orphans(cluster, meta["namespace"], ledger)  # after the ledger
         used = None if orphans else await accounting.used(key, ledger)
-        plan = decide_budget(obj, used, orphans, now=clock())
-        return plan if orphans or used is not None else replace(plan, requeue_seconds=accounting.pause(key))
+        if isinstance(used, Later):
+            return replace(decide_budget(obj, None, orphans, now=clock()), requeue_seconds=used.seconds)
+        return decide_budget(obj, used, orphans, now=clock())
 
     return {(names.API_VERSION, names.BUDGET_KIND): decide}
 

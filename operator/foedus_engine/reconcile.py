@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from foedus_contract.errors import FoedusError, describe_defect
 from foedus_engine.cluster.execute import execute, is_transient
-from foedus_engine.cluster.protocol import Cluster, Conflict, Forbidden, Ledgers, Object, find
+from foedus_engine.cluster.protocol import Cluster, ClusterFault, Conflict, Forbidden, Ledgers, Object, find
 from foedus_engine.decide.ending import is_at_rest
 from foedus_engine.decide.plan import RECONCILE_FAILED, ContentFactory, Event, ObjectKey, Plan
-from foedus_engine.workqueue import WorkQueue
+from foedus_engine.workqueue import LONGEST_PAUSE_SECONDS, WorkQueue
 
 RESYNC_SECONDS = 600.0  # level-based: a lost change is seen after this at the latest
 RESYNC_AGAIN_SECONDS = 5.0  # after a look that the cluster has cut short: who has just begun to lead waits for it
@@ -82,11 +82,11 @@ class Reconciler:
         """Act from now on."""
         self._leads.set()
 
-    def add(self, key: ObjectKey, *, after_seconds: float = 0.0) -> None:
+    def add(self, key: ObjectKey) -> None:
         """Ask for a pass over one object; keys of other kinds are ignored."""
         leads = self._leads.is_set()
         if (key.api_version, key.kind) in (self._kinds if leads else self._rehearsed):
-            self._queue.add(key, self._clock() + (after_seconds if leads else REHEARSE_SECONDS))
+            self._queue.add(key, self._clock() + (0.0 if leads else REHEARSE_SECONDS))
             self._wake()
 
     async def reconcile(self, key: ObjectKey) -> float | None:
@@ -176,20 +176,25 @@ class Reconciler:
         except FoedusError as error:
             await self._note(key, error)
         except Exception as error:  # noqa: BLE001 - the loop's border: every defect is told, and none ends the loop
+            defect = FoedusError(describe_defect(error), where=str(key))
             self._queue.failed(key, self._clock())
-            self._tell(key, FoedusError(describe_defect(error), where=str(key)))
+            _logger.error("%s", defect)
+            self._tell(key, defect)
+            await self._publish(key, defect)
         else:
             self._queue.done(key, self._clock(), again_seconds=again)
 
     async def _note(self, key: ObjectKey, error: FoedusError) -> None:
+        lasts = False
         if is_transient(error):
             pause = self._queue.failed(key, self._clock(), lost_race=isinstance(error, Conflict))
             _logger.info("%s: %s; again in %.1f s", key, error, pause)
+            lasts = pause >= LONGEST_PAUSE_SECONDS and not isinstance(error, ClusterFault)  # which is no object's
         else:
             self._queue.done(key, self._clock(), again_seconds=None)  # the same input fails again: wait for a change
             _logger.warning("%s: %s", key, error)
         self._tell(key, error)
-        if isinstance(error, Forbidden) or not is_transient(error):
+        if lasts or isinstance(error, Forbidden) or not is_transient(error):
             await self._publish(key, error)  # somebody has to act
 
     def _tell(self, key: ObjectKey, error: FoedusError) -> None:

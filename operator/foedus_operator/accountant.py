@@ -18,7 +18,7 @@ import sys
 import threading
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, TypeVar
 
@@ -47,12 +47,11 @@ _SENTENCE = TypeAdapter(str)
 
 @dataclass(frozen=True)
 class Computation:
-    """A pure function that may be asked for, how its argument and its result travel, and whether it lets others by."""
+    """A pure function that may be asked for, and how its argument and its result travel."""
 
     function: Callable[[Any], Any]
     argument: TypeAdapter[Any]
     result: TypeAdapter[Any]
-    patient: bool = False  # nothing waits for it
 
     def ask(self, argument: object) -> bytes:
         """Return the line that asks for it."""
@@ -87,29 +86,24 @@ def named(*computations: Computation) -> Computations:
 
 COMPUTATIONS = named(
     Computation(answer, TypeAdapter(Question), TypeAdapter(Calibrated | Unplannable)),
-    Computation(measure, TypeAdapter(BudgetRecord), TypeAdapter(Used), patient=True),
+    Computation(measure, TypeAdapter(BudgetRecord), TypeAdapter(Used)),
 )
 
 
 class Accountant:
-    """Has one computation at a time done by a process of its own, which is started when it is first needed.
-
-    Jobs wait for a calibration, for what is used of a budget nothing does: all such questions together hold up a job's
-    by one of them.
-    """
+    """Has one computation at a time done by a process of its own, which is started when it is first needed."""
 
     def __init__(self, computations: Computations = COMPUTATIONS, command: Sequence[str] = COMMAND) -> None:
         self._computations = computations
         self._command = command
         self._process: Process | None = None
         self._turn = asyncio.Lock()
-        self._patient = asyncio.Lock()  # of questions for which nothing waits: one of them at a time asks for its turn
 
     async def __call__(self, function: Callable[[A], T], argument: A, /) -> T:
         """Return what the function returns; raises Unavailable when no process lives long enough to say it."""
         computation = self._computations[function.__name__]
         question = computation.ask(argument)
-        async with self._patient if computation.patient else nullcontext(), self._turn:
+        async with self._turn:
             for _ in range(TRIES):
                 line = await self._answer(question)
                 if line.endswith(b"\n"):

@@ -191,9 +191,21 @@ def check_kept_head(obj: Object, record: BudgetRecord) -> None:
 
 
 def kept_head(obj: Object, record: BudgetRecord) -> LedgerHead | None:
-    """Return the end of the silo's log that the object keeps, None when none was ever beyond the ledger."""
+    """Return the end of the silo's log that the object keeps, None when none was ever beyond the ledger.
+
+    Raises Refused for one that cannot be read: somebody else has written it.
+    """
     head = (obj.get("status") or {}).get("head")
-    return None if head is None else LedgerHead.model_validate({**head, "dataset": record.spec.digest})
+    if head is None:
+        return None
+    try:
+        return LedgerHead.model_validate({**head, "dataset": record.spec.digest})
+    except ValidationError:
+        raise Refused(
+            "status.head cannot be read",
+            where=f"PrivacyBudget {obj['metadata']['namespace']}/{obj['metadata']['name']}",
+            cure="see in the audit log who wrote it; whoever holds the budget may ask for it as it was",
+        ) from None
 
 
 def write_accounts(accounts: Mapping[str, Account]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from foedus_contract.errors import InvalidInput
 from foedus_contract.progress import kind_of, read_event
@@ -34,7 +35,9 @@ SILENT_SECONDS = 60.0  # a node that comes back is heard again after this
 FORGET_SECONDS = 600.0  # a pod that runs is asked every few seconds; one that is asked for again is read anew
 MAX_KEPT_BYTES = 64 * 1024 * 1024  # of all pods' events together; a pod's are a few KiB
 
-_STAMP = re.compile(r"[0-9T:-]{19}(\.[0-9]{1,9})?Z")
+# RFC 3339, in the time zone of the node.
+_STAMP = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8})(?:\.([0-9]{1,9}))?(Z|[+-][0-9]{2}:[0-9]{2})")
+_SECOND = 10**9  # in nanoseconds
 
 KeyOf = Callable[[int, Progress], object]
 
@@ -56,7 +59,8 @@ class _Log:
     kept: dict[object, tuple[Progress, int]] = field(default_factory=dict)  # with the size of its line
     number: int = 0  # of events so far
     size: int = 0
-    last: str = ""  # the time stamp of the last line, in nanoseconds
+    last: int = 0  # the time of the last line, in nanoseconds since 1970
+    taken: int = 0  # of the lines of that time: a runtime may give one time to all that it reads at once
     complete: bool = False  # the container has ended and all was read
     asked: float = 0.0
 
@@ -91,11 +95,13 @@ class PodLogs:
             return log.events
         async with self._reads:
             ended = pod["status"].get("phase") in {"Succeeded", "Failed"}
-            before, size = log.last, log.size
-            lines = await self._lines(pod, log.last)
-            if lines is not None:
-                _take(log, lines, self._key)
-                log.complete = ended and log.last == before  # one read takes a part of a long log
+            size = log.size
+            text = await self._text(pod, log.last)
+            if text is not None:
+                is_new = _take(log, text[: text.rfind(b"\n") + 1].splitlines(), self._key)
+                if not is_new and len(text) >= MAX_LOG_BYTES:  # more in a second than a read takes
+                    log.last, log.taken, is_new = (log.last // _SECOND + 1) * _SECOND, 0, True
+                log.complete = ended and not is_new  # one read takes a part of a long log
         if self._logs.get(uid) is log:
             self._size += log.size - size
         self._forget()
@@ -117,41 +123,47 @@ class PodLogs:
             del self._logs[uid]
             self._size -= oldest.size
 
-    async def _lines(self, pod: Object, since: str) -> list[bytes] | None:
-        """Return the lines after a time stamp; None when nobody answers, or was asked."""
+    async def _text(self, pod: Object, since: int) -> bytes | None:
+        """Return the log from the second of a time on; None when nobody answers, or was asked."""
         node = str(pod.get("spec", {}).get("nodeName") or pod["metadata"]["uid"])
         if self._silence.covers(node):
             return None
         query = {"container": CONTAINER, "timestamps": "true", "limitBytes": str(MAX_LOG_BYTES)}
         if since:
-            query["sinceTime"] = since
+            query["sinceTime"] = datetime.fromtimestamp(since // _SECOND, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         key = key_of({"apiVersion": "v1", "kind": "Pod", **pod})
         try:
-            text = await self._server.text("GET", _path(key), query=query, seconds=LOG_SECONDS)
+            return await self._server.text("GET", _path(key), query=query, seconds=LOG_SECONDS)
         except Busy:
             self._silence.begin(node)
             return None
         except (NotFound, InvalidInput):
-            return []  # there is no log yet, or none any more
-        return text[: text.rfind(b"\n") + 1].splitlines()
+            return b""  # there is no log yet, or none any more
 
 
 def _path(pod: ObjectKey) -> str:
     return f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}/log"
 
 
-def _take(log: _Log, lines: list[bytes], key: KeyOf) -> None:
+def _take(log: _Log, lines: list[bytes], key: KeyOf) -> bool:
+    """Take the lines that were not there before; say whether there were any."""
+    is_new, repeated = False, 0  # of the lines of the last time: the second that sinceTime names comes again whole
     for line in lines:
         stamp, _, text = line.partition(b" ")
-        when = stamp.decode("ascii", "replace")
-        # The second that sinceTime names comes again whole.
-        if not _STAMP.fullmatch(when) or _instant(when) <= _instant(log.last):
+        when = _instant(stamp.decode("ascii", "replace"))
+        if when is None or when < log.last:
             continue
-        log.last = when
+        if when > log.last:
+            log.last, log.taken, repeated = when, 0, 0
+        repeated += 1
+        if repeated <= log.taken:
+            continue
+        log.taken, is_new = repeated, True
         event = event_of(text)
         if event is not None:
             log.number += 1
             log.keep(key(log.number, event), event, len(text))
+    return is_new
 
 
 def event_of(line: bytes) -> Progress | None:
@@ -164,7 +176,14 @@ def event_of(line: bytes) -> Progress | None:
         return None
 
 
-def _instant(stamp: str) -> tuple[str, str]:
-    """Return what orders RFC 3339 stamps in UTC, whose fractions differ in length."""
-    whole, _, fraction = stamp.rstrip("Z").partition(".")
-    return whole, fraction.ljust(9, "0")
+def _instant(stamp: str) -> int | None:
+    """Return an RFC 3339 time in nanoseconds since 1970; None for what is none."""
+    found = _STAMP.fullmatch(stamp)
+    if found is None:
+        return None
+    second, fraction, zone = found.groups()
+    try:
+        whole = int(datetime.fromisoformat(second + zone).timestamp())
+    except ValueError:
+        return None
+    return whole * _SECOND + int((fraction or "").ljust(9, "0"))

@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from contract.test_crds import account, changed
+from contract.test_crds import account, changed, head
 from contract.test_crds import budget as budget_document
 from foedus_contract.errors import InvalidInput
 from foedus_engine.cluster.protocol import AlreadyExists, Forbidden
@@ -129,6 +129,20 @@ async def make_editor(root: ApiServer, user: str) -> None:
 
 
 NEW = account(charged=0, lastAttempt=-1)
+HEAD = head(9)
+OTHERS = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "things.example.com"},
+    "spec": {
+        "group": "example.com",
+        "names": {"kind": "Thing", "plural": "things"},
+        "scope": "Namespaced",
+        "versions": [
+            {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": {"type": "object"}}}
+        ],
+    },
+}
 
 
 @pytest.mark.parametrize(
@@ -143,12 +157,15 @@ NEW = account(charged=0, lastAttempt=-1)
         (LEDGER, f"{U}.charged", 5, "one release at a time"),
         (LEDGER, f"{U}.state", "Closed", "one release at a time"),
         (LEDGER, "status.accounts.uid-2", NEW, "one release at a time"),
+        (LEDGER, "status.head", HEAD, "one release at a time"),
+        (OPERATOR, "status.head", HEAD, None),
         (EDITOR, f"{U}.charged", 4, "only Foedus' ledger identities write status"),
         (EDITOR, "status.epsilonSpent", 0.5, "only Foedus' ledger identities write status"),
         (ADMIN, f"{U}.charged", 5, None),
         (ADMIN, "status.accounts.uid-2", account(charged=2, state="Closed"), None),
         (ADMIN, "status.accounts.uid-2", NEW, "neither opens nor closes"),
         (ADMIN, "status.epsilonSpent", 0.5, "takes over charges"),
+        (ADMIN, "status.head", HEAD, "takes over charges"),
         ("root", f"{U}.state", "Closed", "neither opens nor closes"),
     ],
 )
@@ -183,6 +200,11 @@ async def test_what_a_budget_stands_in_stays(budget: Budget, servers: dict[str, 
     crd = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/privacybudgets.foedus.dev"
     with pytest.raises(Forbidden, match="every ledger"):
         await admin.request("DELETE", crd, query=dry)
+    place, _, name = crd.rpartition("/")
+    await admin.request("POST", place, body=OTHERS)
+    with pytest.raises(Forbidden, match="every ledger"):  # all that a selection holds
+        await admin.request("DELETE", place, query={**dry, "fieldSelector": f"metadata.name={name}"})
+    await admin.request("DELETE", place, query={"fieldSelector": f"metadata.name={OTHERS['metadata']['name']}"})
 
 
 async def test_a_budget_needs_a_namespace_that_is_kept(budget: Budget, servers: dict[str, ApiServer]) -> None:

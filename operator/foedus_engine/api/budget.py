@@ -110,6 +110,18 @@ class AccountStatus(ApiModel):
             "charged",
         ),
         Transition(
+            "self.lastAttempt >= oldSelf.lastAttempt",
+            "cannot fall: an attempt is charged once",
+            lambda old, new: new.last_attempt >= old.last_attempt,
+            "lastAttempt",
+        ),
+        Transition(
+            "self.claimant == oldSelf.claimant",
+            "cannot change: an account of a job that is not there is closed",
+            lambda old, new: new.claimant == old.claimant,
+            "claimant",
+        ),
+        Transition(
             "self.mechanism == oldSelf.mechanism && self.reserved == oldSelf.reserved",
             "mechanism and reserved cannot change: what was granted is what is charged",
             lambda old, new: (new.mechanism, new.reserved) == (old.mechanism, old.reserved),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from foedus_contract.errors import InvalidInput
 from foedus_contract.exit_codes import ExitCode
 from foedus_engine import accounting
-from foedus_engine.accounting import Accounting, answer, make_question
+from foedus_engine.accounting import Accounting, Later, answer, make_question
 from foedus_engine.decide.checks import kappa_of
 from foedus_engine.decide.observed import Calibrated, ModelView, Unplannable
 from foedus_engine.decide.plan import BudgetKey
@@ -167,11 +168,32 @@ async def test_a_budget_is_measured_every_half_minute_at_most(monkeypatch: pytes
 
     assert await desk.used(here, record) == 0  # type: ignore[comparison-overlap]
     now = 10.0
-    assert (await desk.used(here, more), desk.pause(here)) == (None, 20.0)
+    assert await desk.used(here, more) == Later(20.0)
     assert await desk.used(here, record) == 0  # type: ignore[comparison-overlap]  # known
     assert await desk.used(there, more) == 1  # type: ignore[comparison-overlap]
     now = 30.0
     assert await desk.used(here, more) == 1  # type: ignore[comparison-overlap]
+
+
+async def test_no_pass_waits_for_another_budgets_measurement() -> None:
+    """300 budgets after a failover: each holds a worker for its own measurement at most, and comes back in order."""
+    now, done = 100.0, asyncio.Event()
+
+    async def work(_function: object, _record: object) -> int:
+        await done.wait()
+        return 7
+
+    desk = Accounting(None, work=work, clock=lambda: now)  # type: ignore[arg-type]
+    first, *others = (BudgetKey("team-a", f"b-{number}") for number in range(300))
+    (record, *_), (more, *_) = budgets().values(), budgets({UID: account(30.0, 4)}).values()
+    under_way = asyncio.create_task(desk.used(first, record))
+    await asyncio.sleep(0)
+    assert [await desk.used(each, record) for each in others] == [Later(0.5 * number) for number in range(1, 300)]
+
+    done.set()
+    assert await under_way == 7  # type: ignore[comparison-overlap]
+    now = 100.5
+    assert await desk.used(others[0], more) == 7  # type: ignore[comparison-overlap]
 
 
 async def test_a_model_is_read_once_but_a_failure_again() -> None:

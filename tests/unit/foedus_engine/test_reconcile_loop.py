@@ -11,7 +11,7 @@ import pytest
 
 from foedus_contract.errors import FoedusError, InvalidInput, Unavailable
 from foedus_contract.exit_codes import ExitCode
-from foedus_engine import reconcile
+from foedus_engine import reconcile, workqueue
 from foedus_engine.cluster.embedded import EmbeddedCluster
 from foedus_engine.cluster.embedded_ledgers import EmbeddedLedgers
 from foedus_engine.cluster.protocol import Busy, Conflict, Object
@@ -139,7 +139,14 @@ async def test_an_event_that_is_lost_neither_hides_the_error_nor_ends_the_loop(
         await until(lambda: [error.what for error in reports] == ["job", "second"])
 
 
-async def test_a_defect_is_told_too(tmp_path: Path) -> None:
+async def events(cluster: EmbeddedCluster) -> list[str]:
+    """Return the messages of the events about the job, once there are any."""
+    while not (found := await cluster.events(KEY)):
+        await asyncio.sleep(0.01)
+    return [event.message for event in found]
+
+
+async def test_a_defect_is_told_logged_and_an_event(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     reports: list[FoedusError] = []
 
     async def decide(_obj: Object) -> Plan:
@@ -147,11 +154,28 @@ async def test_a_defect_is_told_too(tmp_path: Path) -> None:
 
     async with looping(tmp_path, decide, reports) as cluster:
         await cluster.create(job())
-        await until(lambda: reports)
+        told = await events(cluster)
     assert reports[0].code is ExitCode.INTERNAL
     said = str(reports[0])
     assert said.startswith("FederatedTrainingJob default/job: internal error: KeyError at test_reconcile_loop.py:")
-    assert "spec" not in said  # a defect's text may hold anything
+    assert (told, said in caplog.text) == ([said], True)
+    assert "spec" not in caplog.text  # a defect's text may hold anything
+
+
+async def test_what_is_missing_for_long_is_an_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The accountants' process has no memory, say: each pass fails, and nothing of the job would tell."""
+    reports: list[FoedusError] = []
+    monkeypatch.setattr(workqueue, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(workqueue, "LONGEST_PAUSE_SECONDS", 0.04)
+    monkeypatch.setattr(reconcile, "LONGEST_PAUSE_SECONDS", 0.04)
+
+    async def decide(_obj: Object) -> Plan:
+        raise Unavailable("died", where="accounting", cure="give it memory")
+
+    async with looping(tmp_path, decide, reports) as cluster:
+        await cluster.create(job())
+        assert await events(cluster) == ["accounting: died; give it memory"]
+    assert len(reports) >= 3  # the third pause is the longest
 
 
 async def test_one_object_never_has_two_passes_at_a_time(tmp_path: Path) -> None:

@@ -47,11 +47,7 @@ def sleep(seconds: int) -> int:
 def divide(number: int) -> int:
     return 1 // number
 
-def idle(number: int) -> int:
-    time.sleep(0.2)
-    return number
-
-serve(named(*(Computation(each, TypeAdapter(int), TypeAdapter(int)) for each in (pid, end, sleep, divide, idle))))
+serve(named(*(Computation(each, TypeAdapter(int), TypeAdapter(int)) for each in (pid, end, sleep, divide))))
 """
 
 
@@ -71,14 +67,7 @@ def divide(_: int) -> int:
     raise AssertionError
 
 
-def idle(_: int) -> int:
-    raise AssertionError
-
-
-HERE = named(
-    *(Computation(each, TypeAdapter(int), TypeAdapter(int)) for each in (pid, end, sleep, divide)),
-    Computation(idle, TypeAdapter(int), TypeAdapter(int), patient=True),
-)
+HERE = named(*(Computation(each, TypeAdapter(int), TypeAdapter(int)) for each in (pid, end, sleep, divide)))
 
 
 @pytest.fixture
@@ -113,25 +102,6 @@ async def test_it_can_be_started_before_it_is_needed(work: Accountant) -> None:
     await missing.start()
     with pytest.raises(Unavailable, match="died"):
         await missing(pid, 0)
-
-
-async def test_questions_that_nothing_waits_for_hold_others_up_by_one(work: Accountant) -> None:
-    answered: list[int] = []
-
-    async def ask(number: int) -> None:
-        answered.append(await work(idle, number))
-
-    patient = [asyncio.create_task(ask(number)) for number in range(5)]
-    await until_asked(work)
-    await work(pid, 0)
-    assert answered == [0]
-    await asyncio.gather(*patient)
-    assert answered == [0, 1, 2, 3, 4]
-
-
-async def until_asked(work: Accountant) -> None:
-    while not work._turn.locked():
-        await asyncio.sleep(0)
 
 
 async def test_a_defect_is_told_without_what_was_asked_and_the_process_goes_on(work: Accountant) -> None:
@@ -187,7 +157,7 @@ async def test_answers_are_those_of_the_functions_to_the_last_bit(monkeypatch: p
 
 
 def test_what_is_asked_for_is_a_closed_list() -> None:
-    assert {name: each.patient for name, each in COMPUTATIONS.items()} == {"answer": False, "measure": True}
+    assert set(COMPUTATIONS) == {"answer", "measure"}
     assert COMMAND[1:] == ("-m", "foedus_operator.accountant")
 
 

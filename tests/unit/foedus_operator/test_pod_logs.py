@@ -19,6 +19,7 @@ def line(stamp: str, what: str) -> bytes:
 FIRST = line("2026-03-01T12:00:00.5Z", "a")
 SECOND = line("2026-03-01T12:00:00.500000001Z", "b")
 THIRD = line("2026-03-01T12:00:01Z", "c")
+SAME = line("2026-03-01T12:00:01Z", "d")  # a runtime may stamp all that it reads at once alike
 
 
 def said(events: tuple[Any, ...]) -> str:
@@ -31,6 +32,12 @@ def said(events: tuple[Any, ...]) -> str:
         ([[FIRST, SECOND, THIRD]], "abc"),
         ([[FIRST], [FIRST, SECOND], [SECOND, THIRD]], "abc"),  # a read begins at a whole second
         ([[FIRST], []], "a"),
+        ([[THIRD, SAME], [THIRD, SAME]], "cd"),
+        ([[THIRD], [THIRD, SAME], [THIRD, SAME, SAME]], "cdd"),
+        # A node writes its own time zone, which changes twice a year: this is an hour of half a second.
+        ([[line("2026-03-01T13:00:00.5+01:00", "a"), line("2026-03-01T14:00:00.6+02:00", "b")], [THIRD]], "abc"),
+        ([[line("2026-03-01T09:30:00.5-02:30", "a")], [FIRST, SECOND]], "ab"),
+        ([[line("2026-13-01T12:00:00Z", "x"), line("2026-03-01T12:00:00", "x"), FIRST]], "a"),
         ([[b"2026-03-01T12:00:00Z loading the model", FIRST]], "a"),
         ([[b'2026-03-01T12:00:00Z {"event": "Preparing"', FIRST]], "a"),
         ([[b'2026-03-01T12:00:00Z {"event": "Unknown"}', b"", b"\xff\xfe", FIRST]], "a"),
@@ -60,8 +67,8 @@ class Kubelets:
             self.now += seconds
             await asyncio.sleep(0)
             raise Busy("the API server does not answer (TimeoutError)")
-        since = query.get("sinceTime", "").encode()
-        return b"\n".join([line for line in self._lines if line.split(b" ")[0] >= since][:2]) + b"\n"
+        since = query.get("sinceTime", "").encode().removesuffix(b"Z")  # a second, which comes whole
+        return b"\n".join([line for line in self._lines if line[: len(since)] >= since][:2]) + b"\n"
 
     def logs(self, **options: Any) -> PodLogs:
         return PodLogs(self, clock=lambda: self.now, **options)  # type: ignore[arg-type]
@@ -87,6 +94,17 @@ async def test_a_log_of_a_pod_that_has_ended_is_read_until_nothing_is_new() -> N
         events = await logs.read(pod(phase="Succeeded"))
     assert said(events) == "0123"
     assert len(kubelets.asked) == 4  # the last of them brings nothing new
+
+
+async def test_a_pod_that_says_more_in_a_second_than_a_read_takes_is_read_on_from_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flood = [line(f"2026-03-01T12:00:00.{number}Z", str(number)) for number in range(4)]
+    monkeypatch.setattr(pod_logs, "MAX_LOG_BYTES", len(flood[0]) * 2)
+    logs = Kubelets(*flood, THIRD).logs(key=every)
+    for _ in range(4):
+        events = await logs.read(pod(phase="Succeeded"))
+    assert said(events) == "01c"
 
 
 async def test_a_node_that_is_lost_is_asked_once_a_minute_and_the_others_as_ever() -> None:
