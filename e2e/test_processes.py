@@ -40,8 +40,9 @@ def test_a_daemon_keeps_nothing_open_of_who_started_it(tmp_path):
     one = daemon(tmp_path, "sleep", "1000")
     try:
         one.start()
-        files = Path(f"/proc/{read_record(one.record).pid}/fd").iterdir()
-        assert str(tmp_path / "lock") not in {os.readlink(each) for each in files}
+        process = Path(f"/proc/{read_record(one.record).pid}")
+        wait_for("sleep", lambda: (process / "comm").read_text() == "sleep\n")
+        assert str(tmp_path / "lock") not in {os.readlink(each) for each in (process / "fd").iterdir()}
     finally:
         one.stop()
         os.close(lock)
