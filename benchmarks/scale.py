@@ -18,11 +18,11 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from e2e.cluster.cluster import Cluster
+from e2e.cluster.control_plane import AUDIT_POLICY
 from e2e.cluster.errors import HarnessError
 from e2e.cluster.kubectl import wait_for
 from e2e.cluster.progress import Progress
@@ -41,12 +41,7 @@ IDLE_SECONDS = 60.0
 QUIET_SECONDS = 10.0  # after the last status, for what is still queued
 LEASE = "bench-lease"
 # Who did what. The policy of the tests has each object whole, too, as it was asked and as it was answered.
-AUDIT: Mapping[str, object] = {
-    "apiVersion": "audit.k8s.io/v1",
-    "kind": "Policy",
-    "omitStages": ["RequestReceived"],
-    "rules": [{"level": "Metadata"}],
-}
+AUDIT = {**AUDIT_POLICY, "rules": [{"level": "Metadata"}]}
 PATIENCE = 1800.0
 
 

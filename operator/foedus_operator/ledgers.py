@@ -168,10 +168,8 @@ def read_record(obj: Object) -> BudgetRecord:
         )
     except (InvalidInput, ValidationError) as error:
         what = str(error) if isinstance(error, InvalidInput) else f"account {first_problem(error)}"
-        meta = obj.get("metadata", {})
-        where = f"PrivacyBudget {meta.get('namespace')}/{meta.get('name')}"
         cure = "its holder looks at it; nothing is charged on it before"
-        raise Refused(f"the ledger cannot be trusted: {what}", where=where, cure=cure) from None
+        raise Refused(f"the ledger cannot be trusted: {what}", where=_name(obj), cure=cure) from None
 
 
 def _read_accounts(stored: Mapping[str, Any]) -> dict[str, Account]:
@@ -186,8 +184,7 @@ def check_kept_head(obj: Object, record: BudgetRecord) -> None:
     """Raise LedgerBehind when the ledger holds less than its silo's log has once shown."""
     head = kept_head(obj, record)
     if head is not None:
-        meta = obj["metadata"]
-        check_reaches(record, head, f"PrivacyBudget {meta['namespace']}/{meta['name']}")
+        check_reaches(record, head, _name(obj))
 
 
 def kept_head(obj: Object, record: BudgetRecord) -> LedgerHead | None:
@@ -203,9 +200,15 @@ def kept_head(obj: Object, record: BudgetRecord) -> LedgerHead | None:
     except ValidationError:
         raise Refused(
             "status.head cannot be read",
-            where=f"PrivacyBudget {obj['metadata']['namespace']}/{obj['metadata']['name']}",
+            where=_name(obj),
             cure="see in the audit log who wrote it; whoever holds the budget may ask for it as it was",
         ) from None
+
+
+def _name(obj: Object) -> str:
+    """Return how errors name the budget, also one whose object is not as it should be."""
+    meta = obj.get("metadata", {})
+    return f"PrivacyBudget {meta.get('namespace')}/{meta.get('name')}"
 
 
 def write_accounts(accounts: Mapping[str, Account]) -> dict[str, Any]:

@@ -77,6 +77,11 @@ def budget(silo: str, account: AccountView | None = None) -> BudgetView:
     return BudgetView(BudgetKey("team-a", f"budget-{silo}"), digest, RECORDS, 1.0, 1e-5, account, labels=("no", "yes"))
 
 
+def without(silo: str) -> dict[str, BudgetView | None]:
+    """Return the budgets of all silos but one, which has none."""
+    return {name: None if name == silo else budget(name) for name in SILOS}
+
+
 def fresh(**changes: Any) -> Observed:
     """Return the world before anything was done."""
     world = Observed(meta(), budgets={silo: budget(silo) for silo in SILOS}, model=MODEL, calibration=CALIBRATED)

@@ -34,6 +34,7 @@ from support.brain import (
     meta,
     reserved,
     running,
+    without,
 )
 
 FOREIGN_SERVICE = ObjectKey("v1", "Service", "team-a", "demo-coordinator")
@@ -43,10 +44,6 @@ LEFT = {**jobs(coordinator="Complete"), ("PersistentVolumeClaim", "demo-coordina
 CLOSED = replace(ACCOUNT, state="Closed")
 OUTPUT = {("PersistentVolumeClaim", "demo-coordinator-output"): ChildView("u")}
 ENDED = OUTPUT | jobs(coordinator="Complete", **dict.fromkeys(("silo_1", "silo_2", "silo_3", "silo_4"), "Complete"))
-
-
-def without(silo: str) -> dict[str, Any]:
-    return {name: None if name == silo else budget(name) for name in SILOS}
 
 
 def closed(children: dict[tuple[str, str], ChildView]) -> Observed:

@@ -36,12 +36,8 @@ from support.brain import (
     reserved,
     running,
     started,
+    without,
 )
-
-
-def without(silo: str) -> dict[str, Any]:
-    return {name: None if name == silo else budget(name) for name in SILOS}
-
 
 FOREIGN = ObjectKey("v1", "Secret", "team-a", "demo-ca")
 SHORT = Unplannable("BudgetInsufficient", "PrivacyBudget team-a/b: nothing left")
